@@ -1,0 +1,1 @@
+"""Trained adapters, one folder each, exactly as they are pushed to the Hub."""

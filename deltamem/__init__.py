@@ -1,0 +1,12 @@
+"""δ-mem: a tiny online memory for frozen language models, as a PEFT method.
+
+Importing this package registers the method with peft.
+"""
+
+from deltamem import register  # noqa: F401
+from deltamem.config import DeltaMemConfig
+from deltamem.hook import AttentionHook, register_hook
+from deltamem.model import DeltaMemModel
+from deltamem.state import DeltaMemState
+
+__all__ = ["AttentionHook", "DeltaMemConfig", "DeltaMemModel", "DeltaMemState", "register_hook"]

@@ -1,0 +1,75 @@
+"""The `with model.memory(state)` block: which memory the passes inside it read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.state import DeltaMemState, find_not_finite
+
+# The open blocks of this thread or task, innermost last; of any model.
+_open_blocks: ContextVar[tuple[MemoryBlock, ...]] = ContextVar("deltamem_blocks", default=())
+
+
+class MemoryBlock:
+    """An open `with model.memory(state)` block.
+
+    Args:
+        owner: the tuner whose passes it concerns.
+        state: the memory that is read and written.
+        write: whether tokens write.
+        segment_ids: `[batch, tokens]`, for adapters that write segments.
+        write_gate: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
+    """
+
+    def __init__(self, owner: Any, state: DeltaMemState, write: bool, segment_ids: Tensor | None) -> None:
+        self.owner = owner
+        self.state = state
+        self.write = write
+        self.segment_ids = segment_ids
+        self.write_gates: list[Tensor] = []
+
+    @classmethod
+    def find(cls, owner: Any) -> MemoryBlock | None:
+        """The innermost open block of a model, in this thread or task."""
+        return next((block for block in reversed(_open_blocks.get()) if block.owner is owner), None)
+
+
+@contextmanager
+def open_block(block: MemoryBlock, detach: bool) -> Iterator[MemoryBlock]:
+    """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before.
+
+    Args:
+        block: the block.
+        detach: cut the autograd graph at the block's end, so that the state is a plain value.
+    """
+    before, fingerprint = block.state.tensors, block.state.fingerprint
+    token = _open_blocks.set((*_open_blocks.get(), block))
+    try:
+        yield block
+        bad = find_not_finite(block.state.tensors)
+        if bad is not None:
+            raise FloatingPointError(
+                f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or "
+                "infinite values in the input or the adapter's weights"
+            )
+        if detach:
+            block.state.tensors = {name: _plain(tensor) for name, tensor in block.state.tensors.items()}
+    except BaseException:
+        block.state.tensors, block.state.fingerprint = before, fingerprint
+        raise
+    finally:
+        _open_blocks.reset(token)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Without a graph, and usable in training even if it was made under inference mode."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    with torch.inference_mode(False):
+        return tensor.clone()

@@ -1,0 +1,151 @@
+"""The memory of a generation, riding in the KV cache: whatever happens to the cache happens to it."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DummyLayer
+
+from deltamem.passes import MemoryPass, States, TokenWrites
+from deltamem.rule import delta_rule
+
+# How many written tokens can be taken back: more than any assisted decoding drafts at once.
+WINDOW = 64
+
+
+@dataclass
+class _Step:
+    """One recorded pass: enough to undo it, whole or in part.
+
+    Args:
+        tokens: its length.
+        start: the states before it, with the batch rows of that time.
+        writes: its token writes by module; empty if it wrote none.
+        changed: whether it changed the memory.
+        rows: which row of that time each row of today comes from; None while they are the same.
+    """
+
+    tokens: int
+    start: States
+    writes: dict[str, TokenWrites]
+    changed: bool
+    rows: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        self.rows = rows if self.rows is None else self.rows[rows]
+
+    def state_before(self) -> dict[str, Tensor]:
+        return {name: _rows_of(state, self.rows) for name, state in self.start.items()}
+
+    def state_after(self, tokens: int) -> dict[str, Tensor]:
+        """The states after the first tokens of the pass, computed anew."""
+        before = self.state_before()
+        after = dict(before)
+        for name, writes in self.writes.items():
+            part = writes.first(tokens, self.rows)
+            _, after[name] = delta_rule(part.k, part.k, part.v, part.keep, part.erase, part.write, before.get(name))
+        return after
+
+
+class MemoryCacheLayer(DummyLayer):
+    """An extra layer of `past_key_values` that holds the memory instead of keys and values.
+
+    It is appended after the layers of the model, and follows the cache's own operations: reorder, repeat, select, crop, reset
+    and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` block, to that block.
+    """
+
+    def __init__(self, owner: Any, adapter: str) -> None:
+        super().__init__()
+        # Weak, because a copy of the cache must not copy the model.
+        self.owner = weakref.ref(owner)
+        self.adapter = adapter
+        self.block: weakref.ref[Any] | None = None
+        self.states: dict[str, Tensor] = {}
+        self.steps: list[_Step] = []
+
+    @classmethod
+    def find(cls, cache: Any) -> MemoryCacheLayer | None:
+        """The memory that a cache carries, if any."""
+        return next((layer for layer in getattr(cache, "layers", ()) if isinstance(layer, cls)), None)
+
+    def record(self, memory: MemoryPass, tokens: int, block: Any) -> None:
+        """Take over the states after a pass and remember how to undo it."""
+        self.states = dict(memory.end)
+        self.block = None if block is None else weakref.ref(block)
+        start = {name: memory.start.get(name, torch.zeros_like(state)) for name, state in memory.end.items()}
+        step = _Step(tokens, start, dict(memory.token_writes), memory.write)
+        if self.steps and not step.changed and not self.steps[-1].changed:
+            self.steps[-1].tokens += tokens
+        else:
+            self.steps.append(step)
+        self._forget_old_steps()
+
+    def reset(self) -> None:
+        """Empty the memory with the cache."""
+        self.states, self.steps, self.block = {}, [], None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens, exactly; the count is negative, as transformers has it.
+
+        Raises:
+            RuntimeError: more written tokens than the window holds, or part of a pass that wrote segments.
+        """
+        remaining = abs(tokens_to_remove)
+        steps, states = list(self.steps), self.states
+        while remaining and states:
+            if not steps:
+                raise RuntimeError(
+                    f"cannot take back {abs(tokens_to_remove)} tokens from a memory: it keeps what the last {WINDOW} written "
+                    "tokens need. Start again from a memory saved before them"
+                )
+            step = steps.pop()
+            if step.tokens <= remaining:
+                remaining -= step.tokens
+                states = step.state_before()
+                continue
+            if step.changed and not step.writes:
+                raise RuntimeError(
+                    f"cannot take back {remaining} of the {step.tokens} tokens of a pass that wrote segments: a segment's "
+                    "write is one. Take back the whole pass"
+                )
+            kept = step.tokens - remaining
+            states = step.state_after(kept) if step.changed else states
+            shorter = {name: writes.first(kept, None) for name, writes in step.writes.items()}
+            steps.append(_Step(kept, step.start, shorter, step.changed, step.rows))
+            remaining = 0
+        self.steps, self.states = steps, states
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let every row continue another row's memory, as beam search does with the keys and values."""
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        if self.states:
+            batch = next(iter(self.states.values())).shape[0]
+            self._select(torch.arange(batch).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only some rows, given by index or by a boolean mask."""
+        self._select(indices.nonzero().squeeze(1) if indices.dtype == torch.bool else indices)
+
+    def _select(self, rows: Tensor) -> None:
+        self.states = {name: _rows_of(state, rows) for name, state in self.states.items()}
+        for step in self.steps:
+            step.select(rows)
+
+    def _forget_old_steps(self) -> None:
+        written = 0
+        for position in range(len(self.steps) - 1, -1, -1):
+            if written >= WINDOW:
+                del self.steps[: position + 1]
+                return
+            written += self.steps[position].tokens * self.steps[position].changed
+
+
+def _rows_of(state: Tensor, rows: Tensor | None) -> Tensor:
+    return state if rows is None else state.index_select(0, rows.to(state.device))

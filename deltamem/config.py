@@ -1,0 +1,151 @@
+"""DeltaMemConfig: everything that defines an adapter, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from peft import PeftConfig
+
+from deltamem.peft_type import DELTA_MEM
+
+Projection = Literal["q", "k", "v", "o"]
+WriteUnit = Literal["token", "message", "sentence"]
+Decay = Literal["coupled", "learned", "none"]
+Initialisation = Literal["base_slice", "zero", "random"]
+TurnWrites = Literal["after", "during"]
+
+
+@dataclass
+class DeltaMemConfig(PeftConfig):
+    """Configuration of a δ-mem adapter (arXiv 2605.12357), a PEFT method for frozen attention models.
+
+    Args:
+        r: width of a memory; each state is an `r x r` matrix.
+        alpha: corrections are scaled by `alpha / r`.
+        corrections: which attention projections the memory corrects, any of "q", "k", "v", "o".
+        write: what makes one write: every "token" (TSW), or the mean of a "message" or a "sentence" (SSW).
+        num_states: parallel memories per attention layer (MSW has 4).
+        decay: how much of the memory a write keeps: "coupled" (one minus the write gate), "learned" (a gate of its own),
+            or "none".
+        decay_first: whether the memory decays before a token's error is measured. Only with a decay.
+        rowwise_gates: one gate for each row of a state; otherwise one for the whole state.
+        beta_bias: bias of the write gate's logit at the start; -1.5 opens it by 0.18.
+        init: the corrections at the start: "base_slice" (columns of the frozen projection, so not an identity), "zero", or
+            "random".
+        tie_query_init: start the memory's query projection equal to its key projection, so that from the first step a token
+            finds what a similar token wrote. Not in the paper; see docs/experiments.md.
+        turn_writes: when a ChatSession writes a turn: "after" it was answered, or "during" (while it is read and generated).
+            What the adapter was trained for.
+        layers_to_transform: indices of the decoder layers that get a memory; all if None.
+        layers_pattern: name of the module list that holds the decoder layers, where it cannot be told from the names.
+        target_modules: the attention modules; taken from the registry if None.
+        backbone: what the adapter was made for (model type, width, layers). Filled in when the adapter is attached; attaching
+            it to anything else is refused.
+
+    Raises:
+        ValueError: for any value that is not accepted, naming the field, the value and what is accepted.
+    """
+
+    r: int = field(default=8, metadata={"help": "Width of a memory; each state is an r x r matrix."})
+    alpha: float = field(default=16.0, metadata={"help": "Corrections are scaled by alpha / r."})
+    corrections: tuple[Projection, ...] = field(
+        default=("q", "o"), metadata={"help": "Attention projections that the memory corrects: any of q, k, v, o."}
+    )
+    write: WriteUnit = field(default="token", metadata={"help": "What makes one write: token, message or sentence."})
+    num_states: int = field(default=1, metadata={"help": "Parallel memories per attention layer."})
+    decay: Decay = field(default="coupled", metadata={"help": "What a write keeps: coupled, learned or none."})
+    decay_first: bool = field(default=False, metadata={"help": "Decay before the error is measured."})
+    rowwise_gates: bool = field(default=True, metadata={"help": "One gate per row of a state, not one per state."})
+    beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
+    init: Initialisation = field(default="base_slice", metadata={"help": "Corrections at the start."})
+    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
+    turn_writes: TurnWrites = field(default="after", metadata={"help": "When a chat session writes a turn."})
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the decoder layers that get a memory; all if None."}
+    )
+    layers_pattern: str | None = field(default=None, metadata={"help": "Name of the list of decoder layers."})
+    target_modules: set[str] | list[str] | str | None = field(
+        default=None, metadata={"help": "The attention modules; taken from the registry if None."}
+    )
+    backbone: dict[str, Any] | None = field(
+        default=None, metadata={"help": "What the adapter was made for; filled in when it is attached."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = DELTA_MEM
+        if isinstance(self.corrections, list):  # JSON has no tuples
+            self.corrections = tuple(self.corrections)
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        self._check_whole("r", minimum=1)
+        self._check_whole("num_states", minimum=1)
+        self._check_finite("alpha")
+        self._check_finite("beta_bias")
+        for name, choices in (("write", WriteUnit), ("decay", Decay), ("init", Initialisation), ("turn_writes", TurnWrites)):
+            self._check_choice(name, get_args(choices))
+        for name in ("decay_first", "rowwise_gates", "tie_query_init"):
+            self._check_choice(name, (True, False))
+        self._check_corrections()
+        self._check_layers()
+        if self.decay_first and self.decay == "none":
+            raise ValueError("decay_first=True needs a decay, got decay='none'; choose decay='coupled' or 'learned'")
+
+    @classmethod
+    def tsw(cls, **options: Any) -> DeltaMemConfig:
+        """Token-state write: one state, written by every token."""
+        return cls(**{"write": "token", "num_states": 1, **options})
+
+    @classmethod
+    def ssw(cls, **options: Any) -> DeltaMemConfig:
+        """Sequence-state write: one state, written once per message (`write="sentence"`: per sentence)."""
+        return cls(**{"write": "message", "num_states": 1, **options})
+
+    @classmethod
+    def msw(cls, **options: Any) -> DeltaMemConfig:
+        """Multi-state write: four parallel states, written by every token."""
+        return cls(**{"write": "token", "num_states": 4, **options})
+
+    @property
+    def gate_rows(self) -> int:
+        """Gates per state: one for each row, or one."""
+        return self.r if self.rowwise_gates else 1
+
+    @property
+    def writes_segments(self) -> bool:
+        """Whether a write is the mean of a segment (SSW), which the caller has to mark."""
+        return self.write != "token"
+
+    def _check_whole(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ValueError(f"{name}={value!r} is not accepted; give a whole number of at least {minimum}")
+
+    def _check_finite(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r} is not accepted; give a finite number")
+
+    def _check_choice(self, name: str, choices: tuple[Any, ...]) -> None:
+        value = getattr(self, name)
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise ValueError(f"{name}={value!r} is not accepted; choose one of {', '.join(map(repr, choices))}")
+
+    def _check_corrections(self) -> None:
+        known = get_args(Projection)
+        given = self.corrections
+        if not isinstance(given, tuple) or not given or any(p not in known for p in given) or len({*given}) < len(given):
+            raise ValueError(f"corrections={given!r} is not accepted; give one or more of {', '.join(known)}, each once")
+
+    def _check_layers(self) -> None:
+        given = self.layers_to_transform
+        indices = [given] if isinstance(given, int) else given
+        if indices is None:
+            return
+        whole = isinstance(indices, list) and all(type(index) is int and index >= 0 for index in indices)
+        if not whole or not indices or len({*indices}) < len(indices):
+            raise ValueError(
+                f"layers_to_transform={given!r} is not accepted; give one or more layer indices from 0 up, each once"
+            )

@@ -1,0 +1,291 @@
+"""DeltaMemLayer: one attention module with its memory's projections, gates and corrections."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from deltamem.config import DeltaMemConfig
+from deltamem.hook import AttentionHook
+from deltamem.passes import MemoryPass, TokenWrites
+from deltamem.rule import delta_rule, read
+
+# The keyword under which a pass travels from the top of the model to its attention modules.
+PASS_KEYWORD = "delta_mem_pass"
+# Share of a base-slice column's length that a correction starts with, and how many columns there are (the reference's).
+BASE_SLICE_GAIN, BASE_SLICE_COLUMNS = 0.05, 8
+LAMBDA_BIAS = 1.5
+
+
+class _Current(threading.local):
+    """The reads of the attention module that this thread is running, for the hooks on its projections."""
+
+    reads: Tensor | None = None
+
+
+_current = _Current()
+
+
+class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """Wraps an attention module: reads the memory before it runs, and corrects its projections while it runs.
+
+    The wrapped module's own forward is untouched; hooks on its projections add the corrections. Anything that is asked of this
+    layer and that it does not have is answered by the wrapped module.
+
+    Args:
+        attention: the module to wrap.
+        name: its name in the model, under which its state is kept.
+        hook: which projections it has.
+    """
+
+    adapter_layer_names = (
+        "delta_mem_in",
+        "delta_mem_gate_bias",
+        "delta_mem_q",
+        "delta_mem_k",
+        "delta_mem_v",
+        "delta_mem_o",
+    )
+    other_param_names = ("configs",)
+
+    def __init__(self, attention: nn.Module, name: str, hook: AttentionHook) -> None:
+        super().__init__()
+        self.base_layer = attention
+        self.name = name
+        self.configs: dict[str, DeltaMemConfig] = {}
+        # One matrix for all that is computed from the hidden state: rows q | k | v | β | λ (λ only if it is learned), each
+        # `num_states * r` (gates: `num_states * gate_rows`) high.
+        self.delta_mem_in = nn.ModuleDict()
+        # Biases of β | λ.
+        self.delta_mem_gate_bias = nn.ParameterDict()
+        # The corrections' maps from the reads, [num_states * r] to the width of each projection's output.
+        self.delta_mem_q = nn.ModuleDict()
+        self.delta_mem_k = nn.ModuleDict()
+        self.delta_mem_v = nn.ModuleDict()
+        self.delta_mem_o = nn.ModuleDict()
+        self._projections = hook.projections(attention)
+        self._handles = [
+            module.register_forward_hook(partial(self._correct, role)) for role, module in self._projections.items()
+        ]
+        # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
+        self._traced_reads: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+    def update_layer(self, adapter_name: str, config: DeltaMemConfig, inference_mode: bool = False) -> None:
+        """Add an adapter's parameters to this layer."""
+        states, r, gate_rows = config.num_states, config.r, config.gate_rows
+        gates = states * gate_rows * (2 if config.decay == "learned" else 1)
+        width = _in_features(self._projections["q"])
+        self.configs[adapter_name] = config
+        self.delta_mem_in[adapter_name] = nn.Linear(width, 3 * states * r + gates, bias=False)
+        self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gates))
+        for role in config.corrections:
+            out_features = _out_features(self._projections[role])
+            self._correction(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
+        self._initialise(adapter_name)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
+        memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None)
+        adapter = self._active
+        if memory is None or adapter is None:
+            return self.base_layer(*args, **kwargs)
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        with self._exposed(self._read_and_write(adapter, memory, hidden)):
+            return self.base_layer(*args, **kwargs)
+
+    def detach(self) -> nn.Module:
+        """Take the hooks off again and return the attention module as it was."""
+        for handle in self._handles:
+            handle.remove()
+        return self.base_layer
+
+    def state_shape(self, batch: int) -> tuple[int, int, int, int] | None:
+        """The shape of this layer's state under the active adapter, None if that has none here."""
+        if self._active is None:
+            return None
+        config = self.configs[self._active]
+        return batch, config.num_states, config.r, config.r
+
+    @property
+    def device(self) -> torch.device:
+        """Where this layer computes."""
+        return _parameter(self._projections["q"]).device
+
+    @property
+    def _active(self) -> str | None:
+        if self.disable_adapters or not self.active_adapters or self.active_adapters[0] not in self.configs:
+            return None
+        return self.active_adapters[0]
+
+    def _correction(self, role: str) -> nn.ModuleDict:
+        return getattr(self, f"delta_mem_{role}")
+
+    def _read_and_write(self, adapter: str, memory: MemoryPass, hidden: Tensor) -> Tensor:
+        """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
+        config = self.configs[adapter]
+        valid = None if memory.valid is None else memory.valid.to(hidden.device)
+        if valid is not None:  # what stands in the padding must not reach anything, not even a gradient
+            hidden = torch.where(valid[:, :, None], hidden, 0)
+        start = memory.start.get(self.name)
+        if start is None:
+            start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
+        start = start.to(hidden.device)
+
+        query_rows = config.num_states * config.r
+        weight = self.delta_mem_in[adapter].weight
+        end = start
+        if memory.write and not config.writes_segments:
+            queries, rest = _project(hidden, weight).tensor_split([query_rows], dim=-1)
+            writes = self._token_writes(adapter, memory, rest, valid)
+            reads, end = delta_rule(
+                _unit(queries, config), writes.k, writes.v, writes.keep, writes.erase, writes.write, start, valid
+            )
+            memory.token_writes[self.name] = writes
+        else:
+            reads = read(_unit(_project(hidden, weight[:query_rows]), config), start, valid)
+            if memory.write and memory.segments is not None and memory.segments.count:
+                present = memory.segments.present.to(hidden.device)
+                rest = _project(memory.segments.mean(hidden), weight[query_rows:])
+                writes = self._token_writes(adapter, memory, rest, present)
+                _, end = delta_rule(
+                    writes.k, writes.k, writes.v, writes.keep, writes.erase, writes.write, start, present
+                )
+        memory.end[self.name] = end
+        return rearrange(reads, "b n t r -> b t (n r)")
+
+    def _token_writes(self, adapter: str, memory: MemoryPass, projected: Tensor, valid: Tensor | None) -> TokenWrites:
+        """Keys, values and gates from their projections `[batch, tokens, rows k | v | β | λ]`."""
+        config = self.configs[adapter]
+        rows, gate_rows = config.num_states * config.r, config.num_states * config.gate_rows
+        keys, values, logits = projected.tensor_split([rows, 2 * rows], dim=-1)
+        gates = torch.sigmoid(logits + self.delta_mem_gate_bias[adapter].float())
+        gates = rearrange(gates, "b t (kind n g) -> kind b n t g", n=config.num_states, g=config.gate_rows)
+        if torch.is_grad_enabled():
+            memory.write_gates[self.name] = _masked_mean(gates[0], valid)
+        gates = gates.expand(*gates.shape[:-1], config.r)
+        beta = gates[0]
+        keep = {"coupled": 1 - beta, "learned": gates[-1], "none": torch.ones_like(beta)}[config.decay]
+        erase = keep * beta if config.decay_first else beta
+        writes = TokenWrites(_unit(keys, config), _by_state(values, config), keep, erase, beta)
+        if valid is None:
+            return writes
+        padding = ~valid[:, None, :, None]  # kept as the rule's identity, so that replaying the writes needs no mask
+        zeroed = (torch.where(padding, 0.0, part) for part in (writes.k, writes.v))
+        k, v = zeroed
+        return TokenWrites(k, v, torch.where(padding, 1.0, keep), torch.where(padding, 0.0, erase), torch.where(padding, 0.0, beta))
+
+    def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
+        reads = self._traced_reads if torch.compiler.is_compiling() else _current.reads
+        adapter = self._active
+        if reads is None or adapter is None or adapter not in self._correction(role):
+            return output
+        config = self.configs[adapter]
+        correction = _project(reads, self._correction(role)[adapter].weight)
+        return output + (config.alpha / config.r * correction).to(output.dtype)
+
+    @contextmanager
+    def _exposed(self, reads: Tensor) -> Iterator[None]:
+        """Show the reads to the hooks on this module's projections while it runs, and to nobody else."""
+        place, name = (self, "_traced_reads") if torch.compiler.is_compiling() else (_current, "reads")
+        outer = getattr(place, name)
+        setattr(place, name, reads)
+        try:
+            yield
+        finally:
+            setattr(place, name, outer)
+
+    @torch.no_grad()
+    def _initialise(self, adapter: str) -> None:
+        config = self.configs[adapter]
+        weight, bias = self.delta_mem_in[adapter].weight, self.delta_mem_gate_bias[adapter]
+        rows, gate_rows = config.num_states * config.r, config.num_states * config.gate_rows
+        for part in (weight[:rows], weight[rows : 2 * rows], weight[2 * rows : 3 * rows]):
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+        if config.tie_query_init:
+            weight[:rows].copy_(weight[rows : 2 * rows])
+        weight[3 * rows :].zero_()
+        bias[:gate_rows].fill_(config.beta_bias)
+        bias[gate_rows:].fill_(LAMBDA_BIAS)
+        for role in config.corrections:
+            self._initialise_correction(self._correction(role)[adapter].weight, self._projections[role], config)
+
+    def _initialise_correction(self, weight: Tensor, projection: nn.Module, config: DeltaMemConfig) -> None:
+        if config.init == "random":
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+            return
+        weight.zero_()
+        if config.init == "zero" or weight.is_meta:
+            return
+        source = _parameter(projection)
+        if not source.is_floating_point():
+            raise ValueError(
+                f"init='base_slice' copies columns of the frozen weights, but those of {self.name} are quantised "
+                f"({source.dtype}); choose init='zero' or init='random'"
+            )
+        columns = min(BASE_SLICE_COLUMNS, config.r, source.shape[1])
+        slice_ = F.normalize(source[:, :columns].float(), dim=0)
+        weight[:, :columns].copy_(BASE_SLICE_GAIN * slice_)
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+        """Where the adapter's weights go: an attention module has no weight of its own for peft to look at."""
+        source = _parameter(self._projections["q"])
+        return source.device, source.dtype
+
+
+def _project(hidden: Tensor, weight: Tensor) -> Tensor:
+    """`hidden weight^T` in the weight's precision; float32 from here on, so that gates keep their smallest differences."""
+    return F.linear(hidden.to(weight.dtype), weight).float()
+
+
+def _by_state(projected: Tensor, config: DeltaMemConfig) -> Tensor:
+    return rearrange(projected, "b t (n r) -> b n t r", n=config.num_states)
+
+
+def _unit(projected: Tensor, config: DeltaMemConfig) -> Tensor:
+    """Queries or keys `[batch, num_states, tokens, r]` of unit length, from their projection."""
+    return F.normalize(_by_state(torch.tanh(projected), config), dim=-1, eps=1e-6)
+
+
+def _masked_mean(gates: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean of gates `[batch, num_states, tokens, rows]` over the valid tokens `[batch, tokens]`."""
+    if valid is None:
+        return gates.mean()
+    weight = valid[:, None, :, None].expand_as(gates).to(gates.dtype)
+    return (gates * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _parameter(projection: nn.Module) -> Tensor:
+    """The weight of a projection, which another peft method may have wrapped."""
+    while hasattr(projection, "base_layer"):
+        projection = projection.base_layer
+    weight = getattr(projection, "weight", None)
+    return weight if isinstance(weight, Tensor) else next(projection.parameters())
+
+
+def _in_features(projection: nn.Module) -> int:
+    return int(projection.in_features)
+
+
+def _out_features(projection: nn.Module) -> int:
+    return int(projection.out_features)

@@ -1,0 +1,407 @@
+"""DeltaMemModel: the PEFT tuner. Attaches the layers and carries the memory through every forward pass."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+
+from deltamem.block import MemoryBlock, open_block
+from deltamem.cache import MemoryCacheLayer
+from deltamem.config import DeltaMemConfig
+from deltamem.hook import find_hook
+from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
+from deltamem.passes import MemoryPass, Segments, States
+from deltamem.state import DeltaMemState
+from deltamem.validity import valid_tokens
+
+# Keywords of transformers' paged attention and packed rows, where one batch row holds several users' tokens.
+PACKED_KEYWORDS = ("block_table", "cu_seq_lens_q")
+
+
+@dataclass
+class _Generation:
+    """What a running `generate` call means for its passes.
+
+    Args:
+        branches: continuations per row: beams, or returned sequences.
+        prompt_tokens: length of the prompt.
+        start: the block's states when the call began; without a KV cache every step starts from there again.
+    """
+
+    branches: int
+    prompt_tokens: int
+    start: States
+
+
+_generation: ContextVar[_Generation | None] = ContextVar("deltamem_generation", default=None)
+
+
+class DeltaMemModel(BaseTuner):  # type: ignore[misc]
+    """A frozen model with a δ-mem memory in its attention layers; made by `get_peft_model(model, DeltaMemConfig(...))`.
+
+    A plain call starts from an empty memory and leaves nothing behind. `with model.memory(state):` reads and writes `state`.
+    """
+
+    prefix = "delta_mem_"
+    tuner_layer_cls = DeltaMemLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (peft's signature): the registry has the targets
+
+    # ----------------------------------------------------------------------------------------------------- the memory
+
+    def new_memory(self, batch_size: int = 1) -> DeltaMemState:
+        """An empty memory for the active adapter.
+
+        Args:
+            batch_size: number of rows, each a memory of its own.
+
+        Raises:
+            ValueError: `batch_size` is no whole number from 1 up, or no adapter is active.
+        """
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r} is not accepted; give a whole number of at least 1")
+        layers = self._active_layers()
+        if not layers:
+            raise ValueError("no δ-mem adapter is active; call model.set_adapter(NAME), or leave disable_adapter() first")
+        return DeltaMemState(
+            {name: torch.zeros(*_shape(layer, batch_size), device=layer.device) for name, layer in layers.items()}
+        )
+
+    def memory(
+        self, state: DeltaMemState, write: bool = True, segment_ids: Tensor | None = None, detach: bool = True
+    ) -> AbstractContextManager[MemoryBlock]:
+        """Let the passes in a `with` block read and write a memory.
+
+        The block concerns this model, in this thread or task only. If it ends in an error, the state is as it was before.
+        A generation with several branches per row (beams, returned sequences) starts each from its row's memory and stores
+        the memory after the prompt; what the branches wrote ends with them.
+
+        Args:
+            state: the memory, with one row for every row of the batch.
+            write: False to read only; the state is then left as it is.
+            segment_ids: `[batch, tokens]`, which segment each token of the pass belongs to, -1 for tokens that are not
+                written. For adapters that write messages or sentences (SSW), which need them to write.
+            detach: False keeps the autograd graph of what was written, to train through the memory.
+
+        Raises:
+            ValueError: the state belongs to another adapter or model, or segment ids that this adapter does not use.
+        """
+        self._check_state(state)
+        config = self._active_config()
+        if segment_ids is not None:
+            if not config.writes_segments:
+                raise ValueError(f"segment_ids are for adapters that write segments; this one has write={config.write!r}")
+            if segment_ids.ndim != 2 or segment_ids.is_floating_point():
+                raise ValueError(
+                    f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
+                )
+        return open_block(MemoryBlock(self, state, write, segment_ids), detach)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
+        block = MemoryBlock.find(self)
+        config = kwargs.get("generation_config") or self.model.generation_config
+        beams, returned = (
+            kwargs.get(name) or getattr(config, name, None) or 1 for name in ("num_beams", "num_return_sequences")
+        )
+        prompt = next(
+            (given for given in (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))) if given is not None),
+            None,
+        )
+        token = _generation.set(
+            _Generation(
+                branches=max(beams, returned),
+                prompt_tokens=0 if prompt is None else prompt.shape[1],
+                start={} if block is None else block.state.tensors,
+            )
+        )
+        try:
+            return self.model.generate(*args, **kwargs)
+        finally:
+            _generation.reset(token)
+
+    def fingerprint(self) -> str:
+        """Identifies the active adapter: its options, its weights and the kind of backbone it is attached to."""
+        weights = {
+            f"{name}.{key}": parameter
+            for name, layer in self._active_layers().items()
+            for key, parameter in layer.named_parameters()
+            if not key.startswith("base_layer.") and key.split(".")[1] == self.active_adapters[0]
+        }
+        versions = tuple((id(parameter), parameter._version) for parameter in weights.values())
+        if getattr(self, "_fingerprinted", (None,))[0] != versions:
+            self._fingerprinted = versions, _digest(self._active_config(), weights)
+        return self._fingerprinted[1]
+
+    # ------------------------------------------------------------------------------------------ one pass of the model
+
+    def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
+        if not self._active_layers():
+            return None
+        call = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
+        call = {**call.pop("kwargs", {}), **call}
+        packed = [name for name in PACKED_KEYWORDS if call.get(name) is not None]
+        if packed:
+            raise NotImplementedError(
+                f"δ-mem does not run with {packed[0]} (paged attention, packed rows): one row would hold several users' "
+                "tokens. Use generate() or a padded batch"
+            )
+        batch, tokens = _tokens_of(call)
+        block, cache = MemoryBlock.find(self), call.get("past_key_values")
+        valid = valid_tokens(call.get("attention_mask"), tokens, cache)
+        memory = MemoryPass(
+            start=self._start(block, cache, batch),
+            valid=valid,
+            write=block is None or block.write,
+            segments=self._segments(block, valid, batch, tokens),
+        )
+        return args, {**kwargs, PASS_KEYWORD: memory}
+
+    def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Forward hook of the whole model: hand the memory to the KV cache and to the open block."""
+        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD)
+        if memory is None:
+            return
+        call = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
+        block = MemoryBlock.find(self)
+        batch, tokens = _tokens_of({**call.get("kwargs", {}), **call})
+        cache = getattr(output, "past_key_values", None) or call.get("past_key_values")
+        if cache is not None and hasattr(cache, "layers"):
+            carried = MemoryCacheLayer.find(cache)
+            if carried is None:
+                carried = MemoryCacheLayer(self, self.active_adapters[0])
+                cache.layers.append(carried)
+            carried.record(memory, tokens, block)
+        if block is not None and block.write:
+            self._store(block, memory, batch, cache, tokens)
+
+    def _start(self, block: MemoryBlock | None, cache: Any, batch: int) -> States:
+        """The states a pass starts from: those in the cache if it was filled under this block, else the block's."""
+        carried = MemoryCacheLayer.find(cache)
+        if carried is not None and carried.states:
+            if carried.owner() is not self or carried.adapter != self.active_adapters[0]:
+                raise ValueError(
+                    f"past_key_values carries the memory of the adapter {carried.adapter!r}, but {self.active_adapters[0]!r} "
+                    "is active now; use a fresh cache"
+                )
+            if block is None or (carried.block is not None and carried.block() is block):
+                return _for_batch(carried.states, batch, 1, "past_key_values")
+        if block is None:
+            return {}
+        generation = _generation.get()
+        if generation is None:
+            return _for_batch(block.state.tensors, batch, 1, "the memory")
+        states = generation.start if cache is None else block.state.tensors
+        return _for_batch(states, batch, generation.branches, "the memory")
+
+    def _segments(self, block: MemoryBlock | None, valid: Tensor | None, batch: int, tokens: int) -> Segments | None:
+        if block is None or not block.write or not self._active_config().writes_segments:
+            return None
+        ids = block.segment_ids
+        if ids is None:
+            raise ValueError(
+                f"this adapter writes one {self._active_config().write} at a time and cannot tell them apart by itself: give "
+                "model.memory(state, segment_ids=...), or write=False to read only"
+            )
+        if tuple(ids.shape) != (batch, tokens):
+            raise ValueError(
+                f"segment_ids have the shape {tuple(ids.shape)}, but the pass has {batch} rows of {tokens} new tokens"
+            )
+        ids = ids if valid is None else ids.to(valid.device)
+        return Segments.of(ids, valid)
+
+    def _store(self, block: MemoryBlock, memory: MemoryPass, batch: int, cache: Any, tokens: int) -> None:
+        """Write a pass's outcome to the block's state."""
+        if memory.write_gates:
+            block.write_gates.append(torch.stack([gate.cpu() for gate in memory.write_gates.values()]).mean())
+        branches = batch // block.state.batch_size
+        generation = _generation.get()
+        if branches > 1 and generation is not None:
+            seen = cache.get_seq_length() if cache is not None else tokens
+            if seen > generation.prompt_tokens:
+                return
+        block.state.tensors = {name: state[::branches] for name, state in memory.end.items()}
+        block.state.fingerprint = None if self.training else self.fingerprint()
+
+    # -------------------------------------------------------------------------------------------- checks and look-ups
+
+    def _active_layers(self) -> dict[str, DeltaMemLayer]:
+        """The layers in which the active adapter is at work, by name."""
+        return {
+            layer.name: layer
+            for layer in self.model.modules()
+            if isinstance(layer, DeltaMemLayer) and layer.state_shape(1) is not None
+        }
+
+    def _active_config(self) -> DeltaMemConfig:
+        return self.peft_config[self.active_adapters[0]]
+
+    def _check_state(self, state: DeltaMemState) -> None:
+        if not isinstance(state, DeltaMemState):
+            raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
+        layers = self._active_layers()
+        expected = {name: _shape(layer, state.batch_size) for name, layer in layers.items()}
+        given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
+        if given != expected:
+            different = sorted(name for name in {*given, *expected} if given.get(name) != expected.get(name))
+            example = different[0]
+            raise ValueError(
+                f"this memory does not fit the active adapter {self.active_adapters[0]!r}: {len(different)} modules differ; "
+                f"{example} has {given.get(example, 'nothing')} in the memory and {expected.get(example, 'nothing')} in the "
+                "model. Use the adapter and backbone that wrote it, or start with model.new_memory()"
+            )
+        if state.fingerprint is not None and not self.training and state.fingerprint != self.fingerprint():
+            raise ValueError(
+                f"this memory was written by the adapter {state.fingerprint}, but {self.active_adapters[0]!r} is "
+                f"{self.fingerprint()}: its numbers mean nothing to other weights. Load the adapter that wrote it, or start "
+                "with model.new_memory()"
+            )
+
+    # --------------------------------------------------------------------------------------------- what peft asks for
+
+    def _post_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
+        # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
+        self._handles = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward, with_kwargs=True),
+        ]
+
+    def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
+        hook = find_hook(str(model_config.get("model_type")))
+        backbone = {name: model_config.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers")}
+        if peft_config.backbone is not None and peft_config.backbone != backbone:
+            raise ValueError(
+                f"this adapter was made for the backbone {peft_config.backbone}, but the model is {backbone}; load the "
+                "backbone that it was trained on"
+            )
+        _check_layer_indices(peft_config, backbone["num_hidden_layers"])
+        peft_config.backbone = backbone
+        if peft_config.target_modules is None:
+            peft_config.target_modules = {hook.attention}
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: DeltaMemConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target
+        if not isinstance(layer, DeltaMemLayer):
+            layer = DeltaMemLayer(target, current_key, find_hook(self.model.config.model_type))
+        layer.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Set the active adapter; a model has one memory at a time, so there can be no more than one.
+
+        Raises:
+            ValueError: more than one name given.
+        """
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise ValueError(
+                f"δ-mem can have one active adapter, got {len(adapter_name)}: {', '.join(adapter_name)}. A memory belongs to "
+                "the adapter that writes it; activate one"
+            )
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def _check_merge_allowed(self) -> None:
+        raise NotImplementedError(
+            "δ-mem cannot be merged into the backbone: its corrections depend on the memory, not on weights alone. Use "
+            "unload() to get the plain backbone back, or keep the adapter attached"
+        )
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        layers = [layer for layer in self.model.modules() if isinstance(layer, DeltaMemLayer)]
+        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        for handle in self._handles:
+            handle.remove()
+        for layer in layers:
+            layer.detach()
+        return model
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Refuse weights that are not exactly an adapter's own, before any of them is loaded."""
+        remapped = super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
+        return remapped
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
+    shape = layer.state_shape(batch)
+    if shape is None:
+        raise ValueError(f"{layer.name} has no active memory")
+    return shape
+
+
+def _tokens_of(call: dict[str, Any]) -> tuple[int, int]:
+    """Rows and new tokens of a call."""
+    given = call.get("input_ids")
+    if given is None:
+        given = call.get("inputs_embeds")
+    if given is None:
+        raise ValueError("a model with a memory needs input_ids or inputs_embeds")
+    return given.shape[0], given.shape[1]
+
+
+def _for_batch(states: States, batch: int, branches: int, source: str) -> States:
+    """The states for a batch, each row repeated for its branches.
+
+    Raises:
+        ValueError: the number of rows does not fit.
+    """
+    rows = next(iter(states.values())).shape[0]
+    if rows == batch:
+        return states
+    if rows * branches != batch:
+        raise ValueError(
+            f"{source} holds {rows} rows, but the pass has {batch}; give every row its memory: model.new_memory({batch}), or "
+            "DeltaMemState.stack([...])"
+        )
+    return {name: state.repeat_interleave(branches, dim=0) for name, state in states.items()}
+
+
+def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
+    given = config.layers_to_transform
+    if given is None or layers is None:
+        return
+    unknown = [index for index in ([given] if isinstance(given, int) else given) if index >= layers]
+    if unknown:
+        raise ValueError(f"layers_to_transform={given!r}: the model has the layers 0 to {layers - 1}, not {unknown[0]}")
+
+
+def _digest(config: DeltaMemConfig, weights: dict[str, Tensor]) -> str:
+    """A hash over what a memory's numbers depend on."""
+    options = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name in ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "backbone")
+    }
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""One function for the delta rule, whatever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from deltamem.rule.chunked import chunked_delta_rule
+from deltamem.rule.reference import reference_delta_rule
+
+# A backend gets float32 tensors [batch, heads, tokens, r] and a state [batch, heads, r, r], all checked, and needs no mask.
+Backend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+BACKENDS: dict[str, Backend] = {"reference": reference_delta_rule, "chunked": chunked_delta_rule}
+
+
+def delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: Tensor,
+    erase: Tensor,
+    write: Tensor,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Read and write a delta-rule memory token by token (arXiv 2605.12357).
+
+    For every token, in order, with `S` the state before it::
+
+        read   = S q
+        S     <- Diag(keep) S - Diag(erase) (S k) k^T + Diag(write) v k^T
+
+    so a token never reads its own write. `heads` are independent memories.
+
+    Args:
+        q, k, v: queries, keys and values, `[batch, heads, tokens, r]`. The method gives `q` and `k` unit length.
+        keep, erase, write: one gate per row of the state, in [0, 1], `[batch, heads, tokens, r]`.
+        state: the memory before the first token, `[batch, heads, r, r]`; zero if not given.
+        mask: `[batch, tokens]`, True where a token counts. Any other token reads zero and leaves the state as it was,
+            whatever its values are, NaN included.
+        backend: "reference" (the token loop that defines the rule), "chunked" (the same, chunk-parallel), or "auto".
+
+    Returns:
+        The reads `[batch, heads, tokens, r]` and the state after the last token `[batch, heads, r, r]`, both float32.
+
+    Raises:
+        ValueError: a shape that does not fit, or an unknown backend.
+    """
+    _check_shapes(q, (k, v, keep, erase, write), state, mask)
+    compute = _find_backend(backend)
+    q, k, v, keep, erase, write = (x.float() for x in (q, k, v, keep, erase, write))
+    if mask is not None:
+        # A masked token becomes the identity of the rule: it reads with a zero query, keeps everything, writes nothing.
+        valid = mask.bool()[:, None, :, None]
+        q, k, v, erase, write = (torch.where(valid, x, 0.0) for x in (q, k, v, erase, write))
+        keep = torch.where(valid, keep, 1.0)
+    if state is None:
+        batch, heads, _, r = q.shape
+        state = q.new_zeros(batch, heads, r, r)
+    state = state.float()
+    if q.shape[2] == 0:
+        return torch.zeros_like(q), state
+    return compute(q, k, v, keep, erase, write, state)
+
+
+def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Read a state that nothing writes to: `S q` for every token.
+
+    Args:
+        q: `[batch, heads, tokens, r]`. state: `[batch, heads, r, r]`. mask: `[batch, tokens]`, as in `delta_rule`.
+
+    Returns:
+        The reads `[batch, heads, tokens, r]`, float32.
+    """
+    q = q.float()
+    if mask is not None:
+        q = torch.where(mask.bool()[:, None, :, None], q, 0.0)
+    return q @ state.float().transpose(-1, -2)
+
+
+def _find_backend(name: str) -> Backend:
+    if name == "auto":
+        name = "chunked"
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r} of the delta rule; choose 'auto' or one of {sorted(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def _check_shapes(q: Tensor, others: tuple[Tensor, ...], state: Tensor | None, mask: Tensor | None) -> None:
+    if q.ndim != 4:
+        raise ValueError(f"q must be [batch, heads, tokens, r], got the shape {tuple(q.shape)}")
+    batch, heads, tokens, r = q.shape
+    for name, tensor in zip(("k", "v", "keep", "erase", "write"), others, strict=True):
+        _check_shape(name, tensor, (batch, heads, tokens, r))
+    if state is not None:
+        _check_shape("state", state, (batch, heads, r, r))
+    if mask is not None:
+        _check_shape("mask", mask, (batch, tokens))
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} must have the shape {expected} to go with q, got {tuple(tensor.shape)}")

@@ -1,0 +1,192 @@
+"""Seeded episodes in which a chat states facts about people and then asks for one of them.
+
+An episode can only be answered by remembering its history: names, attributes and values are paired at random.
+The "train" and "held_out" splits share no name, value or sentence template, so that held-out episodes measure
+remembering rather than recall of what was trained on.
+"""
+
+import functools
+import importlib.resources
+import json
+import random
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+Split = Literal["train", "held_out"]
+Messages = list[dict[str, str]]
+
+# Also the most facts of an episode: there are ten attributes, and of each ten held-out values, to tell apart.
+_CANDIDATES = 10
+_KNOWN_PERSON = 1 / 3  # how often a further fact is about a person already mentioned
+
+
+class _Data(TypedDict):
+    names: dict[Split, list[str]]
+    attributes: dict[str, dict[str, dict[Split, list[str]]]]  # of each: "values", "statements", "questions"
+    fillers: list[list[str]]
+    acknowledgements: list[str]
+
+
+@functools.cache
+def _data() -> _Data:
+    text = importlib.resources.files("deltamem.training").joinpath("facts.json").read_text(encoding="utf-8")
+    data: _Data = json.loads(text)
+    return data
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is told about one person."""
+
+    name: str
+    attribute: str
+    value: str
+
+
+@dataclass(frozen=True)
+class FactEpisode:
+    """A chat that tells facts, then asks for one of them.
+
+    ``messages`` is the history, the question (user) and the answer (assistant) in the OpenAI/transformers
+    chat format, without a system message. ``facts`` are in the order in which they were told. ``candidates``
+    are the ten values that the answer is ranked among, sorted: every value told for the asked attribute, and
+    others of the same split.
+    """
+
+    messages: Messages
+    facts: tuple[Fact, ...]
+    asked: Fact
+    candidates: tuple[str, ...]
+
+    @property
+    def history(self) -> Messages:
+        """The messages before the question."""
+        return self.messages[:-2]
+
+    @property
+    def question(self) -> dict[str, str]:
+        """The user message that asks for a fact."""
+        return self.messages[-2]
+
+    @property
+    def answer(self) -> str:
+        """The asked value alone, as it was told."""
+        return self.messages[-1]["content"]
+
+    def to_dict(self) -> dict[str, Messages]:
+        """The episode as one record of a chat data set."""
+        return {"messages": self.messages}
+
+
+@dataclass(frozen=True)
+class FactEpisodeConfig:
+    """What an episode looks like.
+
+    ``min_facts`` and ``max_facts`` bound how many facts are told, ``max_fillers`` how many turns of small
+    talk stand before, between and after them; both numbers are drawn uniformly. ``separate_turns`` is the
+    probability that an episode tells each fact in a turn of its own instead of all facts in one message.
+    ``same_attribute`` is the probability that a further fact takes an attribute already told of another
+    person, with another value; otherwise its attribute is a new one.
+    """
+
+    min_facts: int = 1
+    max_facts: int = 1
+    max_fillers: int = 0
+    separate_turns: float = 0.0
+    same_attribute: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_facts <= self.max_facts <= _CANDIDATES:
+            raise ValueError(
+                f"min_facts={self.min_facts} and max_facts={self.max_facts} are no valid bounds: "
+                f"choose 1 <= min_facts <= max_facts <= {_CANDIDATES}"
+            )
+        available = len(_data()["fillers"])
+        if not 0 <= self.max_fillers <= available:
+            raise ValueError(f"max_fillers={self.max_fillers} is out of range: choose 0 to {available}")
+        for field in ("separate_turns", "same_attribute"):
+            probability = getattr(self, field)
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{field}={probability} is no probability: choose a number from 0 to 1")
+
+
+def fact_episode(rng: random.Random, config: FactEpisodeConfig, split: Split = "train") -> FactEpisode:
+    """Draw one episode, using only the names, values and templates of ``split``."""
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(map(repr, get_args(Split)))}")
+    facts = _draw_facts(rng, config, split)
+    messages = _history(rng, facts, config, split)
+    asked = rng.choice(facts)
+    messages += _turn(_sentence(rng, "questions", asked, split), asked.value)
+    return FactEpisode(messages, tuple(facts), asked, _draw_candidates(rng, facts, asked.attribute, split))
+
+
+def fact_episodes(
+    count: int,
+    seed: int,
+    config: FactEpisodeConfig,
+    split: Split = "train",
+) -> list[FactEpisode]:
+    """Draw ``count`` episodes; each has a generator of its own, so that it does not depend on ``count``."""
+    if count < 0:
+        raise ValueError(f"count={count} is negative: choose 0 or more episodes")
+    return [fact_episode(random.Random(f"{seed}-{index}"), config, split) for index in range(count)]
+
+
+def _draw_facts(rng: random.Random, config: FactEpisodeConfig, split: Split) -> list[Fact]:
+    facts: list[Fact] = []
+    for _ in range(rng.randint(config.min_facts, config.max_facts)):
+        attribute = _draw_attribute(rng, facts, config.same_attribute)
+        name = _draw_name(rng, facts, attribute, split)
+        told = _told_values(facts, attribute)
+        facts.append(Fact(name, attribute, rng.choice(_values_except(told, attribute, split))))
+    return facts
+
+
+def _draw_attribute(rng: random.Random, facts: list[Fact], same_attribute: float) -> str:
+    used = list(dict.fromkeys(fact.attribute for fact in facts))
+    if used and rng.random() < same_attribute:
+        return rng.choice(used)
+    return rng.choice([attribute for attribute in _data()["attributes"] if attribute not in used])
+
+
+def _draw_name(rng: random.Random, facts: list[Fact], attribute: str, split: Split) -> str:
+    mentioned = dict.fromkeys(fact.name for fact in facts)
+    having = {fact.name for fact in facts if fact.attribute == attribute}
+    lacking = [name for name in mentioned if name not in having]
+    if lacking and rng.random() < _KNOWN_PERSON:
+        return rng.choice(lacking)
+    return rng.choice([name for name in _data()["names"][split] if name not in mentioned])
+
+
+def _draw_candidates(rng: random.Random, facts: list[Fact], attribute: str, split: Split) -> tuple[str, ...]:
+    told = _told_values(facts, attribute)
+    others = rng.sample(_values_except(told, attribute, split), _CANDIDATES - len(told))
+    return tuple(sorted(told + others))
+
+
+def _told_values(facts: list[Fact], attribute: str) -> list[str]:
+    return [fact.value for fact in facts if fact.attribute == attribute]
+
+
+def _values_except(told: list[str], attribute: str, split: Split) -> list[str]:
+    return [value for value in _data()["attributes"][attribute]["values"][split] if value not in told]
+
+
+def _history(rng: random.Random, facts: list[Fact], config: FactEpisodeConfig, split: Split) -> Messages:
+    told = [_sentence(rng, "statements", fact, split) for fact in facts]
+    if rng.random() >= config.separate_turns:
+        told = [" ".join(told)]
+    turns = [[text, rng.choice(_data()["acknowledgements"])] for text in told]
+    for filler in rng.sample(_data()["fillers"], rng.randint(0, config.max_fillers)):
+        turns.insert(rng.randint(0, len(turns)), filler)
+    return [message for user, assistant in turns for message in _turn(user, assistant)]
+
+
+def _sentence(rng: random.Random, kind: str, fact: Fact, split: Split) -> str:
+    template = rng.choice(_data()["attributes"][fact.attribute][kind][split])
+    return template.format(name=fact.name, value=fact.value)
+
+
+def _turn(user: str, assistant: str) -> Messages:
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]

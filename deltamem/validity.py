@@ -1,0 +1,65 @@
+"""Which tokens of a forward pass are real: the one place that reads attention masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def valid_tokens(attention_mask: Any, tokens: int, cache: Any) -> Tensor | None:
+    """Find the padding among the new tokens of a pass.
+
+    Args:
+        attention_mask: what the model was called with: None (all real); `[batch, tokens so far]`, zero for padding; a 4-D
+            mask, boolean or additive, in which a real token may attend to itself; or a dict of 4-D masks by attention type.
+        tokens: number of new tokens.
+        cache: the `past_key_values` of the call, or None.
+
+    Returns:
+        `[batch, tokens]`, True for real tokens; None where every token is real.
+
+    Raises:
+        ValueError: a mask of no known kind, or one that does not cover the new tokens.
+    """
+    if attention_mask is None:
+        return None
+    if isinstance(attention_mask, dict):
+        return _valid_from_masks(attention_mask, tokens, cache)
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim not in (2, 4):
+        shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else ""
+        raise ValueError(
+            f"cannot tell the padding from an attention mask of type {type(attention_mask).__name__} {shape}; give a mask "
+            "[batch, tokens] with zeros for padding, or a 4-D one"
+        )
+    if attention_mask.ndim == 4:
+        return _valid_from_diagonal(attention_mask, tokens, cache, layer=0)
+    if attention_mask.shape[1] < tokens:
+        raise ValueError(f"the attention mask covers {attention_mask.shape[1]} tokens, but the pass has {tokens} new ones")
+    return attention_mask[:, -tokens:].bool()
+
+
+def _valid_from_masks(masks: dict[str, Any], tokens: int, cache: Any) -> Tensor | None:
+    """Models with several attention types get one mask each; all agree on which tokens are real."""
+    kind = "full_attention" if "full_attention" in masks else next(iter(masks))
+    mask = masks[kind]
+    if mask is None or mask.ndim == 2:
+        return valid_tokens(mask, tokens, cache)
+    sliding = cache.is_sliding if cache is not None else []
+    layer = sliding.index(True) if kind == "sliding_attention" and True in sliding else 0
+    return _valid_from_diagonal(mask, tokens, cache, layer)
+
+
+def _valid_from_diagonal(mask: Tensor, tokens: int, cache: Any, layer: int) -> Tensor:
+    """Token i is real if it may attend to itself: the mask's column of its own position, not the last columns.
+
+    A static cache is longer than what it holds, so the own position is counted from the tokens seen, less those that a
+    sliding cache has let go.
+    """
+    past: int | Tensor = 0
+    if cache is not None:
+        past = cache.get_seq_length() - cache.get_mask_sizes(tokens, layer)[1]
+    own = torch.arange(tokens, device=mask.device) + past
+    diagonal = mask[:, 0].gather(2, own[None, :, None].expand(mask.shape[0], tokens, 1)).squeeze(2)
+    return diagonal if mask.dtype == torch.bool else diagonal == 0

@@ -1,0 +1,1 @@
+"""The model families δ-mem attaches to, one file each: a mapping `HOOKS` from model types to attention hooks."""

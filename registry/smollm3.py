@@ -1,0 +1,5 @@
+"""SmolLM3: Llama's attention, without rotary embedding in every fourth layer."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = {"smollm3": AttentionHook()}
