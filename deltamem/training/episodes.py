@@ -1,0 +1,140 @@
+"""Episodes: a chat turned into the two passes that a memory is trained with.
+
+The *write pass* reads the history into the memory; the *read pass* sees, in a fresh context, only the system prompt, the last
+question and its answer, and has to get the rest from the memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from deltamem.chat_tokens import ChatTokens, Message, check_messages, render
+from deltamem.config import WriteUnit
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A tokenised episode; all sequences are 1-D.
+
+    Args:
+        write: the history, `[write tokens]`, with its segments.
+        read_ids: system prompt, question and answer, `[read tokens]`.
+        labels: the tokens of `read_ids` that are trained on, the others `IGNORED`.
+    """
+
+    write: ChatTokens
+    read_ids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class EpisodeEncoder:
+    """Tokenises chats `[{"role": ..., "content": ...}, ...]` that end with a question and its answer.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        write: what makes one write, from the adapter's config: it decides the segments.
+        answer_only: train on the content of the answer and its end token; otherwise on the header of the turn as well.
+        max_write_tokens: longer histories lose their beginning.
+        max_read_tokens: longer read passes are refused.
+    """
+
+    tokenizer: Any
+    write: WriteUnit = "token"
+    answer_only: bool = False
+    max_write_tokens: int = 8192
+    max_read_tokens: int = 512
+
+    def __call__(self, messages: Sequence[Message]) -> Episode:
+        """Tokenise one chat.
+
+        Raises:
+            ValueError: a chat without history, that does not end with a user's and an assistant's turn, or too long a read pass.
+        """
+        check_messages(messages)
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        history, (question, answer) = messages[len(system) : -2], messages[-2:] if len(messages) > 1 else ({}, {})
+        if not history or question.get("role") != "user" or answer.get("role") != "assistant":
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"an episode needs a history, then a user's question and the assistant's answer; got the roles: {roles}"
+            )
+        prompt = render(self.tokenizer, [*system, question], add_generation_prompt=self.answer_only)
+        whole = render(self.tokenizer, [*system, question, answer])
+        if not whole.startswith(prompt):
+            raise ValueError("the tokenizer's chat template changes earlier turns when an answer is added; cannot train on it")
+        prompt_ids, answer_ids = (_ids(self.tokenizer, text) for text in (prompt, whole.removeprefix(prompt)))
+        if len(prompt_ids) + len(answer_ids) > self.max_read_tokens:
+            raise ValueError(
+                f"the read pass has {len(prompt_ids) + len(answer_ids)} tokens, more than max_read_tokens="
+                f"{self.max_read_tokens}; shorten the question or the answer, or raise the limit"
+            )
+        written = ChatTokens.of(self.tokenizer, [*system, *history], self.write).last(self.max_write_tokens)
+        labels = torch.cat([torch.full_like(prompt_ids, IGNORED), answer_ids])
+        return Episode(written, torch.cat([prompt_ids, answer_ids]), labels)
+
+
+@dataclass(frozen=True)
+class EpisodeCollator:
+    """Makes a batch of chats: tokenises and pads on the left, so that the answers end together.
+
+    The batch holds, for the write pass, `write_input_ids`, `write_attention_mask` and, for adapters that write segments,
+    `write_segment_ids`; for the read pass `input_ids`, `attention_mask` and `labels`; all `[batch, tokens]`.
+    """
+
+    encoder: EpisodeEncoder
+
+    def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch of `{"messages": [...]}`."""
+        episodes = [self.encoder(chat["messages"]) for chat in chats]
+        pad = self.encoder.tokenizer.pad_token_id or 0
+        batch = {
+            "write_input_ids": _pad([episode.write.ids for episode in episodes], pad),
+            "write_attention_mask": _pad([torch.ones_like(episode.write.ids) for episode in episodes], 0),
+            "input_ids": _pad([episode.read_ids for episode in episodes], pad),
+            "attention_mask": _pad([torch.ones_like(episode.read_ids) for episode in episodes], 0),
+            "labels": _pad([episode.labels for episode in episodes], IGNORED),
+        }
+        if self.encoder.write != "token":
+            batch["write_segment_ids"] = _pad([episode.write.segment_ids for episode in episodes], -1)
+        return batch
+
+
+def read_chats(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a chat data set: JSON lines, each `{"messages": [{"role": ..., "content": ...}, ...]}`.
+
+    Raises:
+        ValueError: a line that is something else, with its number.
+    """
+    chats = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                chat = json.loads(line)
+                check_messages(chat["messages"])
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f'{os.fspath(path)}, line {number}: expected {{"messages": [...]}}: {error!r}') from error
+            chats.append(chat)
+    if not chats:
+        raise ValueError(f"{os.fspath(path)} has no chats")
+    return chats
+
+
+def _ids(tokenizer: Any, text: str) -> Tensor:
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+
+
+def _pad(rows: list[Tensor], value: int) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
