@@ -14,8 +14,9 @@ from deltamem.config import WriteUnit
 
 Message = Mapping[str, str]
 
-# A sentence ends with its punctuation (and closing quotes or brackets), at a line break, or with the message.
-SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s|$)|(?=\n)|$)")
+# A sentence ends with its punctuation (and closing quotes or brackets) unless the text goes on in lower case, at a line break,
+# or with the message.
+SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)|(?=\n)|$)")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,17 @@ class ChatTokens:
                 segment_ids[position] = _segment_at(spans, start, end)
         return cls(ids, segment_ids)
 
+    def slice(self, start: int, end: int) -> ChatTokens:
+        """The tokens from `start` to before `end`."""
+        return ChatTokens(self.ids[start:end], self.segment_ids[start:end])
+
     def last(self, tokens: int) -> ChatTokens:
         """The last tokens only."""
-        return ChatTokens(self.ids[-tokens:], self.segment_ids[-tokens:])
+        return self.slice(max(len(self.ids) - tokens, 0), len(self.ids))
+
+    def pieces(self, tokens: int) -> Iterator[ChatTokens]:
+        """The chat in pieces of at most so many tokens."""
+        return (self.slice(start, start + tokens) for start in range(0, len(self.ids), tokens))
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:

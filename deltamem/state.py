@@ -101,19 +101,7 @@ class DeltaMemState:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory to a safetensors file; an existing file is replaced in one step, or not at all."""
-        path = Path(path)
-        metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(self.fingerprint)}
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}, metadata)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_state_file(path, self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DeltaMemState:
@@ -123,21 +111,43 @@ class DeltaMemState:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, is something else, or holds no usable memory.
         """
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
-        try:
-            return cls(tensors, _fingerprint_in(metadata))
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)!r} holds no usable memory: {error}") from error
+        return read_state_file(path)[0]
 
     def _map(self, change: Any) -> DeltaMemState:
         return DeltaMemState({name: change(tensor) for name, tensor in self.tensors.items()}, self.fingerprint)
+
+
+def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: Mapping[str, str] | None = None) -> None:
+    """Write a memory, and what belongs to it as text, into one safetensors file: all of it or nothing."""
+    path = Path(path)
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(state.fingerprint), **(notes or {})}
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, metadata)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[str, str]]:
+    """Read a memory and its metadata; raises what `DeltaMemState.load` raises."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
+    try:
+        return DeltaMemState(tensors, _fingerprint_in(metadata)), metadata
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} holds no usable memory: {error}") from error
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

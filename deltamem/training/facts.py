@@ -94,6 +94,7 @@ class FactEpisodeConfig:
     max_fillers: int = 0
     separate_turns: float = 0.0
     same_attribute: float = 0.0
+    values: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_facts <= self.max_facts <= _CANDIDATES:
@@ -104,6 +105,8 @@ class FactEpisodeConfig:
         available = len(_data()["fillers"])
         if not 0 <= self.max_fillers <= available:
             raise ValueError(f"max_fillers={self.max_fillers} is out of range: choose 0 to {available}")
+        if self.values is not None and self.values < _CANDIDATES:
+            raise ValueError(f"values={self.values} is too few: choose {_CANDIDATES} or more, or None for all")
         for field in ("separate_turns", "same_attribute"):
             probability = getattr(self, field)
             if not 0 <= probability <= 1:
@@ -112,13 +115,14 @@ class FactEpisodeConfig:
 
 def fact_episode(rng: random.Random, config: FactEpisodeConfig, split: Split = "train") -> FactEpisode:
     """Draw one episode, using only the names, values and templates of ``split``."""
-    if split not in get_args(Split):
-        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(map(repr, get_args(Split)))}")
-    facts = _draw_facts(rng, config, split)
-    messages = _history(rng, facts, config, split)
-    asked = rng.choice(facts)
-    messages += _turn(_sentence(rng, "questions", asked, split), asked.value)
-    return FactEpisode(messages, tuple(facts), asked, _draw_candidates(rng, facts, asked.attribute, split))
+    facts, history = _draw_history(rng, config, split)
+    return _ask(rng, facts, history, rng.choice(facts), config, split)
+
+
+def fact_questions(rng: random.Random, config: FactEpisodeConfig, split: Split = "train") -> list[FactEpisode]:
+    """Draw one history and ask for every fact of it: as many episodes, alike but for the question."""
+    facts, history = _draw_history(rng, config, split)
+    return [_ask(rng, facts, history, fact, config, split) for fact in facts]
 
 
 def fact_episodes(
@@ -133,13 +137,26 @@ def fact_episodes(
     return [fact_episode(random.Random(f"{seed}-{index}"), config, split) for index in range(count)]
 
 
+def _draw_history(rng: random.Random, config: FactEpisodeConfig, split: Split) -> tuple[list[Fact], Messages]:
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(map(repr, get_args(Split)))}")
+    facts = _draw_facts(rng, config, split)
+    return facts, _history(rng, facts, config, split)
+
+
+def _ask(
+    rng: random.Random, facts: list[Fact], history: Messages, asked: Fact, config: FactEpisodeConfig, split: Split
+) -> FactEpisode:
+    messages = history + _turn(_sentence(rng, "questions", asked, split), asked.value)
+    return FactEpisode(messages, tuple(facts), asked, _draw_candidates(rng, facts, asked, config, split))
+
+
 def _draw_facts(rng: random.Random, config: FactEpisodeConfig, split: Split) -> list[Fact]:
     facts: list[Fact] = []
     for _ in range(rng.randint(config.min_facts, config.max_facts)):
         attribute = _draw_attribute(rng, facts, config.same_attribute)
         name = _draw_name(rng, facts, attribute, split)
-        told = _told_values(facts, attribute)
-        facts.append(Fact(name, attribute, rng.choice(_values_except(told, attribute, split))))
+        facts.append(Fact(name, attribute, rng.choice(_untold_values(facts, attribute, config, split))))
     return facts
 
 
@@ -159,18 +176,18 @@ def _draw_name(rng: random.Random, facts: list[Fact], attribute: str, split: Spl
     return rng.choice([name for name in _data()["names"][split] if name not in mentioned])
 
 
-def _draw_candidates(rng: random.Random, facts: list[Fact], attribute: str, split: Split) -> tuple[str, ...]:
-    told = _told_values(facts, attribute)
-    others = rng.sample(_values_except(told, attribute, split), _CANDIDATES - len(told))
+def _draw_candidates(
+    rng: random.Random, facts: list[Fact], asked: Fact, config: FactEpisodeConfig, split: Split
+) -> tuple[str, ...]:
+    told = [fact.value for fact in facts if fact.attribute == asked.attribute]
+    others = rng.sample(_untold_values(facts, asked.attribute, config, split), _CANDIDATES - len(told))
     return tuple(sorted(told + others))
 
 
-def _told_values(facts: list[Fact], attribute: str) -> list[str]:
-    return [fact.value for fact in facts if fact.attribute == attribute]
-
-
-def _values_except(told: list[str], attribute: str, split: Split) -> list[str]:
-    return [value for value in _data()["attributes"][attribute]["values"][split] if value not in told]
+def _untold_values(facts: list[Fact], attribute: str, config: FactEpisodeConfig, split: Split) -> list[str]:
+    told = [fact.value for fact in facts if fact.attribute == attribute]
+    pool = _data()["attributes"][attribute]["values"][split][: config.values]
+    return [value for value in pool if value not in told]
 
 
 def _history(rng: random.Random, facts: list[Fact], config: FactEpisodeConfig, split: Split) -> Messages:

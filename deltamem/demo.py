@@ -1,0 +1,126 @@
+"""What `deltamem demo` shows: facts that a frozen model recalls from its memory once the context is gone."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
+from deltamem.session import ChatSession
+from deltamem.training.facts import FactEpisode, FactEpisodeConfig, fact_episodes, fact_questions
+
+SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"
+# The system prompt that the shipped adapter was trained with: none, where the template would put its own.
+SYSTEM = ""
+NUMBERS_OF_FACTS = (1, 4)
+SHOWN: dict[Setting, str] = {
+    "memory": "its memory",
+    "no_memory": "no memory",
+    "zero_memory": "an empty memory",
+    "shuffled_memory": "somebody else's",
+}
+
+
+def run(model: str | None, adapter: str | None, episodes: int, seed: int, show_progress: bool) -> dict[str, Any]:
+    """Ask one person's facts, then measure recall over held-out episodes.
+
+    Args:
+        model: the backbone, a folder or a Hub name; the adapter's own if None.
+        adapter: the adapter, likewise; the shipped one if None.
+        episodes: number of held-out episodes for each number of facts.
+        seed: of the episodes.
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        `accuracy` by setting and number of facts, `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
+    """
+    test = RecallTest(*_load(model, adapter), system=SYSTEM)
+    drawn = {
+        facts: fact_episodes(episodes, seed, FactEpisodeConfig(min_facts=facts, max_facts=facts), "held_out")
+        for facts in NUMBERS_OF_FACTS
+    }
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    recalls: dict[int, list[Recall]] = {}
+    with Progress(*columns, disable=not show_progress, transient=True) as progress:
+        for facts, asked in drawn.items():
+            task = progress.add_task(f"recall of {facts} fact{'s' * (facts > 1)}", total=len(asked))
+            recalls[facts] = test.run(asked, step=lambda done, task=task: progress.advance(task, done))
+    most = FactEpisodeConfig(min_facts=NUMBERS_OF_FACTS[-1], max_facts=NUMBERS_OF_FACTS[-1])
+    questions, others = (fact_questions(random.Random(f"{seed}-{who}"), most, "held_out") for who in ("told", "others"))
+    told = questions[0]
+    return {
+        "accuracy": {
+            setting: {str(facts): recalls[facts][index].accuracy for facts in NUMBERS_OF_FACTS}
+            for index, setting in enumerate(SETTINGS)
+        },
+        "chance": 1 / len(told.candidates),
+        "episodes": episodes,
+        "memory_bytes": test.model.new_memory().nbytes,
+        "kv_cache_bytes": _kv_cache_bytes(test, told),
+        "told": [message["content"] for message in told.history if message["role"] == "user"],
+        "examples": _examples(test, questions, others[0]),
+    }
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print what `run` returned as tables."""
+    console = Console()
+    console.print("\n[bold]Told, then dropped from the context:[/]", *result["told"])
+    examples = Table("question", "right answer", *(f"with {name}" for name in SHOWN.values() if name != "an empty memory"))
+    for row in result["examples"]:
+        examples.add_row(*(row[key] for key in ("question", "answer", "memory", "no_memory", "shuffled_memory")))
+    console.print(examples)
+    recall = Table("answers ranked first", *(f"{facts} fact{'s' * (facts > 1)}" for facts in NUMBERS_OF_FACTS))
+    for setting, name in SHOWN.items():
+        recall.add_row(f"with {name}", *(f"{result['accuracy'][setting][str(facts)]:.0%}" for facts in NUMBERS_OF_FACTS))
+    recall.add_row("chance", *(f"{result['chance']:.0%}" for _ in NUMBERS_OF_FACTS))
+    console.print(recall)
+    console.print(
+        f"{result['episodes']} held-out episodes for each number of facts. One memory takes {result['memory_bytes']:,} bytes; the "
+        f"KV cache of the {len(result['told'])} message(s) above takes {result['kv_cache_bytes']:,}.\n"
+    )
+
+
+def _load(model: str | None, adapter: str | None) -> tuple[PeftModel, Any]:
+    if adapter is not None:
+        return _attach(model, adapter)
+    with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as folder:
+        return _attach(model or SMOLLM2, os.fspath(folder))
+
+
+def _attach(model: str | None, adapter: str) -> tuple[PeftModel, Any]:
+    name = model or PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    backbone, tokenizer = load_backbone(name)
+    return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer
+
+
+def _examples(test: RecallTest, questions: Sequence[FactEpisode], others: FactEpisode) -> list[dict[str, str]]:
+    """Every fact of an episode asked in turn: from its own memory, from none, and from that of another episode."""
+    chat, other_chat = (ChatSession(test.model, test.tokenizer, system=SYSTEM) for _ in range(2))
+    chat.observe(questions[0].history)
+    other_chat.observe(others.history)
+    rows = []
+    for episode in questions:
+        row = {"question": episode.question["content"], "answer": episode.answer}
+        for setting, memory in (("memory", chat.memory), ("no_memory", chat.memory), ("shuffled_memory", other_chat.memory)):
+            with test.under("no_memory" if setting == "no_memory" else "memory", memory):
+                row[setting] = test.answer(episode)
+        rows.append(row)
+    return rows
+
+
+def _kv_cache_bytes(test: RecallTest, episode: FactEpisode) -> int:
+    """What keeping an episode's history in the context costs: its keys and values in every layer."""
+    tokens = test.history_tokens(episode)
+    config = test.model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * tokens * test.model.dtype.itemsize)

@@ -1,0 +1,226 @@
+"""ChatSession: a conversation whose memory outlives its context."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from deltamem.chat_tokens import ChatTokens, Message, check_messages
+from deltamem.state import DeltaMemState, read_state_file, write_state_file
+
+FILE = "session.safetensors"
+MAX_NEW_TOKENS = 256
+
+
+class ChatSession:
+    """A chat with a memory. The context holds the messages since `forget_context`; the memory holds what all of them left.
+
+    Each turn is written to the memory once: after it has been answered, or, for an adapter trained that way
+    (`turn_writes="during"`), the user's message before the answer is generated. A turn that fails or is broken off leaves the
+    session as it was.
+
+    Args:
+        model: a model with a δ-mem adapter.
+        tokenizer: its tokenizer, with a chat template.
+        system: the system prompt; the chat template's own if None.
+        memory: the memory to go on with; empty if None.
+
+    Raises:
+        ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
+            template.
+    """
+
+    def __init__(
+        self, model: PeftModel, tokenizer: Any, system: str | None = None, memory: DeltaMemState | None = None
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.system = system
+        self.memory: DeltaMemState = model.new_memory() if memory is None else memory
+        if len(self.memory) != 1:
+            raise ValueError(f"a chat has one memory, got one with {len(self.memory)} rows; take one of them: memory[0]")
+        with model.memory(self.memory, write=False):  # refuses a memory of another adapter
+            pass
+        self.messages: list[Message] = []
+        self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
+        # The context as it was written: its tokens, and the keys and values of that pass (None: to be computed again).
+        self._written: list[int] = []
+        self._cache: DynamicCache | None = None
+
+    def observe(self, text: str | Sequence[Message]) -> None:
+        """Write a text, or the messages of a chat, to the memory without keeping it in the context.
+
+        What is longer than the model's context is written in pieces of that length.
+        """
+        messages: Sequence[Message] = [{"role": "user", "content": text}] if isinstance(text, str) else text
+        check_messages(messages)
+        tokens = self._tokens(messages)
+        before = self.memory.tensors, self.memory.fingerprint
+        try:
+            for piece in tokens.pieces(self.model.config.get_text_config().max_position_embeddings):
+                self._forward(piece, None, write=True)
+        except BaseException:  # a piece that fails must not leave the others written
+            self.memory.tensors, self.memory.fingerprint = before
+            raise
+
+    def reply(self, text: str, **generation: Any) -> str:
+        """Answer a message. `generation` goes to `generate`, for instance `max_new_tokens=100, do_sample=False`."""
+        return self._turn(text, generation)
+
+    def stream(self, text: str, **generation: Any) -> Iterator[str]:
+        """Answer a message piece by piece. A stream that is closed before its end leaves the session as it was."""
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stopped = threading.Event()
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._turn(text, generation, streamer, stopped)
+            except BaseException as error:  # handed to the consumer below
+                errors.append(error)
+                streamer.end()
+
+        # A thread of its own also keeps the open memory block away from the consumer's code between two pieces.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            stopped.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def forget_context(self) -> None:
+        """Drop the messages and their keys and values; the memory stays."""
+        self.messages, self._written, self._cache = [], [], None
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the session, memory and messages, into one file in a folder: all of it or nothing."""
+        os.makedirs(folder, exist_ok=True)
+        notes = json.dumps({"system": self.system, "messages": [dict(m) for m in self.messages], "written": self._written})
+        write_state_file(Path(folder) / FILE, self.memory, {"session": notes})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], model: PeftModel, tokenizer: Any) -> ChatSession:
+        """Go on with a saved session.
+
+        Raises:
+            FileNotFoundError: no session in this folder.
+            ValueError: a damaged file, or one of another adapter.
+        """
+        path = Path(folder) / FILE
+        state, metadata = read_state_file(path)
+        try:
+            notes = json.loads(metadata["session"])
+            system, messages, written = notes["system"], notes["messages"], notes["written"]
+            if messages:
+                check_messages(messages)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: {error!r}") from error
+        session = cls(model, tokenizer, system, state)
+        session.messages, session._written = messages, written
+        return session
+
+    def _turn(
+        self,
+        text: str,
+        generation: dict[str, Any],
+        streamer: TextIteratorStreamer | None = None,
+        stopped: threading.Event | None = None,
+    ) -> str:
+        if not isinstance(text, str):
+            raise TypeError(f"a message is text, got {type(text).__name__}")
+        before = self.memory.tensors, self.memory.fingerprint, self.messages, self._written
+        try:
+            self.messages = [*self.messages, {"role": "user", "content": text}]
+            during = self.model.active_peft_config.turn_writes == "during"
+            self._write_context(upto=len(self.messages) if during else len(self.messages) - 1)
+            answer = self._generate(generation, streamer, stopped)
+            if stopped is not None and stopped.is_set():
+                raise InterruptedError("the stream was closed before the answer was complete")
+            self.messages = [*self.messages, {"role": "assistant", "content": answer}]
+            self._write_context(upto=len(self.messages))
+        except BaseException:
+            self.memory.tensors, self.memory.fingerprint, self.messages, self._written = before
+            self._cache = None
+            raise
+        return answer
+
+    def _write_context(self, upto: int) -> None:
+        """Write those of the first messages that have not been written yet, as the continuation of the context."""
+        if upto == 0:
+            return
+        tokens = self._tokens(self.messages[:upto])
+        ids = tokens.ids.tolist()
+        known = _common_prefix(self._written, ids)
+        if self._cache is None or known < len(self._written):
+            # After a load, or if the template changed earlier turns: read the context again, without writing it again.
+            self._cache = DynamicCache(config=self.model.config)
+            if known:
+                self._forward(tokens.slice(0, known), self._cache, write=False)
+        if known < len(ids):
+            self._forward(tokens.slice(known, len(ids)), self._cache, write=True)
+        self._written = ids
+
+    @torch.no_grad()
+    def _forward(self, tokens: ChatTokens, cache: DynamicCache | None, write: bool) -> None:
+        segment_ids = None
+        if write and self.model.active_peft_config.writes_segments:
+            segment_ids = self._batch(tokens.segment_ids)
+        with self.model.memory(self.memory, write=write, segment_ids=segment_ids):
+            self.model(input_ids=self._batch(tokens.ids), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+
+    def _generate(
+        self, generation: dict[str, Any], streamer: TextIteratorStreamer | None, stopped: threading.Event | None
+    ) -> str:
+        prompt = self._batch(self._tokens(self.messages, add_generation_prompt=True).ids)
+        options = {"max_new_tokens": MAX_NEW_TOKENS, **generation}
+        if stopped is not None:
+            options["stopping_criteria"] = StoppingCriteriaList([_Stop(stopped)])
+        # The answer is generated on a copy: the context keeps the keys and values of its own, written pass. They are of no use
+        # if the template changes earlier turns once another one follows.
+        unchanged = _common_prefix(self._written, prompt[0].tolist()) == len(self._written)
+        with self.model.memory(self.memory, write=False):
+            output = self.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                past_key_values=copy.deepcopy(self._cache) if unchanged else None,
+                streamer=streamer,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **options,
+            )
+        return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
+
+    def _tokens(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> ChatTokens:
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        write = self.model.active_peft_config.write
+        return ChatTokens.of(self.tokenizer, [*system, *messages], write, add_generation_prompt)
+
+    def _batch(self, row: Tensor) -> Tensor:
+        return row[None].to(self.model.device)
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]
+    """Ends a generation whose consumer has gone."""
+
+    def __init__(self, stopped: threading.Event) -> None:
+        self.stopped = stopped
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.stopped.is_set(), device=input_ids.device)
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -1,0 +1,150 @@
+"""Any sequence of operations on memories, against plain lists of what each memory was told."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from peft import PeftModel
+from tiny import PAD, VOCAB, tiny_adapted
+from torch import Tensor
+
+from deltamem import DeltaMemState
+
+Sequence = tuple[int, ...]
+MOST_ROWS = 4
+
+
+@dataclass
+class Memory:
+    """A memory under test, and for each of its rows the sequences it was told."""
+
+    state: DeltaMemState
+    told: list[tuple[Sequence, ...]]
+
+
+@cache
+def model() -> PeftModel:
+    return tiny_adapted()
+
+
+@cache
+def replay(told: tuple[Sequence, ...]) -> dict[str, Tensor]:
+    """The oracle: a new memory of one row is told the same sequences, unpadded, one call each."""
+    state = model().new_memory(1)
+    for sequence in told:
+        with torch.no_grad(), model().memory(state):
+            model()(torch.tensor([sequence]))
+    return state.tensors
+
+
+def differences(memory: Memory) -> Iterable[float]:
+    for row, told in enumerate(memory.told):
+        for name, expected in replay(told).items():
+            yield (memory.state.tensors[name][row] - expected[0]).abs().max().item()
+
+
+def padded(sequences: list[Sequence], left: bool) -> dict[str, Tensor]:
+    longest = max(map(len, sequences))
+    ids, mask = [], []
+    for sequence in sequences:
+        padding, real = (longest - len(sequence)) * (PAD,), len(sequence) * (1,)
+        ids.append(padding + sequence if left else sequence + padding)
+        mask.append(padding + real if left else real + padding)
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+# Some rows may have nothing to say in a call.
+texts = st.lists(st.lists(st.integers(1, VOCAB - 1), max_size=5).map(tuple), min_size=MOST_ROWS, max_size=MOST_ROWS)
+
+
+class Memories(RuleBasedStateMachine):
+    memories = Bundle("memories")
+    snapshots = Bundle("snapshots")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Memory] = []
+
+    def keep(self, state: DeltaMemState, told: list[tuple[Sequence, ...]]) -> Memory:
+        self.all.append(Memory(state, list(told)))
+        return self.all[-1]
+
+    @rule(target=memories, rows=st.integers(1, 2))
+    def new(self, rows: int) -> Memory:
+        return self.keep(model().new_memory(rows), [()] * rows)
+
+    @rule(memory=memories, texts=texts, left=st.booleans())
+    def write(self, memory: Memory, texts: list[Sequence], left: bool) -> None:
+        texts = texts[: len(memory.told)]
+        if not any(texts):
+            return
+        with torch.no_grad(), model().memory(memory.state):
+            model()(**padded(texts, left))
+        memory.told = [(*told, text) if text else told for told, text in zip(memory.told, texts, strict=True)]
+
+    @rule(memory=memories, texts=texts)
+    def read_only(self, memory: Memory, texts: list[Sequence]) -> None:
+        texts = [text or (1,) for text in texts[: len(memory.told)]]
+        before = memory.state.clone()
+        with torch.no_grad(), model().memory(memory.state, write=False):
+            model()(**padded(texts, left=True))
+        assert all(torch.equal(tensor, before.tensors[name]) for name, tensor in memory.state.tensors.items())
+
+    @rule(target=snapshots, memory=memories)
+    def snapshot(self, memory: Memory) -> Memory:
+        return self.keep(memory.state.clone(), memory.told)
+
+    @rule(memory=memories, snapshot=snapshots)
+    def restore(self, memory: Memory, snapshot: Memory) -> None:
+        memory.state, memory.told = snapshot.state.clone(), list(snapshot.told)
+
+    @rule(memory=memories)
+    def reset(self, memory: Memory) -> None:
+        memory.state.reset()
+        memory.told = [()] * len(memory.told)
+
+    @rule(target=memories, memory=memories, by_slice=st.booleans())
+    def fork(self, memory: Memory, by_slice: bool) -> Memory:
+        return self.keep(memory.state[:] if by_slice else memory.state.clone(), memory.told)
+
+    @rule(target=memories, one=memories, other=memories)
+    def stack(self, one: Memory, other: Memory) -> Memory:
+        if len(one.told) + len(other.told) > MOST_ROWS:
+            return one
+        return self.keep(DeltaMemState.stack([one.state, other.state]), one.told + other.told)
+
+    @rule(target=memories, memory=memories)
+    def split(self, memory: Memory) -> object:
+        return multiple(*(self.keep(memory.state[row], [told]) for row, told in enumerate(memory.told)))
+
+    @rule(memory=memories)
+    def save_and_load(self, memory: Memory) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "memory.safetensors"
+            memory.state.save(path)
+            memory.state = DeltaMemState.load(path)
+
+    @invariant()
+    def every_memory_holds_what_it_was_told_and_nothing_else(self) -> None:
+        for memory in self.all:
+            assert len(memory.state) == len(memory.told)
+            assert max(differences(memory)) <= 1e-5
+
+
+Memories.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestMemories = Memories.TestCase
+
+
+def test_the_oracle_tells_contents_order_and_cuts_apart() -> None:
+    state = model().new_memory(1)
+    with torch.no_grad(), model().memory(state):
+        model()(torch.tensor([[5, 6, 7]]))
+    assert max(differences(Memory(state, [((5, 6, 7),)]))) <= 1e-5
+    for other in (((5, 6, 8),), ((7, 6, 5),), ((5, 6), (7,)), ((5, 6, 7), (5,)), ()):
+        assert max(differences(Memory(state, [other]))) > 1e-3
