@@ -7,6 +7,7 @@ from deltamem import register  # noqa: F401
 from deltamem.config import DeltaMemConfig
 from deltamem.hook import AttentionHook, register_hook
 from deltamem.model import DeltaMemModel
+from deltamem.session import ChatSession
 from deltamem.state import DeltaMemState
 
-__all__ = ["AttentionHook", "DeltaMemConfig", "DeltaMemModel", "DeltaMemState", "register_hook"]
+__all__ = ["AttentionHook", "ChatSession", "DeltaMemConfig", "DeltaMemModel", "DeltaMemState", "register_hook"]

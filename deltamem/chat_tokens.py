@@ -93,8 +93,8 @@ def _segments(text: str, messages: Sequence[Message], write: WriteUnit) -> Itera
         start = text.find(content, cursor)
         if start < 0:
             raise ValueError(
-                f"the chat template does not render the message {content[:40]!r} as it is, so its tokens cannot be found; use an "
-                "adapter that writes tokens"
+                f"the chat template does not render the message {content[:40]!r} as it is, so its tokens cannot be found; use "
+                "an adapter that writes tokens"
             )
         cursor = start + len(content)
         if message["role"] == "system" or not content:

@@ -36,9 +36,7 @@ UPDATE_MODES = {"standard": (True, False), "lambda_outside": (True, True), "no_l
 INITIALISATIONS = {"zero": "zero", "random": "random", "base_slice": "base_slice"}
 
 
-def from_reference(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
+def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
     """Convert an adapter of the reference implementation (`declare-lab/delta-Mem`).
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -53,7 +54,7 @@ def run(model: str | None, adapter: str | None, episodes: int, seed: int, show_p
     with Progress(*columns, disable=not show_progress, transient=True) as progress:
         for facts, asked in drawn.items():
             task = progress.add_task(f"recall of {facts} fact{'s' * (facts > 1)}", total=len(asked))
-            recalls[facts] = test.run(asked, step=lambda done, task=task: progress.advance(task, done))
+            recalls[facts] = test.run(asked, step=partial(progress.advance, task))
     most = FactEpisodeConfig(min_facts=NUMBERS_OF_FACTS[-1], max_facts=NUMBERS_OF_FACTS[-1])
     questions, others = (fact_questions(random.Random(f"{seed}-{who}"), most, "held_out") for who in ("told", "others"))
     told = questions[0]
@@ -85,8 +86,8 @@ def print_result(result: dict[str, Any]) -> None:
     recall.add_row("chance", *(f"{result['chance']:.0%}" for _ in NUMBERS_OF_FACTS))
     console.print(recall)
     console.print(
-        f"{result['episodes']} held-out episodes for each number of facts. One memory takes {result['memory_bytes']:,} bytes; the "
-        f"KV cache of the {len(result['told'])} message(s) above takes {result['kv_cache_bytes']:,}.\n"
+        f"{result['episodes']} held-out episodes for each number of facts. One memory takes {result['memory_bytes']:,} bytes; "
+        f"the KV cache of the {len(result['told'])} message(s) above takes {result['kv_cache_bytes']:,}.\n"
     )
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ class _Current(threading.local):
 _current = _Current()
 
 
-class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class DeltaMemLayer(nn.Module, BaseTunerLayer):
     """Wraps an attention module: reads the memory before it runs, and corrects its projections while it runs.
 
     The wrapped module's own forward is untouched; hooks on its projections add the corrections. Anything that is asked of this
@@ -98,7 +98,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gates))
         for role in config.corrections:
             out_features = _out_features(self._projections[role])
-            self._correction(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
+            self._linear(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
         self._initialise(adapter_name)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -137,8 +137,13 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return None
         return self.active_adapters[0]
 
-    def _correction(self, role: str) -> nn.ModuleDict:
+    def _linear(self, role: str) -> nn.ModuleDict:
+        """The linear maps of all adapters for a role: "in", or a correction's."""
         return getattr(self, f"delta_mem_{role}")
+
+    def _weight(self, role: str, adapter: str) -> Tensor:
+        linear = self._linear(role)[adapter]
+        return cast(nn.Linear, linear).weight
 
     def _read_and_write(self, adapter: str, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
@@ -152,7 +157,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         start = start.to(hidden.device)
 
         query_rows = config.num_states * config.r
-        weight = self.delta_mem_in[adapter].weight
+        weight = self._weight("in", adapter)
         end = start
         if memory.write and not config.writes_segments:
             queries, rest = _project(hidden, weight).tensor_split([query_rows], dim=-1)
@@ -167,16 +172,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 present = memory.segments.present.to(hidden.device)
                 rest = _project(memory.segments.mean(hidden), weight[query_rows:])
                 writes = self._token_writes(adapter, memory, rest, present)
-                _, end = delta_rule(
-                    writes.k, writes.k, writes.v, writes.keep, writes.erase, writes.write, start, present
-                )
+                _, end = delta_rule(writes.k, writes.k, writes.v, writes.keep, writes.erase, writes.write, start, present)
         memory.end[self.name] = end
         return rearrange(reads, "b n t r -> b t (n r)")
 
     def _token_writes(self, adapter: str, memory: MemoryPass, projected: Tensor, valid: Tensor | None) -> TokenWrites:
         """Keys, values and gates from their projections `[batch, tokens, rows k | v | β | λ]`."""
         config = self.configs[adapter]
-        rows, gate_rows = config.num_states * config.r, config.num_states * config.gate_rows
+        rows = config.num_states * config.r
         keys, values, logits = projected.tensor_split([rows, 2 * rows], dim=-1)
         gates = torch.sigmoid(logits + self.delta_mem_gate_bias[adapter].float())
         gates = rearrange(gates, "b t (kind n g) -> kind b n t g", n=config.num_states, g=config.gate_rows)
@@ -189,19 +192,19 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         writes = TokenWrites(_unit(keys, config), _by_state(values, config), keep, erase, beta)
         if valid is None:
             return writes
-        padding = ~valid[:, None, :, None]  # kept as the rule's identity, so that replaying the writes needs no mask
-        zeroed = (torch.where(padding, 0.0, part) for part in (writes.k, writes.v))
-        k, v = zeroed
-        return TokenWrites(k, v, torch.where(padding, 1.0, keep), torch.where(padding, 0.0, erase), torch.where(padding, 0.0, beta))
+        # Padding becomes the rule's identity here already, so that replaying the writes needs no mask.
+        real = valid[:, None, :, None]
+        k, v, erase, beta = (torch.where(real, part, 0.0) for part in (writes.k, writes.v, erase, beta))
+        return TokenWrites(k, v, torch.where(real, keep, 1.0), erase, beta)
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
         reads = self._traced_reads if torch.compiler.is_compiling() else _current.reads
         adapter = self._active
-        if reads is None or adapter is None or adapter not in self._correction(role):
+        if reads is None or adapter is None or adapter not in self._linear(role):
             return output
         config = self.configs[adapter]
-        correction = _project(reads, self._correction(role)[adapter].weight)
+        correction = _project(reads, self._weight(role, adapter))
         return output + (config.alpha / config.r * correction).to(output.dtype)
 
     @contextmanager
@@ -218,7 +221,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     @torch.no_grad()
     def _initialise(self, adapter: str) -> None:
         config = self.configs[adapter]
-        weight, bias = self.delta_mem_in[adapter].weight, self.delta_mem_gate_bias[adapter]
+        weight, bias = self._weight("in", adapter), self.delta_mem_gate_bias[adapter]
         rows, gate_rows = config.num_states * config.r, config.num_states * config.gate_rows
         for part in (weight[:rows], weight[rows : 2 * rows], weight[2 * rows : 3 * rows]):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
@@ -228,7 +231,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         bias[:gate_rows].fill_(config.beta_bias)
         bias[gate_rows:].fill_(LAMBDA_BIAS)
         for role in config.corrections:
-            self._initialise_correction(self._correction(role)[adapter].weight, self._projections[role], config)
+            self._initialise_correction(self._weight(role, adapter), self._projections[role], config)
 
     def _initialise_correction(self, weight: Tensor, projection: nn.Module, config: DeltaMemConfig) -> None:
         if config.init == "random":
@@ -277,15 +280,15 @@ def _masked_mean(gates: Tensor, valid: Tensor | None) -> Tensor:
 
 def _parameter(projection: nn.Module) -> Tensor:
     """The weight of a projection, which another peft method may have wrapped."""
-    while hasattr(projection, "base_layer"):
-        projection = projection.base_layer
+    while isinstance(inner := getattr(projection, "base_layer", None), nn.Module):
+        projection = inner
     weight = getattr(projection, "weight", None)
     return weight if isinstance(weight, Tensor) else next(projection.parameters())
 
 
 def _in_features(projection: nn.Module) -> int:
-    return int(projection.in_features)
+    return cast(int, projection.in_features)
 
 
 def _out_features(projection: nn.Module) -> int:
-    return int(projection.out_features)
+    return cast(int, projection.out_features)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,7 @@ class _Generation:
 _generation: ContextVar[_Generation | None] = ContextVar("deltamem_generation", default=None)
 
 
-class DeltaMemModel(BaseTuner):  # type: ignore[misc]
+class DeltaMemModel(BaseTuner):
     """A frozen model with a δ-mem memory in its attention layers; made by `get_peft_model(model, DeltaMemConfig(...))`.
 
     A plain call starts from an empty memory and leaves nothing behind. `with model.memory(state):` reads and writes `state`.
@@ -339,15 +339,32 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
         return model
 
     @classmethod
-    def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Refuse weights that are not exactly an adapter's own, before any of them is loaded."""
-        remapped = super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: DeltaMemConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Map saved names to the model's; refuses weights that are not exactly the adapter's, before any is loaded.
+
+        peft itself only warns of missing weights, and would load a weight of the backbone if the file had one.
+
+        Raises:
+            ValueError: missing, unknown or misshapen weights.
+        """
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in model.state_dict().items()
+            if f".{cls.prefix}" in name and adapter_name in name.split(".")
+        }
+        given = {name: tuple(tensor.shape) for name, tensor in remapped.items()}
+        # Injected into a bare transformers model, the saved names carry a prefix that the model's do not have.
+        given = {name if name in expected else name.removeprefix("base_model.model."): shape for name, shape in given.items()}
+        for name in sorted({*expected, *given}):
+            if expected.get(name) != given.get(name):
+                raise ValueError(
+                    f"these weights are not those of the adapter {adapter_name!r}: {name} has {given.get(name, 'nothing')} in "
+                    f"the file and {expected.get(name, 'nothing')} in the model. Load them with the config they were saved with"
+                )
         return remapped
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
@@ -393,7 +410,7 @@ def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
         raise ValueError(f"layers_to_transform={given!r}: the model has the layers 0 to {layers - 1}, not {unknown[0]}")
 
 
-def _digest(config: DeltaMemConfig, weights: dict[str, Tensor]) -> str:
+def _digest(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
     """A hash over what a memory's numbers depend on."""
     options = {
         name: value

@@ -53,9 +53,7 @@ class ChatSession:
             pass
         self.messages: list[Message] = []
         self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
-        # The context as it was written: its tokens, and the keys and values of that pass (None: to be computed again).
-        self._written: list[int] = []
-        self._cache: DynamicCache | None = None
+        self.forget_context()
 
     def observe(self, text: str | Sequence[Message]) -> None:
         """Write a text, or the messages of a chat, to the memory without keeping it in the context.
@@ -68,7 +66,7 @@ class ChatSession:
         before = self.memory.tensors, self.memory.fingerprint
         try:
             for piece in tokens.pieces(self.model.config.get_text_config().max_position_embeddings):
-                self._forward(piece, None, write=True)
+                self._forward(piece, None, self.memory)
         except BaseException:  # a piece that fails must not leave the others written
             self.memory.tensors, self.memory.fingerprint = before
             raise
@@ -95,21 +93,35 @@ class ChatSession:
         thread.start()
         try:
             yield from (piece for piece in streamer if piece)
-        finally:
+        except BaseException:
             stopped.set()
+            raise
+        finally:
             thread.join()
         if errors:
             raise errors[0]
 
     def forget_context(self) -> None:
         """Drop the messages and their keys and values; the memory stays."""
-        self.messages, self._written, self._cache = [], [], None
+        self.messages = []
+        # The context as it was written: the memory before it, its tokens, where each pass over them ended, and the keys and
+        # values of these passes (None: to be computed again, from the memory and the tokens).
+        self._before_context = self.memory.clone()
+        self._written: list[int] = []
+        self._passes: list[int] = []
+        self._cache: DynamicCache | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the session, memory and messages, into one file in a folder: all of it or nothing."""
         os.makedirs(folder, exist_ok=True)
-        notes = json.dumps({"system": self.system, "messages": [dict(m) for m in self.messages], "written": self._written})
-        write_state_file(Path(folder) / FILE, self.memory, {"session": notes})
+        notes = {
+            "system": self.system,
+            "messages": [dict(message) for message in self.messages],
+            "written": self._written,
+            "passes": self._passes,
+        }
+        memories = DeltaMemState.stack([self.memory, self._before_context])
+        write_state_file(Path(folder) / FILE, memories, {"session": json.dumps(notes)})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], model: PeftModel, tokenizer: Any) -> ChatSession:
@@ -120,16 +132,17 @@ class ChatSession:
             ValueError: a damaged file, or one of another adapter.
         """
         path = Path(folder) / FILE
-        state, metadata = read_state_file(path)
+        memories, metadata = read_state_file(path)
         try:
             notes = json.loads(metadata["session"])
-            system, messages, written = notes["system"], notes["messages"], notes["written"]
+            system, messages, written, passes = (notes[key] for key in ("system", "messages", "written", "passes"))
             if messages:
                 check_messages(messages)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: {error!r}") from error
-        session = cls(model, tokenizer, system, state)
-        session.messages, session._written = messages, written
+        session = cls(model, tokenizer, system, memories[0])
+        session.messages, session._written, session._passes = messages, written, passes
+        session._before_context = memories[1]
         return session
 
     def _turn(
@@ -141,7 +154,7 @@ class ChatSession:
     ) -> str:
         if not isinstance(text, str):
             raise TypeError(f"a message is text, got {type(text).__name__}")
-        before = self.memory.tensors, self.memory.fingerprint, self.messages, self._written
+        before = self.memory.tensors, self.memory.fingerprint, self.messages, self._written, self._passes
         try:
             self.messages = [*self.messages, {"role": "user", "content": text}]
             during = self.model.active_peft_config.turn_writes == "during"
@@ -152,7 +165,7 @@ class ChatSession:
             self.messages = [*self.messages, {"role": "assistant", "content": answer}]
             self._write_context(upto=len(self.messages))
         except BaseException:
-            self.memory.tensors, self.memory.fingerprint, self.messages, self._written = before
+            self.memory.tensors, self.memory.fingerprint, self.messages, self._written, self._passes = before
             self._cache = None
             raise
         return answer
@@ -165,20 +178,26 @@ class ChatSession:
         ids = tokens.ids.tolist()
         known = _common_prefix(self._written, ids)
         if self._cache is None or known < len(self._written):
-            # After a load, or if the template changed earlier turns: read the context again, without writing it again.
-            self._cache = DynamicCache(config=self.model.config)
-            if known:
-                self._forward(tokens.slice(0, known), self._cache, write=False)
+            # After a load or a failure, or if the template changed earlier turns.
+            self._cache = self._replay(tokens, known)
         if known < len(ids):
-            self._forward(tokens.slice(known, len(ids)), self._cache, write=True)
-        self._written = ids
+            self._forward(tokens.slice(known, len(ids)), self._cache, self.memory)
+        self._written, self._passes = ids, [*(end for end in self._passes if end < known), known, len(ids)]
+
+    def _replay(self, tokens: ChatTokens, known: int) -> DynamicCache:
+        """The keys and values of the first tokens as their write passes left them, computed again on a copy of the memory."""
+        cache, memory, start = DynamicCache(config=self.model.config), self._before_context.clone(), 0
+        for end in self._passes:
+            if min(end, known) > start:
+                self._forward(tokens.slice(start, min(end, known)), cache, memory)
+                start = end
+        return cache
 
     @torch.no_grad()
-    def _forward(self, tokens: ChatTokens, cache: DynamicCache | None, write: bool) -> None:
-        segment_ids = None
-        if write and self.model.active_peft_config.writes_segments:
-            segment_ids = self._batch(tokens.segment_ids)
-        with self.model.memory(self.memory, write=write, segment_ids=segment_ids):
+    def _forward(self, tokens: ChatTokens, cache: DynamicCache | None, memory: DeltaMemState) -> None:
+        """Write tokens to a memory, as the continuation of a cache."""
+        segment_ids = self._batch(tokens.segment_ids) if self.model.active_peft_config.writes_segments else None
+        with self.model.memory(memory, segment_ids=segment_ids):
             self.model(input_ids=self._batch(tokens.ids), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
 
     def _generate(
@@ -211,7 +230,7 @@ class ChatSession:
         return row[None].to(self.model.device)
 
 
-class _Stop(StoppingCriteria):  # type: ignore[misc]
+class _Stop(StoppingCriteria):
     """Ends a generation whose consumer has gone."""
 
     def __init__(self, stopped: threading.Event) -> None:

@@ -1,0 +1,1 @@
+"""Evaluating a memory: recall, next to controls."""

@@ -1,0 +1,1 @@
+"""Training a memory: episodes, their generator, the trainer and its command."""

@@ -80,7 +80,9 @@ class WithSystemPrompt(Dataset[dict[str, Any]]):
 def main(arguments: list[str]) -> None:
     """Parse the command line, train, and save the adapter to `--output_dir`."""
     parser = HfArgumentParser(
-        (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments), prog="deltamem train", description=__doc__
+        (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments),
+        prog="deltamem train",
+        description=__doc__,
     )
     adapter, data, facts, training = parser.parse_args_into_dataclasses(arguments)
     set_seed(training.seed)

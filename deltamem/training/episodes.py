@@ -59,7 +59,7 @@ class EpisodeEncoder:
         """Tokenise one chat.
 
         Raises:
-            ValueError: a chat without history, that does not end with a user's and an assistant's turn, or too long a read pass.
+            ValueError: a chat without history, or without a question and its answer at the end; too long a read pass.
         """
         check_messages(messages)
         system = [message for message in messages[:1] if message["role"] == "system"]

@@ -16,7 +16,7 @@ from deltamem.training.episodes import IGNORED
 
 
 @dataclass
-class DeltaMemTrainingArguments(TrainingArguments):  # type: ignore[misc]
+class DeltaMemTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments` with the defaults of the paper's recipe, and what δ-mem adds to it.
 
     Args:
@@ -36,7 +36,7 @@ class DeltaMemTrainingArguments(TrainingArguments):  # type: ignore[misc]
     write_target: float = field(default=0.05, metadata={"help": "The mean write gate that costs nothing."})
 
 
-class DeltaMemTrainer(Trainer):  # type: ignore[misc]
+class DeltaMemTrainer(Trainer):
     """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`."""
 
     def __init__(self, model: PeftModel, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +72,8 @@ class DeltaMemTrainer(Trainer):  # type: ignore[misc]
                 use_cache=False,
                 logits_to_keep=_last_positions(labels, labels.shape[1] - targets + 1),
             )
-        loss = F.cross_entropy(outputs.logits[:, :-1].float().flatten(0, 1), labels[:, targets:].flatten(), ignore_index=IGNORED)
+        predicted = outputs.logits[:, :-1].float().flatten(0, 1)
+        loss = F.cross_entropy(predicted, labels[:, targets:].flatten(), ignore_index=IGNORED)
         if written.write_gates:
             gate = torch.stack(written.write_gates).mean().to(loss.device)
             loss = loss + self.args.write_penalty * (gate - self.args.write_target) ** 2

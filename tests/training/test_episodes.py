@@ -1,0 +1,85 @@
+import pytest
+import torch
+from tiny_chat import chat_tokenizer
+
+from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder, read_chats
+
+CHAT = [
+    {"role": "system", "content": "Remember everything."},
+    {"role": "user", "content": "Anna likes teal."},
+    {"role": "assistant", "content": "Noted."},
+    {"role": "user", "content": "What does Anna like?"},
+    {"role": "assistant", "content": "teal"},
+]
+
+
+def words(ids):
+    return " ".join(chat_tokenizer().convert_ids_to_tokens(ids.tolist())).replace("\n", "|")
+
+
+def test_the_two_passes_of_an_episode():
+    episode = EpisodeEncoder(chat_tokenizer())(CHAT)
+    assert words(episode.write.ids) == (
+        "<|im_start|> system | Remember everything . <|im_end|> | <|im_start|> user | Anna likes teal . <|im_end|> | "
+        "<|im_start|> assistant | Noted . <|im_end|> |"
+    )
+    assert words(episode.read_ids) == (
+        "<|im_start|> system | Remember everything . <|im_end|> | <|im_start|> user | What does Anna like ? <|im_end|> | "
+        "<|im_start|> assistant | teal <|im_end|> |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer_only", "trained"), [(False, "<|im_start|> assistant | teal <|im_end|> |"), (True, "teal <|im_end|> |")]
+)
+def test_what_is_trained_on(answer_only, trained):
+    episode = EpisodeEncoder(chat_tokenizer(), answer_only=answer_only)(CHAT)
+    assert words(episode.labels[episode.labels != IGNORED]) == trained
+
+
+def test_a_long_history_keeps_its_end():
+    episode = EpisodeEncoder(chat_tokenizer(), max_write_tokens=4)(CHAT)
+    assert words(episode.write.ids) == "Noted . <|im_end|> |"
+
+
+def test_too_long_a_read_pass_is_refused():
+    with pytest.raises(ValueError, match="24 tokens, more than max_read_tokens=10"):
+        EpisodeEncoder(chat_tokenizer(), max_read_tokens=10)(CHAT)
+
+
+@pytest.mark.parametrize("chat", [CHAT[:1], CHAT[:3], CHAT[1:3], CHAT[:4], [*CHAT[:3], CHAT[4], CHAT[3]]])
+def test_an_episode_needs_history_question_and_answer(chat):
+    with pytest.raises(ValueError, match="an episode needs a history"):
+        EpisodeEncoder(chat_tokenizer())(chat)
+
+
+def test_a_batch_is_padded_on_the_left():
+    longer = [*CHAT[:1], {"role": "user", "content": "Hello there."}, *CHAT[1:]]
+    batch = EpisodeCollator(EpisodeEncoder(chat_tokenizer(), write="message"))([{"messages": CHAT}, {"messages": longer}])
+    assert batch["write_input_ids"].shape == batch["write_attention_mask"].shape == batch["write_segment_ids"].shape
+    padding = batch["write_attention_mask"][0] == 0
+    assert padding.sum() == 8
+    assert padding[:8].all()
+    assert (batch["write_segment_ids"][0][padding] == -1).all()
+    assert (batch["labels"] != IGNORED).sum(1).tolist() == [6, 6]
+    assert torch.equal(batch["labels"][0], batch["labels"][1])
+
+
+def test_chats_are_read_from_json_lines(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n\n')
+    assert read_chats(file) == [{"messages": [{"role": "user", "content": "Hello"}]}]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"text": "Hello"}', '{"messages": []}', '{"messages": [{"role": "user"}]}'])
+def test_a_wrong_line_is_named(tmp_path, line):
+    file = tmp_path / "chats.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n' + line)
+    with pytest.raises(ValueError, match="line 2"):
+        read_chats(file)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "chats.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="no chats"):
+        read_chats(tmp_path / "chats.jsonl")
