@@ -186,7 +186,7 @@ def test_a_users_own_cache_over_two_calls(kind):
 
 
 def test_the_cache_of_another_adapter_is_refused(filled):
-    model, ids, cache = filled
+    _, ids, cache = filled
     other = tiny_adapted(seed=5)
     with pytest.raises(ValueError, match="use a fresh cache"):
         other(input_ids=ids[:, :1], past_key_values=cache)

@@ -25,7 +25,9 @@ def test():
 def likelihood(test, told, value):
     """The oracle: one row, no padding, no cache."""
     system = {"role": "system", "content": test.system}
-    ids = test.tokenizer(test.tokenizer.apply_chat_template([system, told.question], tokenize=False, add_generation_prompt=True))
+    ids = test.tokenizer(
+        test.tokenizer.apply_chat_template([system, told.question], tokenize=False, add_generation_prompt=True)
+    )
     prompt, answer = ids["input_ids"], [*test.tokenizer(value)["input_ids"], test.tokenizer.eos_token_id]
     logits = test.model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
     return sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(answer))

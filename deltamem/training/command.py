@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, set_seed
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.config import DeltaMemConfig
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder, read_chats
-from deltamem.training.facts import FactEpisodeConfig, fact_episode
+from deltamem.training.facts import FactEpisodeConfig, fact_questions
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
 
 FACTS = "facts"
@@ -45,20 +45,25 @@ class DataArguments:
 
     data: str = field(default=FACTS, metadata={"help": 'A file of JSON lines {"messages": [...]}, or "facts": generated.'})
     system: str | None = field(default=None, metadata={"help": "System prompt put before every chat that has none."})
+    questions: int = field(default=1, metadata={"help": "Generated facts asked for after each history, at most."})
     answer_only: bool = field(default=False, metadata={"help": "Train on the answer without the header of its turn."})
 
 
 class FactDataset(Dataset[dict[str, Any]]):
     """Generated fact episodes as chats; episode i depends on the seed and i alone."""
 
-    def __init__(self, count: int, seed: int, config: FactEpisodeConfig) -> None:
-        self.count, self.seed, self.config = count, seed, config
+    def __init__(self, count: int, seed: int, config: FactEpisodeConfig, questions: int) -> None:
+        self.count, self.seed, self.config, self.questions = count, seed, config, questions
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return fact_episode(random.Random(f"{self.seed}-{index}"), self.config).to_dict()
+        rng = random.Random(f"{self.seed}-{index}")
+        asked = fact_questions(rng, self.config)
+        asked = rng.sample(asked, min(self.questions, len(asked)))
+        turns = [message for episode in asked for message in episode.messages[-2:]]
+        return {"messages": asked[0].history + turns, "read_turns": len(asked)}
 
 
 class WithSystemPrompt(Dataset[dict[str, Any]]):
@@ -71,10 +76,10 @@ class WithSystemPrompt(Dataset[dict[str, Any]]):
         return len(self.chats)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        messages = self.chats[index]["messages"]
-        if messages[0]["role"] == "system":
-            return {"messages": messages}
-        return {"messages": [{"role": "system", "content": self.system}, *messages]}
+        chat = self.chats[index]
+        if chat["messages"][0]["role"] == "system":
+            return dict(chat)
+        return {**chat, "messages": [{"role": "system", "content": self.system}, *chat["messages"]]}
 
 
 def main(arguments: list[str]) -> None:
@@ -110,7 +115,7 @@ def _model(options: AdapterArguments) -> tuple[PeftModel, Any]:
 def _chats(data: DataArguments, facts: FactEpisodeConfig, training: DeltaMemTrainingArguments) -> Any:
     if data.data == FACTS:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        chats: Any = FactDataset(training.max_steps * batch, training.seed, facts)
+        chats: Any = FactDataset(training.max_steps * batch, training.seed, facts, data.questions)
     else:
         chats = read_chats(data.data)
     return chats if data.system is None else WithSystemPrompt(chats, data.system)

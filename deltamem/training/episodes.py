@@ -55,33 +55,55 @@ class EpisodeEncoder:
     max_write_tokens: int = 8192
     max_read_tokens: int = 512
 
-    def __call__(self, messages: Sequence[Message]) -> Episode:
+    def __call__(self, messages: Sequence[Message], read_turns: int = 1) -> Episode:
         """Tokenise one chat.
 
+        Args:
+            messages: the chat.
+            read_turns: how many questions and answers at its end are read, one after the other in one context; all before
+                them is written.
+
         Raises:
-            ValueError: a chat without history, or without a question and its answer at the end; too long a read pass.
+            ValueError: a chat without history, or without questions and answers at the end; too long a read pass.
         """
         check_messages(messages)
         system = [message for message in messages[:1] if message["role"] == "system"]
-        history, (question, answer) = messages[len(system) : -2], messages[-2:] if len(messages) > 1 else ({}, {})
-        if not history or question.get("role") != "user" or answer.get("role") != "assistant":
-            roles = ", ".join(message["role"] for message in messages)
+        split = len(messages) - 2 * read_turns
+        history, turns = messages[len(system) : max(split, 0)], messages[max(split, 0) :]
+        roles = [message["role"] for message in turns]
+        if not history or read_turns < 1 or roles != ["user", "assistant"] * read_turns:
             raise ValueError(
-                f"an episode needs a history, then a user's question and the assistant's answer; got the roles: {roles}"
+                f"an episode needs a history, then {read_turns} questions of a user, each with its answer; got the roles: "
+                + ", ".join(message["role"] for message in messages)
             )
-        prompt = render(self.tokenizer, [*system, question], add_generation_prompt=self.answer_only)
-        whole = render(self.tokenizer, [*system, question, answer])
-        if not whole.startswith(prompt):
-            raise ValueError("the tokenizer's chat template changes earlier turns when an answer is added; cannot train on it")
-        prompt_ids, answer_ids = (_ids(self.tokenizer, text) for text in (prompt, whole.removeprefix(prompt)))
-        if len(prompt_ids) + len(answer_ids) > self.max_read_tokens:
+        read_ids, labels = self._read_pass(system, turns)
+        if len(read_ids) > self.max_read_tokens:
             raise ValueError(
-                f"the read pass has {len(prompt_ids) + len(answer_ids)} tokens, more than max_read_tokens="
-                f"{self.max_read_tokens}; shorten the question or the answer, or raise the limit"
+                f"the read pass has {len(read_ids)} tokens, more than max_read_tokens={self.max_read_tokens}; shorten "
+                "the question or the answer, or raise the limit"
             )
         written = ChatTokens.of(self.tokenizer, [*system, *history], self.write).last(self.max_write_tokens)
-        labels = torch.cat([torch.full_like(prompt_ids, IGNORED), answer_ids])
-        return Episode(written, torch.cat([prompt_ids, answer_ids]), labels)
+        return Episode(written, read_ids, labels)
+
+    def _read_pass(self, system: Sequence[Message], turns: Sequence[Message]) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of a context that holds the system prompt and the given questions and answers."""
+        ids: list[Tensor] = []
+        labels: list[Tensor] = []
+        rendered = ""
+        for end in range(1, len(turns), 2):
+            prompt = render(self.tokenizer, [*system, *turns[:end]], add_generation_prompt=self.answer_only)
+            whole = render(self.tokenizer, [*system, *turns[: end + 1]])
+            if not prompt.startswith(rendered) or not whole.startswith(prompt):
+                raise ValueError(
+                    "the tokenizer's chat template changes earlier turns when another is added; cannot train on it"
+                )
+            asked, answered = (
+                _ids(self.tokenizer, text) for text in (prompt.removeprefix(rendered), whole.removeprefix(prompt))
+            )
+            ids += [asked, answered]
+            labels += [torch.full_like(asked, IGNORED), answered]
+            rendered = whole
+        return torch.cat(ids), torch.cat(labels)
 
 
 @dataclass(frozen=True)
@@ -95,8 +117,8 @@ class EpisodeCollator:
     encoder: EpisodeEncoder
 
     def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Make a batch of `{"messages": [...]}`."""
-        episodes = [self.encoder(chat["messages"]) for chat in chats]
+        """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` where these are not 1."""
+        episodes = [self.encoder(chat["messages"], chat.get("read_turns", 1)) for chat in chats]
         pad = self.encoder.tokenizer.pad_token_id or 0
         batch = {
             "write_input_ids": _pad([episode.write.ids for episode in episodes], pad),

@@ -37,6 +37,16 @@ def test_what_is_trained_on(answer_only, trained):
     assert words(episode.labels[episode.labels != IGNORED]) == trained
 
 
+def test_several_questions_are_read_in_one_context():
+    more = [{"role": "user", "content": "Where is Bob?"}, {"role": "assistant", "content": "Oslo"}]
+    episode = EpisodeEncoder(chat_tokenizer(), answer_only=True)([*CHAT, *more], read_turns=2)
+    assert words(episode.write.ids) == words(EpisodeEncoder(chat_tokenizer())(CHAT).write.ids)
+    assert words(episode.read_ids).endswith(
+        "teal <|im_end|> | <|im_start|> user | Where is Bob ? <|im_end|> | <|im_start|> assistant | Oslo <|im_end|> |"
+    )
+    assert words(episode.labels[episode.labels != IGNORED]) == "teal <|im_end|> | Oslo <|im_end|> |"
+
+
 def test_a_long_history_keeps_its_end():
     episode = EpisodeEncoder(chat_tokenizer(), max_write_tokens=4)(CHAT)
     assert words(episode.write.ids) == "Noted . <|im_end|> |"

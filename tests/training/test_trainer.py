@@ -128,7 +128,9 @@ def backbone(tmp_path):
 def test_the_train_command(tmp_path, backbone):
     data, output = tmp_path / "chats.jsonl", tmp_path / "output"
     data.write_text("\n".join(map(json.dumps, CHATS)))
-    options = f"--model {backbone} --data {data} --output_dir {output} --r 4 --max_steps 2 --per_device_train_batch_size 2 --use_cpu"
+    options = (
+        f"--model {backbone} --data {data} --output_dir {output} --r 4 --max_steps 2 --per_device_train_batch_size 2 --use_cpu"
+    )
     command.main([*options.split(), "--report_to", "none", "--system", "Remember everything."])
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), output)
     assert loaded.active_peft_config.r == 4
