@@ -58,6 +58,9 @@ def open_block(block: MemoryBlock, detach: bool) -> Iterator[MemoryBlock]:
                 f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or "
                 "infinite values in the input or the adapter's weights"
             )
+        if block.state.tensors is not before:
+            # Weights that are being trained have changed by the time somebody asks.
+            block.state.fingerprint = None if block.owner.training else block.owner.fingerprint()
         if detach:
             block.state.tensors = {name: _plain(tensor) for name, tensor in block.state.tensors.items()}
     except BaseException:

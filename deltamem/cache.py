@@ -72,14 +72,14 @@ class MemoryCacheLayer(DummyLayer):
         """The memory that a cache carries, if any."""
         return next((layer for layer in getattr(cache, "layers", ()) if isinstance(layer, cls)), None)
 
-    def record(self, memory: MemoryPass, tokens: int, block: Any) -> None:
+    def record(self, memory: MemoryPass) -> None:
         """Take over the states after a pass and remember how to undo it."""
         self.states = dict(memory.end)
-        self.block = None if block is None else weakref.ref(block)
+        self.block = None if memory.block is None else weakref.ref(memory.block)
         start = {name: memory.start.get(name, torch.zeros_like(state)) for name, state in memory.end.items()}
-        step = _Step(tokens, start, dict(memory.token_writes), memory.write)
+        step = _Step(memory.tokens, start, dict(memory.token_writes), memory.write)
         if self.steps and not step.changed and not self.steps[-1].changed:
-            self.steps[-1].tokens += tokens
+            self.steps[-1].tokens += memory.tokens
         else:
             self.steps.append(step)
         self._forget_old_steps()

@@ -119,6 +119,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             handle.remove()
         return self.base_layer
 
+    def adapter_weights(self, adapter: str) -> dict[str, Tensor]:
+        """The parameters of one adapter in this layer."""
+        weights: dict[str, Tensor] = {"gate_bias": self.delta_mem_gate_bias[adapter]}
+        roles = ("in", *self.configs[adapter].corrections)
+        return weights | {role: self._weight(role, adapter) for role in roles}
+
     def state_shape(self, batch: int) -> tuple[int, int, int, int] | None:
         """The shape of this layer's state under the active adapter, None if that has none here."""
         if self._active is None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,34 +13,12 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from deltamem.block import MemoryBlock, open_block
-from deltamem.cache import MemoryCacheLayer
+from deltamem.carrier import Carrier, generating
 from deltamem.config import DeltaMemConfig
 from deltamem.hook import find_hook
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
-from deltamem.passes import MemoryPass, Segments, States
+from deltamem.passes import MemoryPass
 from deltamem.state import DeltaMemState
-from deltamem.validity import valid_tokens
-
-# Keywords of transformers' paged attention and packed rows, where one batch row holds several users' tokens.
-PACKED_KEYWORDS = ("block_table", "cu_seq_lens_q")
-
-
-@dataclass
-class _Generation:
-    """What a running `generate` call means for its passes.
-
-    Args:
-        branches: continuations per row: beams, or returned sequences.
-        prompt_tokens: length of the prompt.
-        start: the block's states when the call began; without a KV cache every step starts from there again.
-    """
-
-    branches: int
-    prompt_tokens: int
-    start: States
-
-
-_generation: ContextVar[_Generation | None] = ContextVar("deltamem_generation", default=None)
 
 
 class DeltaMemModel(BaseTuner):
@@ -55,6 +30,10 @@ class DeltaMemModel(BaseTuner):
     prefix = "delta_mem_"
     tuner_layer_cls = DeltaMemLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (peft's signature): the registry has the targets
+
+    _layers: dict[str, DeltaMemLayer]
+    # The weights that were hashed last, with their versions, and the hash.
+    _fingerprinted: tuple[list[tuple[int, int]], dict[str, Tensor], str] | None
 
     # ----------------------------------------------------------------------------------------------------- the memory
 
@@ -108,39 +87,22 @@ class DeltaMemModel(BaseTuner):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
-        block = MemoryBlock.find(self)
-        config = kwargs.get("generation_config") or self.model.generation_config
-        beams, returned = (
-            kwargs.get(name) or getattr(config, name, None) or 1 for name in ("num_beams", "num_return_sequences")
-        )
-        prompt = next(
-            (given for given in (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))) if given is not None),
-            None,
-        )
-        token = _generation.set(
-            _Generation(
-                branches=max(beams, returned),
-                prompt_tokens=0 if prompt is None else prompt.shape[1],
-                start={} if block is None else block.state.tensors,
-            )
-        )
-        try:
+        with generating(self, args, kwargs, self.model.generation_config):
             return self.model.generate(*args, **kwargs)
-        finally:
-            _generation.reset(token)
 
     def fingerprint(self) -> str:
         """Identifies the active adapter: its options, its weights and the kind of backbone it is attached to."""
+        adapter = self.active_adapters[0]
         weights = {
-            f"{name}.{key}": parameter
+            f"{name}.{key}": weight
             for name, layer in self._active_layers().items()
-            for key, parameter in layer.named_parameters()
-            if not key.startswith("base_layer.") and key.split(".")[1] == self.active_adapters[0]
+            for key, weight in layer.adapter_weights(adapter).items()
         }
-        versions = tuple((id(parameter), parameter._version) for parameter in weights.values())
-        if getattr(self, "_fingerprinted", (None,))[0] != versions:
-            self._fingerprinted = versions, _digest(self._active_config(), weights)
-        return self._fingerprinted[1]
+        # Hashed again only after a weight changed or was replaced. To hold the weights keeps their ids from being reused.
+        seen = [(id(weight), weight._version) for weight in weights.values()]
+        if self._fingerprinted is None or self._fingerprinted[0] != seen:
+            self._fingerprinted = seen, weights, _digest(self._active_config(), weights)
+        return self._fingerprinted[2]
 
     # ------------------------------------------------------------------------------------------ one pass of the model
 
@@ -148,100 +110,23 @@ class DeltaMemModel(BaseTuner):
         """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
         if not self._active_layers():
             return None
-        call = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
-        call = {**call.pop("kwargs", {}), **call}
-        packed = [name for name in PACKED_KEYWORDS if call.get(name) is not None]
-        if packed:
-            raise NotImplementedError(
-                f"δ-mem does not run with {packed[0]} (paged attention, packed rows): one row would hold several users' "
-                "tokens. Use generate() or a padded batch"
-            )
-        batch, tokens = _tokens_of(call)
-        block, cache = MemoryBlock.find(self), call.get("past_key_values")
-        valid = valid_tokens(call.get("attention_mask"), tokens, cache)
-        memory = MemoryPass(
-            start=self._start(block, cache, batch),
-            valid=valid,
-            write=block is None or block.write,
-            segments=self._segments(block, valid, batch, tokens),
-        )
-        return args, {**kwargs, PASS_KEYWORD: memory}
+        return args, {**kwargs, PASS_KEYWORD: self._carrier().begin(model, args, kwargs)}
 
     def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Forward hook of the whole model: hand the memory to the KV cache and to the open block."""
+        """Forward hook of the whole model: take the pass's outcome over."""
         memory: MemoryPass | None = kwargs.get(PASS_KEYWORD)
-        if memory is None:
-            return
-        call = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
-        block = MemoryBlock.find(self)
-        batch, tokens = _tokens_of({**call.get("kwargs", {}), **call})
-        cache = getattr(output, "past_key_values", None) or call.get("past_key_values")
-        if cache is not None and hasattr(cache, "layers"):
-            carried = MemoryCacheLayer.find(cache)
-            if carried is None:
-                carried = MemoryCacheLayer(self, self.active_adapters[0])
-                cache.layers.append(carried)
-            carried.record(memory, tokens, block)
-        if block is not None and block.write:
-            self._store(block, memory, batch, cache, tokens)
+        if memory is not None:
+            self._carrier().end(memory, output)
 
-    def _start(self, block: MemoryBlock | None, cache: Any, batch: int) -> States:
-        """The states a pass starts from: those in the cache if it was filled under this block, else the block's."""
-        carried = MemoryCacheLayer.find(cache)
-        if carried is not None and carried.states:
-            if carried.owner() is not self or carried.adapter != self.active_adapters[0]:
-                raise ValueError(
-                    f"past_key_values carries the memory of the adapter {carried.adapter!r}, but {self.active_adapters[0]!r} "
-                    "is active now; use a fresh cache"
-                )
-            if block is None or (carried.block is not None and carried.block() is block):
-                return _for_batch(carried.states, batch, 1, "past_key_values")
-        if block is None:
-            return {}
-        generation = _generation.get()
-        if generation is None:
-            return _for_batch(block.state.tensors, batch, 1, "the memory")
-        states = generation.start if cache is None else block.state.tensors
-        return _for_batch(states, batch, generation.branches, "the memory")
-
-    def _segments(self, block: MemoryBlock | None, valid: Tensor | None, batch: int, tokens: int) -> Segments | None:
-        if block is None or not block.write or not self._active_config().writes_segments:
-            return None
-        ids = block.segment_ids
-        if ids is None:
-            raise ValueError(
-                f"this adapter writes one {self._active_config().write} at a time and cannot tell them apart by itself: give "
-                "model.memory(state, segment_ids=...), or write=False to read only"
-            )
-        if tuple(ids.shape) != (batch, tokens):
-            raise ValueError(
-                f"segment_ids have the shape {tuple(ids.shape)}, but the pass has {batch} rows of {tokens} new tokens"
-            )
-        ids = ids if valid is None else ids.to(valid.device)
-        return Segments.of(ids, valid)
-
-    def _store(self, block: MemoryBlock, memory: MemoryPass, batch: int, cache: Any, tokens: int) -> None:
-        """Write a pass's outcome to the block's state."""
-        if memory.write_gates:
-            block.write_gates.append(torch.stack([gate.cpu() for gate in memory.write_gates.values()]).mean())
-        branches = batch // block.state.batch_size
-        generation = _generation.get()
-        if branches > 1 and generation is not None:
-            seen = cache.get_seq_length() if cache is not None else tokens
-            if seen > generation.prompt_tokens:
-                return
-        block.state.tensors = {name: state[::branches] for name, state in memory.end.items()}
-        block.state.fingerprint = None if self.training else self.fingerprint()
+    def _carrier(self) -> Carrier:
+        config = self._active_config()
+        return Carrier(self, self.active_adapters[0], config.write if config.writes_segments else None)
 
     # -------------------------------------------------------------------------------------------- checks and look-ups
 
     def _active_layers(self) -> dict[str, DeltaMemLayer]:
         """The layers in which the active adapter is at work, by name."""
-        return {
-            layer.name: layer
-            for layer in self.model.modules()
-            if isinstance(layer, DeltaMemLayer) and layer.state_shape(1) is not None
-        }
+        return {name: layer for name, layer in self._layers.items() if layer.state_shape(1) is not None}
 
     def _active_config(self) -> DeltaMemConfig:
         return self.peft_config[self.active_adapters[0]]
@@ -268,6 +153,9 @@ class DeltaMemModel(BaseTuner):
             )
 
     # --------------------------------------------------------------------------------------------- what peft asks for
+
+    def _pre_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
+        self._layers, self._fingerprinted = {}, None
 
     def _post_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
         # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
@@ -305,6 +193,7 @@ class DeltaMemModel(BaseTuner):
             layer = DeltaMemLayer(target, current_key, find_hook(self.model.config.model_type))
         layer.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
         if layer is not target:
+            self._layers[current_key] = layer
             self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
@@ -330,11 +219,10 @@ class DeltaMemModel(BaseTuner):
         )
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        layers = [layer for layer in self.model.modules() if isinstance(layer, DeltaMemLayer)]
         model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
         for handle in self._handles:
             handle.remove()
-        for layer in layers:
+        for layer in self._layers.values():
             layer.detach()
         return model
 
@@ -372,33 +260,6 @@ def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
     if shape is None:
         raise ValueError(f"{layer.name} has no active memory")
     return shape
-
-
-def _tokens_of(call: dict[str, Any]) -> tuple[int, int]:
-    """Rows and new tokens of a call."""
-    given = call.get("input_ids")
-    if given is None:
-        given = call.get("inputs_embeds")
-    if given is None:
-        raise ValueError("a model with a memory needs input_ids or inputs_embeds")
-    return given.shape[0], given.shape[1]
-
-
-def _for_batch(states: States, batch: int, branches: int, source: str) -> States:
-    """The states for a batch, each row repeated for its branches.
-
-    Raises:
-        ValueError: the number of rows does not fit.
-    """
-    rows = next(iter(states.values())).shape[0]
-    if rows == batch:
-        return states
-    if rows * branches != batch:
-        raise ValueError(
-            f"{source} holds {rows} rows, but the pass has {batch}; give every row its memory: model.new_memory({batch}), or "
-            "DeltaMemState.stack([...])"
-        )
-    return {name: state.repeat_interleave(branches, dim=0) for name, state in states.items()}
 
 
 def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -74,6 +75,9 @@ class MemoryPass:
         valid: `[batch, tokens]`, False for padding; None if every token is real.
         write: whether tokens write, or the memory is only read.
         segments: what is written where an adapter writes segments (SSW).
+        batch, tokens: size of the pass.
+        block: the open `with model.memory(...)` block, if any.
+        cache: the `past_key_values` of the call, if any.
         end: the states after the pass, filled in by the layers.
         token_writes: what was written, filled in by the layers that write tokens.
         write_gates: the mean write gate β of each layer that wrote, a scalar with its gradient.
@@ -83,6 +87,10 @@ class MemoryPass:
     valid: Tensor | None
     write: bool
     segments: Segments | None
+    batch: int
+    tokens: int
+    block: Any = None
+    cache: Any = None
     end: dict[str, Tensor] = field(default_factory=dict)
     token_writes: dict[str, TokenWrites] = field(default_factory=dict)
     write_gates: dict[str, Tensor] = field(default_factory=dict)

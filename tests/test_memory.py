@@ -138,7 +138,7 @@ def test_nan_in_the_padding_reaches_nothing(model):
     assert same(padded, alone)
     from deltamem.passes import MemoryPass
 
-    memory = MemoryPass({}, mask.bool(), True, None)
+    memory = MemoryPass({}, mask.bool(), write=True, segments=None, batch=1, tokens=6)
     with torch.no_grad():
         reads = layer._read_and_write("default", memory, bad)
     assert reads.isfinite().all()
