@@ -17,7 +17,7 @@ from rich.table import Table
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
 from deltamem.session import ChatSession
-from deltamem.training.facts import FactEpisode, FactEpisodeConfig, fact_episodes, fact_questions
+from deltamem.training.facts import FactEpisode, FactEpisodeConfig, Split, fact_episodes, fact_questions
 
 SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"
 # The system prompt that the shipped adapter was trained with: none, where the template would put its own.
@@ -42,27 +42,21 @@ def run(model: str | None, adapter: str | None, episodes: int, seed: int, show_p
         show_progress: whether to draw a progress bar.
 
     Returns:
-        `accuracy` by setting and number of facts, `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
+        `accuracy` by setting and number of facts (people and sentences that training never had), `unseen_values` by number of
+        facts (words, too, that were no answer in training), `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
     """
     test = RecallTest(*_load(model, adapter), system=SYSTEM)
-    drawn = {
-        facts: fact_episodes(episodes, seed, FactEpisodeConfig(min_facts=facts, max_facts=facts), "held_out")
-        for facts in NUMBERS_OF_FACTS
-    }
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    recalls: dict[int, list[Recall]] = {}
     with Progress(*columns, disable=not show_progress, transient=True) as progress:
-        for facts, asked in drawn.items():
-            task = progress.add_task(f"recall of {facts} fact{'s' * (facts > 1)}", total=len(asked))
-            recalls[facts] = test.run(asked, step=partial(progress.advance, task))
-    most = FactEpisodeConfig(min_facts=NUMBERS_OF_FACTS[-1], max_facts=NUMBERS_OF_FACTS[-1])
+        measure = partial(_accuracy, test, episodes, seed, progress)
+        accuracy = measure("held_out", SETTINGS)
+        unseen = measure("unseen_values", ("memory",))
+    most = _told(NUMBERS_OF_FACTS[-1])
     questions, others = (fact_questions(random.Random(f"{seed}-{who}"), most, "held_out") for who in ("told", "others"))
     told = questions[0]
     return {
-        "accuracy": {
-            setting: {str(facts): recalls[facts][index].accuracy for facts in NUMBERS_OF_FACTS}
-            for index, setting in enumerate(SETTINGS)
-        },
+        "accuracy": accuracy,
+        "unseen_values": unseen["memory"],
         "chance": 1 / len(told.candidates),
         "episodes": episodes,
         "memory_bytes": test.model.new_memory().nbytes,
@@ -70,6 +64,29 @@ def run(model: str | None, adapter: str | None, episodes: int, seed: int, show_p
         "told": [message["content"] for message in told.history if message["role"] == "user"],
         "examples": _examples(test, questions, others[0]),
     }
+
+
+def _told(facts: int) -> FactEpisodeConfig:
+    return FactEpisodeConfig(min_facts=facts, max_facts=facts)
+
+
+def _accuracy(
+    test: RecallTest, episodes: int, seed: int, progress: Progress, split: Split, settings: Sequence[Setting]
+) -> dict[str, dict[str, float]]:
+    """Recall by setting and number of facts."""
+    recalls: dict[int, list[Recall]] = {}
+    for facts in NUMBERS_OF_FACTS:
+        task = progress.add_task(f"{split.replace('_', ' ')}: {_plural(facts)}", total=episodes)
+        drawn = fact_episodes(episodes, seed, _told(facts), split)
+        recalls[facts] = test.run(drawn, settings, step=partial(progress.advance, task))
+    return {
+        setting: {str(facts): recalls[facts][index].accuracy for facts in NUMBERS_OF_FACTS}
+        for index, setting in enumerate(settings)
+    }
+
+
+def _plural(facts: int) -> str:
+    return "1 fact" if facts == 1 else f"{facts} facts"
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -80,15 +97,20 @@ def print_result(result: dict[str, Any]) -> None:
     for row in result["examples"]:
         examples.add_row(*(row[key] for key in ("question", "answer", "memory", "no_memory", "shuffled_memory")))
     console.print(examples)
-    recall = Table("answers ranked first", *(f"{facts} fact{'s' * (facts > 1)}" for facts in NUMBERS_OF_FACTS))
+    recall = Table("answers ranked first", *map(_plural, NUMBERS_OF_FACTS))
     for setting, name in SHOWN.items():
-        recall.add_row(f"with {name}", *(f"{result['accuracy'][setting][str(facts)]:.0%}" for facts in NUMBERS_OF_FACTS))
+        recall.add_row(f"with {name}", *_percentages(result["accuracy"][setting]))
+    recall.add_row("with its memory, of words never trained on", *_percentages(result["unseen_values"]))
     recall.add_row("chance", *(f"{result['chance']:.0%}" for _ in NUMBERS_OF_FACTS))
     console.print(recall)
     console.print(
         f"{result['episodes']} held-out episodes for each number of facts. One memory takes {result['memory_bytes']:,} bytes; "
-        f"the KV cache of the {len(result['told'])} message(s) above takes {result['kv_cache_bytes']:,}.\n"
+        f"the KV cache of the text above takes {result['kv_cache_bytes']:,}.\n"
     )
+
+
+def _percentages(by_facts: dict[str, float]) -> list[str]:
+    return [f"{by_facts[str(facts)]:.0%}" for facts in NUMBERS_OF_FACTS]
 
 
 def _load(model: str | None, adapter: str | None) -> tuple[PeftModel, Any]:

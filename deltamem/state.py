@@ -118,10 +118,16 @@ class DeltaMemState:
 
 
 def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: Mapping[str, str] | None = None) -> None:
-    """Write a memory, and what belongs to it as text, into one safetensors file: all of it or nothing."""
+    """Write a memory, and what belongs to it as text, into one safetensors file: all of it or nothing.
+
+    The file is readable by its owner alone: it holds what a user said.
+    """
     path = Path(path)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(state.fingerprint), **(notes or {})}
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, metadata)
+    data = save(
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.tensors.items()},
+        metadata,
+    )
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -142,7 +148,7 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[s
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:  # the latter from torch, for absurd shapes
         raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
     try:
         return DeltaMemState(tensors, _fingerprint_in(metadata)), metadata
@@ -164,7 +170,7 @@ def _fingerprint_in(metadata: Mapping[str, str]) -> str | None:
         )
     try:
         fingerprint = json.loads(metadata["fingerprint"])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError("its metadata lack the fingerprint of the adapter") from error
     if fingerprint is not None and not isinstance(fingerprint, str):
         raise ValueError(f"its metadata have the fingerprint {fingerprint!r}, where a string belongs")

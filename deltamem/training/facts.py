@@ -1,8 +1,8 @@
 """Seeded episodes in which a chat states facts about people and then asks for one of them.
 
 An episode can only be answered by remembering its history: names, attributes and values are paired at random.
-The "train" and "held_out" splits share no name, value or sentence template, so that held-out episodes measure
-remembering rather than recall of what was trained on.
+"held_out" episodes are about people, and in sentences, that "train" never has; "unseen_values" episodes in addition
+about values, words that were never an answer in training.
 """
 
 import functools
@@ -12,7 +12,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "held_out", "unseen_values"]
+Part = Literal["train", "held_out"]  # of the data: what training may use, and what it may not
 Messages = list[dict[str, str]]
 
 # Also the most facts of an episode: there are ten attributes, and of each ten held-out values, to tell apart.
@@ -21,8 +22,8 @@ _KNOWN_PERSON = 1 / 3  # how often a further fact is about a person already ment
 
 
 class _Data(TypedDict):
-    names: dict[Split, list[str]]
-    attributes: dict[str, dict[str, dict[Split, list[str]]]]  # of each: "values", "statements", "questions"
+    names: dict[Part, list[str]]
+    attributes: dict[str, dict[str, dict[Part, list[str]]]]  # of each: "values", "statements", "questions"
     fillers: list[list[str]]
     acknowledgements: list[str]
 
@@ -173,7 +174,7 @@ def _draw_name(rng: random.Random, facts: list[Fact], attribute: str, split: Spl
     lacking = [name for name in mentioned if name not in having]
     if lacking and rng.random() < _KNOWN_PERSON:
         return rng.choice(lacking)
-    return rng.choice([name for name in _data()["names"][split] if name not in mentioned])
+    return rng.choice([name for name in _data()["names"][_wording(split)] if name not in mentioned])
 
 
 def _draw_candidates(
@@ -186,7 +187,8 @@ def _draw_candidates(
 
 def _untold_values(facts: list[Fact], attribute: str, config: FactEpisodeConfig, split: Split) -> list[str]:
     told = [fact.value for fact in facts if fact.attribute == attribute]
-    pool = _data()["attributes"][attribute]["values"][split][: config.values]
+    part: Part = "held_out" if split == "unseen_values" else "train"
+    pool = _data()["attributes"][attribute]["values"][part][: config.values]
     return [value for value in pool if value not in told]
 
 
@@ -201,9 +203,14 @@ def _history(rng: random.Random, facts: list[Fact], config: FactEpisodeConfig, s
 
 
 def _sentence(rng: random.Random, kind: str, fact: Fact, split: Split) -> str:
-    template = rng.choice(_data()["attributes"][fact.attribute][kind][split])
+    template = rng.choice(_data()["attributes"][fact.attribute][kind][_wording(split)])
     return template.format(name=fact.name, value=fact.value)
 
 
 def _turn(user: str, assistant: str) -> Messages:
     return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+
+
+def _wording(split: Split) -> Part:
+    """Where a split's names and sentences come from."""
+    return "train" if split == "train" else "held_out"

@@ -15,7 +15,9 @@ DATA: dict[str, Any] = json.loads(
     importlib.resources.files("deltamem.training").joinpath("facts.json").read_text(encoding="utf-8")
 )
 ATTRIBUTES = DATA["attributes"]
-SPLITS = ("train", "held_out")
+PARTS = ("train", "held_out")
+# Which part of the data each split takes its names and sentences from, and its values.
+SPLITS = {"train": ("train", "train"), "held_out": ("held_out", "train"), "unseen_values": ("held_out", "held_out")}
 RICH = FactEpisodeConfig(min_facts=2, max_facts=6, max_fillers=3, separate_turns=0.5, same_attribute=0.5)
 EXTREMES = (
     FactEpisodeConfig(),
@@ -29,12 +31,12 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower()))
 
 
-def all_values(split: str) -> list[str]:
-    return [value for attribute in ATTRIBUTES.values() for value in attribute["values"][split]]
+def all_values(part: str) -> list[str]:
+    return [value for attribute in ATTRIBUTES.values() for value in attribute["values"][part]]
 
 
-def templates(part: str, split: str) -> list[str]:
-    return [template for attribute in ATTRIBUTES.values() for template in attribute[part][split]]
+def templates(kind: str, part: str) -> list[str]:
+    return [template for attribute in ATTRIBUTES.values() for template in attribute[kind][part]]
 
 
 def history_text(episode: FactEpisode) -> str:
@@ -67,18 +69,18 @@ def test_no_name_value_or_template_occurs_twice_in_or_across_the_splits() -> Non
     values = all_values("train") + all_values("held_out")
     folded = [word.lower() for word in names + values]
     assert len(set(folded)) == len(folded)
-    for part in ("statements", "questions"):
-        sentences = templates(part, "train") + templates(part, "held_out")
+    for kind in ("statements", "questions"):
+        sentences = templates(kind, "train") + templates(kind, "held_out")
         assert len(set(sentences)) == len(sentences)
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_template_placeholders(split: str) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_template_placeholders(part: str) -> None:
     def placeholders(template: str) -> list[str]:
         return sorted(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
 
-    assert all(placeholders(template) == ["name", "value"] for template in templates("statements", split))
-    assert all(placeholders(template) == ["name"] for template in templates("questions", split))
+    assert all(placeholders(template) == ["name", "value"] for template in templates("statements", part))
+    assert all(placeholders(template) == ["name"] for template in templates("questions", part))
 
 
 def test_values_suit_the_article_before_them() -> None:
@@ -112,14 +114,15 @@ def test_an_episode_does_not_depend_on_the_count() -> None:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("config", EXTREMES)
 def test_rules_of_every_episode(config: FactEpisodeConfig, split: Any) -> None:
+    wording, values = SPLITS[split]
     for episode in fact_episodes(60, 1, config, split):
         assert config.min_facts <= len(episode.facts) <= config.max_facts
         assert filler_count(episode) <= config.max_fillers
         pairs = {(fact.name, fact.attribute) for fact in episode.facts}
         assert len(pairs) == len({fact.value for fact in episode.facts}) == len(episode.facts)
         for fact in episode.facts:
-            assert fact.name in DATA["names"][split]
-            assert fact.value in ATTRIBUTES[fact.attribute]["values"][split]
+            assert fact.name in DATA["names"][wording]
+            assert fact.value in ATTRIBUTES[fact.attribute]["values"][values]
 
         roles = [message["role"] for message in episode.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
@@ -138,19 +141,21 @@ def test_candidates(config: FactEpisodeConfig, split: Any) -> None:
         told = {fact.value for fact in episode.facts if fact.attribute == episode.asked.attribute}
         assert len(set(episode.candidates)) == len(episode.candidates) == 10
         assert list(episode.candidates) == sorted(episode.candidates)
-        assert told <= set(episode.candidates) <= set(ATTRIBUTES[episode.asked.attribute]["values"][split])
+        assert told <= set(episode.candidates) <= set(ATTRIBUTES[episode.asked.attribute]["values"][SPLITS[split][1]])
 
 
-@pytest.mark.parametrize(("split", "other"), [SPLITS, SPLITS[::-1]])
-def test_a_split_uses_only_its_own_names_values_and_templates(split: Any, other: str) -> None:
-    foreign = words(" ".join(DATA["names"][other] + all_values(other)))
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_uses_only_its_own_names_values_and_templates(split: Any) -> None:
+    wording, values = SPLITS[split]
+    other = {"train": "held_out", "held_out": "train"}
+    foreign = words(" ".join(DATA["names"][other[wording]] + all_values(other[values])))
     for episode in fact_episodes(100, 1, RICH, split):
         assert not words(history_text(episode) + " " + episode.question["content"]) & foreign
         attribute = ATTRIBUTES[episode.asked.attribute]
-        questions = [question.format(name=episode.asked.name) for question in attribute["questions"][split]]
+        questions = [question.format(name=episode.asked.name) for question in attribute["questions"][wording]]
         assert episode.question["content"] in questions
         for fact in episode.facts:
-            statements = ATTRIBUTES[fact.attribute]["statements"][split]
+            statements = ATTRIBUTES[fact.attribute]["statements"][wording]
             told = [template.format(name=fact.name, value=fact.value) for template in statements]
             assert any(statement in history_text(episode) for statement in told)
 
