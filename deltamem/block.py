@@ -24,14 +24,16 @@ class MemoryBlock:
         state: the memory that is read and written.
         write: whether tokens write.
         segment_ids: `[batch, tokens]`, for adapters that write segments.
-        write_gate: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
+        detach: cut the autograd graph at the block's end, so that the state is a plain value.
+        write_gates: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
     """
 
-    def __init__(self, owner: Any, state: DeltaMemState, write: bool, segment_ids: Tensor | None) -> None:
+    def __init__(self, owner: Any, state: DeltaMemState, write: bool, segment_ids: Tensor | None, detach: bool) -> None:
         self.owner = owner
         self.state = state
         self.write = write
         self.segment_ids = segment_ids
+        self.detach = detach
         self.write_gates: list[Tensor] = []
 
     @classmethod
@@ -41,13 +43,8 @@ class MemoryBlock:
 
 
 @contextmanager
-def open_block(block: MemoryBlock, detach: bool) -> Iterator[MemoryBlock]:
-    """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before.
-
-    Args:
-        block: the block.
-        detach: cut the autograd graph at the block's end, so that the state is a plain value.
-    """
+def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
+    """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before."""
     before, fingerprint = block.state.tensors, block.state.fingerprint
     token = _open_blocks.set((*_open_blocks.get(), block))
     try:
@@ -61,7 +58,7 @@ def open_block(block: MemoryBlock, detach: bool) -> Iterator[MemoryBlock]:
         if block.state.tensors is not before:
             # Weights that are being trained have changed by the time somebody asks.
             block.state.fingerprint = None if block.owner.training else block.owner.fingerprint()
-        if detach:
+        if block.detach:
             block.state.tensors = {name: _plain(tensor) for name, tensor in block.state.tensors.items()}
     except BaseException:
         block.state.tensors, block.state.fingerprint = before, fingerprint

@@ -91,13 +91,16 @@ class Carrier:
         batch, tokens = _size(call)
         block, cache = MemoryBlock.find(self.owner), call.get("past_key_values")
         valid = valid_tokens(call.get("attention_mask"), tokens, cache)
+        start = self._start(block, cache, batch)
+        linked = block is not None and (not block.detach or any(state.requires_grad for state in start.values()))
         return MemoryPass(
-            start=self._start(block, cache, batch),
+            start=start,
             valid=valid,
             write=block is None or block.write,
             segments=self._segments(block, valid, batch, tokens),
             batch=batch,
             tokens=tokens,
+            linked=linked and torch.is_grad_enabled(),
             block=block,
             cache=cache,
         )

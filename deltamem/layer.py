@@ -153,6 +153,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _read_and_write(self, adapter: str, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
+        if memory.linked and not torch.is_grad_enabled():
+            raise NotImplementedError(
+                "reentrant activation checkpointing cuts the gradients between the passes of a memory; use the other kind: "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
         config = self.configs[adapter]
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
         if valid is not None:  # what stands in the padding must not reach anything, not even a gradient

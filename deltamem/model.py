@@ -83,7 +83,7 @@ class DeltaMemModel(BaseTuner):
                 raise ValueError(
                     f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
                 )
-        return open_block(MemoryBlock(self, state, write, segment_ids), detach)
+        return open_block(MemoryBlock(self, state, write, segment_ids, detach))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""

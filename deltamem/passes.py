@@ -76,6 +76,7 @@ class MemoryPass:
         write: whether tokens write, or the memory is only read.
         segments: what is written where an adapter writes segments (SSW).
         batch, tokens: size of the pass.
+        linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
         cache: the `past_key_values` of the call, if any.
         end: the states after the pass, filled in by the layers.
@@ -89,6 +90,7 @@ class MemoryPass:
     segments: Segments | None
     batch: int
     tokens: int
+    linked: bool = False
     block: Any = None
     cache: Any = None
     end: dict[str, Tensor] = field(default_factory=dict)

@@ -176,6 +176,29 @@ def test_gradients_pass_from_the_read_to_the_write():
     assert values.abs().max() > 0
 
 
+def gradients(checkpointing=None):
+    """Of the adapter, through a write pass and a read pass."""
+    model = tiny_adapted().train()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+        model.enable_input_require_grads()
+    state = model.new_memory()
+    with model.memory(state, detach=False):
+        model(input_ids=random_tokens(1, 8), use_cache=False)
+    with model.memory(state, write=False):
+        model(input_ids=random_tokens(1, 4, seed=5), use_cache=False).logits.pow(2).sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_activation_checkpointing_gives_the_same_gradients_or_refuses():
+    plain, checkpointed = gradients(), gradients({"use_reentrant": False})
+    assert plain
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+    with pytest.raises(NotImplementedError, match="use_reentrant"):
+        gradients({"use_reentrant": True})
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
