@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deltamem.config import DeltaMemConfig
 
-# What an option of the reference must say where this library has no counterpart: its off position. Options that only
-# matter once one of these is on are not looked at.
+# What an option of the reference must say where this library has no counterpart: its off position. Options that only matter
+# once one of these is on, or only for new weights, are not looked at.
 OFF: dict[str, Any] = {
     "normalize_qk": True,
     "num_memory_partitions": 1,
@@ -20,20 +20,16 @@ OFF: dict[str, Any] = {
     "memory_reader_layers": [],
     "memory_readout_mode": "delta",
     "memory_write_source": "learned_hidden",
-    "synthetic_memory_slots": 1,
     "latent_memory_layers": [],
     "target_modules": ["self_attn"],
     "delta_o_rmsnorm": False,
     "trainable_delta_scale": False,
     "delta_scale_init": 1.0,
     "delta_scale_parameterization": "alpha_over_rank",
-    "base_slice_ref_width": 8,
-    "online_gain": 0.05,
 }
 WRITES = {"token": "token", "message_mean": "message", "sentence_mean": "sentence"}
 # The reference's update modes, as (decays, decays before the error is measured).
 UPDATE_MODES = {"standard": (True, False), "lambda_outside": (True, True), "no_lambda": (False, False)}
-INITIALISATIONS = {"zero": "zero", "random": "random", "base_slice": "base_slice"}
 
 
 def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
@@ -61,8 +57,10 @@ def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
                 raise ValueError(f"the reference adapter lacks {missing[0]!r}, which its options call for")
             used.update(names)
             state_dict[f"base_model.model.{module}.{key}"] = torch.cat([tensors[name] for name in names])
-        # The reference also saves the maps of corrections that are switched off.
+        # The reference also saves what is switched off: maps of corrections, and the gate of a decay that is not there.
         used.update(f"{module}.delta_{role}_proj" for role in "qkvo" if role not in ours.corrections)
+        if ours.decay == "none":
+            used.update(f"{module}.lambda_{part}" for part in ("proj", "bias"))
     unknown = sorted({*tensors} - used)
     if unknown:
         raise ValueError(f"the reference adapter has {unknown[0]!r}, for which its options have no use")
@@ -70,6 +68,9 @@ def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def _config(config: Mapping[str, Any]) -> DeltaMemConfig:
+    missing = [option for option in ("rank", "alpha", "delta_heads") if option not in config]
+    if missing:
+        raise ValueError(f"the reference's config lacks the option {missing[0]!r}")
     for option, off in OFF.items():
         if config.get(option, off) != off:
             raise ValueError(f"the reference's option {option}={config[option]!r} has no counterpart here; only {off!r} has")
@@ -85,7 +86,6 @@ def _config(config: Mapping[str, Any]) -> DeltaMemConfig:
         decay_first=decay_first,
         rowwise_gates=config.get("rankwise_gates", True),
         beta_bias=config.get("beta_bias_init", -1.5),
-        init=_translate(config, "output_init", INITIALISATIONS, "base_slice"),
         layers_to_transform=list(config.get("target_layers", [])) or None,
     )
 

@@ -181,6 +181,8 @@ def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
     if not tensors:
         raise ValueError("a memory needs at least one tensor, got none")
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"the memory of {name} must be a tensor, got {type(tensor).__name__}")
         if tensor.dtype != torch.float32:
             raise ValueError(f"the memory of {name} must be float32, got {tensor.dtype}")
         if tensor.ndim != 4 or tensor.shape[2] != tensor.shape[3] or 0 in tensor.shape:

@@ -33,6 +33,19 @@ def test_an_option_without_counterpart_is_refused_by_name(adapter, option, value
         from_reference({**config, option: value}, tensors)
 
 
+@pytest.mark.parametrize("option", ["rank", "alpha", "delta_heads"])
+def test_a_missing_option_is_named(adapter, option):
+    config, tensors = adapter
+    del config[option]
+    with pytest.raises(ValueError, match=option):
+        from_reference(config, tensors)
+
+
+def test_what_only_concerns_new_weights_is_not_looked_at(adapter):
+    config, tensors = adapter
+    from_reference({**config, "output_init": "random", "online_gain": 4.0}, tensors)
+
+
 def test_a_missing_weight_is_named(adapter):
     config, tensors = adapter
     del tensors["model.layers.1.self_attn.beta_bias"]

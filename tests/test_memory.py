@@ -33,6 +33,14 @@ def test_a_plain_call_starts_empty_and_leaves_nothing(model):
     assert not any(isinstance(value, torch.Tensor) for value in held)
 
 
+def test_the_models_own_loss_is_there(model):
+    ids = random_tokens(2, 10)
+    with torch.no_grad():
+        output = model(input_ids=ids, labels=ids)
+    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(output.loss, expected)
+
+
 def test_what_was_written_changes_what_is_read(model):
     state, question = model.new_memory(), random_tokens(1, 6, seed=1)
     empty = write(model, state, question, write=False)

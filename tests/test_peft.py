@@ -143,6 +143,7 @@ def test_weights_that_are_not_the_adapters_are_refused(tmp_path, damage):
 @pytest.mark.parametrize("layers", [[1], 1])
 def test_only_some_layers(layers):
     model = tiny_adapted(tiny_config(layers_to_transform=layers))
+    assert not torch.equal(logits(model), logits(tiny_backbone()))
     assert [*model.new_memory().tensors] == ["model.layers.1.self_attn"]
 
 

@@ -50,7 +50,7 @@ def delta_rule(
     Raises:
         ValueError: a shape that does not fit, or an unknown backend.
     """
-    _check_shapes(q, (k, v, keep, erase, write), state, mask)
+    _check_shapes(q, {"k": k, "v": v, "keep": keep, "erase": erase, "write": write}, state, mask)
     compute = _find_backend(backend)
     q, k, v, keep, erase, write = (x.float() for x in (q, k, v, keep, erase, write))
     if mask is not None:
@@ -75,7 +75,11 @@ def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Returns:
         The reads `[batch, heads, tokens, r]`, float32.
+
+    Raises:
+        ValueError: a shape that does not fit.
     """
+    _check_shapes(q, {}, state, mask)
     q = q.float()
     if mask is not None:
         q = torch.where(mask.bool()[:, None, :, None], q, 0.0)
@@ -90,11 +94,11 @@ def _find_backend(name: str) -> Backend:
     return BACKENDS[name]
 
 
-def _check_shapes(q: Tensor, others: tuple[Tensor, ...], state: Tensor | None, mask: Tensor | None) -> None:
+def _check_shapes(q: Tensor, others: dict[str, Tensor], state: Tensor | None, mask: Tensor | None) -> None:
     if q.ndim != 4:
         raise ValueError(f"q must be [batch, heads, tokens, r], got the shape {tuple(q.shape)}")
     batch, heads, tokens, r = q.shape
-    for name, tensor in zip(("k", "v", "keep", "erase", "write"), others, strict=True):
+    for name, tensor in others.items():
         _check_shape(name, tensor, (batch, heads, tokens, r))
     if state is not None:
         _check_shape("state", state, (batch, heads, r, r))
