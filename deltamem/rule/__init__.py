@@ -1,5 +1,5 @@
 """The delta rule: the only place with its mathematics. Tensors in, tensors out; nothing here knows a model."""
 
-from deltamem.rule.delta_rule import delta_rule, read
+from deltamem.rule.dispatch import delta_rule, read
 
 __all__ = ["delta_rule", "read"]
