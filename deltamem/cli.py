@@ -21,7 +21,7 @@ def main() -> None:
 def demo(
     model: Annotated[str | None, typer.Option(help="Backbone: a folder or a Hub name. The adapter's own by default.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Adapter: a folder or a Hub name. The shipped one by default.")] = None,
-    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes per number of facts.")] = 120,
+    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes per number of facts.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from peft import PeftModel
 from torch import Tensor
@@ -109,21 +110,25 @@ class RecallTest:
     def rank(self, episodes: Sequence[FactEpisode]) -> list[str]:
         """The candidate whose tokens, end of turn included, are likeliest as the answer to each question."""
         cache = DynamicCache(config=self.model.config)
-        prompts = [self._tokens([episode.question], add_generation_prompt=True).ids for episode in episodes]
-        ids, mask = self._left_padded(prompts)
-        first = self._log_probs(ids, mask, mask.cumsum(1).sub(1).clamp(min=0), cache, keep=1)  # [b, 1, vocabulary]
+        ids, mask = self._left_padded(
+            [self._tokens([episode.question], add_generation_prompt=True).ids for episode in episodes]
+        )
+        predicted = self._log_probs(ids, mask, mask.cumsum(1).sub(1).clamp(min=0), cache)  # [b, vocabulary]
 
         candidates = len(episodes[0].candidates)
         answers = [self._answer_ids(value) for episode in episodes for value in episode.candidates]
+        lengths = torch.tensor([len(answer) for answer in answers], device=ids.device)
         targets = pad_sequence(answers, batch_first=True).to(ids.device)  # [b * candidates, tokens]
-        real = pad_sequence([torch.ones_like(answer) for answer in answers], batch_first=True).to(ids.device)
         cache.batch_repeat_interleave(candidates)
-        first = first.repeat_interleave(candidates, dim=0)
-        mask = mask.repeat_interleave(candidates, dim=0)
-        positions = mask.sum(1, keepdim=True) + torch.arange(targets.shape[1], device=ids.device)
-        later = self._log_probs(targets, torch.cat([mask, real], dim=1), positions, cache, keep=targets.shape[1])
-        predicted = torch.cat([first, later[:, :-1]], dim=1)
-        scores = predicted.gather(2, targets[:, :, None]).squeeze(2).mul(real).sum(1)
+        mask, predicted = (tensor.repeat_interleave(candidates, dim=0) for tensor in (mask, predicted))
+        scores = predicted.gather(1, targets[:, :1]).squeeze(1)
+        rows = torch.arange(len(answers), device=ids.device)  # the answers that are not at their end yet
+        for position in range(1, targets.shape[1]):
+            longer = (lengths[rows] > position).nonzero().squeeze(1)
+            cache.batch_select_indices(longer)
+            rows, mask = rows[longer], F.pad(mask[longer], (0, 1), value=1)
+            predicted = self._log_probs(targets[rows, position - 1, None], mask, mask.sum(1, keepdim=True) - 1, cache)
+            scores[rows] += predicted.gather(1, targets[rows, position, None]).squeeze(1)
         best = rearrange(scores, "(b c) -> b c", c=candidates).argmax(1).tolist()
         return [episode.candidates[index] for episode, index in zip(episodes, best, strict=True)]
 
@@ -144,12 +149,13 @@ class RecallTest:
         """Length of an episode's history as it is written."""
         return len(self._tokens(episode.history).ids)
 
-    def _log_probs(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, keep: int) -> Tensor:
-        kept = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
+    def _log_probs(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=kept
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last
         )
-        return output.logits.float().log_softmax(-1)
+        return output.logits[:, -1].float().log_softmax(-1)
 
     def _tokens(self, messages: Sequence[Message], write: Any = "token", add_generation_prompt: bool = False) -> ChatTokens:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
