@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Wrong input ends in one line on standard error and exit status 2, not in a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, NotImplementedError) as error:
+        typer.echo(f"deltamem: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @app.callback()
@@ -28,7 +40,8 @@ def demo(
     """Tell a frozen model some facts, drop the context, and see what it still knows."""
     from deltamem import demo as show  # imports torch and transformers, which --help should not wait for
 
-    result = show.run(model, adapter, episodes, seed, show_progress=not as_json)
+    with _errors_in_words():
+        result = show.run(model, adapter, episodes, seed, show_progress=not as_json)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -42,4 +55,5 @@ def train(context: typer.Context) -> None:
     """Train an adapter on chats; `deltamem train --help` lists the options, transformers' TrainingArguments among them."""
     from deltamem.training import command
 
-    command.main(context.args)
+    with _errors_in_words():
+        command.main(context.args)

@@ -44,3 +44,19 @@ def test_the_options_of_training_are_listed():
     result = CliRunner().invoke(app, ["--help"])
     assert "demo" in result.output
     assert "train" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--adapter", "/no/adapter/here"], "/no/adapter/here"),
+        (["train", "--no_such_option", "1", "--output_dir", "runs"], "no_such_option"),
+        (["train", "--data", "no_such_file.jsonl", "--output_dir", "runs", "--variant", "tsw", "--r", "0"], "r=0"),
+    ],
+)
+def test_wrong_input_ends_in_one_line(arguments, message, folders):
+    given = [*arguments, *folders[:2]] if arguments[0] == "train" else arguments
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
