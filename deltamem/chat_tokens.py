@@ -60,6 +60,11 @@ class ChatTokens:
         return (self.slice(start, start + tokens) for start in range(0, len(self.ids), tokens))
 
 
+def with_system(system: str | None, messages: Sequence[Message]) -> list[Message]:
+    """The messages behind a system prompt; without one if it is None, which leaves it to the template."""
+    return [*messages] if system is None else [{"role": "system", "content": system}, *messages]
+
+
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
     """The chat as text, by the tokenizer's own template.
 

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from deltamem.chat_tokens import ChatTokens, Message, check_messages
+from deltamem.chat_tokens import ChatTokens, Message, check_messages, with_system
 from deltamem.state import DeltaMemState, read_state_file, write_state_file
 
 FILE = "session.safetensors"
@@ -222,9 +222,8 @@ class ChatSession:
         return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
 
     def _tokens(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> ChatTokens:
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
         write = self.model.active_peft_config.write
-        return ChatTokens.of(self.tokenizer, [*system, *messages], write, add_generation_prompt)
+        return ChatTokens.of(self.tokenizer, with_system(self.system, messages), write, add_generation_prompt)
 
     def _batch(self, row: Tensor) -> Tensor:
         return row[None].to(self.model.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from deltamem.chat_tokens import ChatTokens, Message
+from deltamem.chat_tokens import ChatTokens, Message, with_system
 from deltamem.state import DeltaMemState
 from deltamem.training.facts import FactEpisode
 
@@ -158,8 +158,7 @@ class RecallTest:
         return output.logits[:, -1].float().log_softmax(-1)
 
     def _tokens(self, messages: Sequence[Message], write: Any = "token", add_generation_prompt: bool = False) -> ChatTokens:
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return ChatTokens.of(self.tokenizer, [*system, *messages], write, add_generation_prompt)
+        return ChatTokens.of(self.tokenizer, with_system(self.system, messages), write, add_generation_prompt)
 
     def _answer_ids(self, value: str) -> Tensor:
         ids = self.tokenizer(value, add_special_tokens=False)["input_ids"]
