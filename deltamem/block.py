@@ -5,15 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from deltamem.contents import Contents
 from deltamem.state import DeltaMemState, find_not_finite
 
 # The open blocks of this thread or task, innermost last; of any model.
 _open_blocks: ContextVar[tuple[MemoryBlock, ...]] = ContextVar("deltamem_blocks", default=())
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a running `generate` call means for its passes.
+
+    Args:
+        branches: continuations per row: beams, or returned sequences.
+        prompt_tokens: length of the prompt.
+        start: the block's memory when the call began; without a KV cache every step starts from there again.
+    """
+
+    branches: int
+    prompt_tokens: int
+    start: Contents
 
 
 class MemoryBlock:
@@ -24,16 +41,30 @@ class MemoryBlock:
         state: the memory that is read and written.
         write: whether tokens write.
         segment_ids: `[batch, tokens]`, for adapters that write segments.
+        keep_open: whether each row's last segment goes on in a later pass.
         detach: cut the autograd graph at the block's end, so that the state is a plain value.
+        generation: the call of `generate` that runs in this block, if any.
+        closed: whether the block has ended.
         write_gates: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
     """
 
-    def __init__(self, owner: Any, state: DeltaMemState, write: bool, segment_ids: Tensor | None, detach: bool) -> None:
+    def __init__(
+        self,
+        owner: Any,
+        state: DeltaMemState,
+        write: bool = True,
+        segment_ids: Tensor | None = None,
+        keep_open: bool = False,
+        detach: bool = True,
+    ) -> None:
         self.owner = owner
         self.state = state
         self.write = write
         self.segment_ids = segment_ids
+        self.keep_open = keep_open
         self.detach = detach
+        self.generation: Generation | None = None
+        self.closed = False
         self.write_gates: list[Tensor] = []
 
     @classmethod
@@ -45,25 +76,26 @@ class MemoryBlock:
 @contextmanager
 def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
     """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before."""
-    before, fingerprint = block.state.tensors, block.state.fingerprint
+    before, fingerprint = block.state.contents, block.state.fingerprint
     token = _open_blocks.set((*_open_blocks.get(), block))
     try:
         yield block
-        bad = find_not_finite(block.state.tensors)
+        bad = find_not_finite(block.state.contents)
         if bad is not None:
             raise FloatingPointError(
                 f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or "
                 "infinite values in the input or the adapter's weights"
             )
-        if block.state.tensors is not before:
+        if block.state.contents is not before:
             # Weights that are being trained have changed by the time somebody asks.
             block.state.fingerprint = None if block.owner.training else block.owner.fingerprint()
         if block.detach:
-            block.state.tensors = {name: _plain(tensor) for name, tensor in block.state.tensors.items()}
+            block.state.contents = block.state.contents.map(_plain)
     except BaseException:
-        block.state.tensors, block.state.fingerprint = before, fingerprint
+        block.state.contents, block.state.fingerprint = before, fingerprint
         raise
     finally:
+        block.closed = True
         _open_blocks.reset(token)
 
 

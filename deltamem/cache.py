@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer
 
-from deltamem.passes import MemoryPass, States, TokenWrites
+from deltamem.contents import Contents
+from deltamem.passes import MemoryPass, TokenWrites, advance
 from deltamem.rule import delta_rule
 
 # How many written tokens can be taken back: more than any assisted decoding drafts at once.
@@ -23,32 +24,35 @@ class _Step:
 
     Args:
         tokens: its length.
-        start: the states before it, with the batch rows of that time.
+        start: the memory before it, with the batch rows of that time.
         writes: its token writes by module; empty if it wrote none.
+        valid: `[batch, tokens]`, which of its tokens count; None if all do.
         changed: whether it changed the memory.
         rows: which row of that time each row of today comes from; None while they are the same.
     """
 
     tokens: int
-    start: States
+    start: Contents
     writes: dict[str, TokenWrites]
+    valid: Tensor | None
     changed: bool
     rows: Tensor | None = None
 
     def select(self, rows: Tensor) -> None:
-        self.rows = rows if self.rows is None else self.rows[rows]
+        self.rows = rows if self.rows is None else self.rows[rows.to(self.rows.device)]
 
-    def state_before(self) -> dict[str, Tensor]:
-        return {name: _rows_of(state, self.rows) for name, state in self.start.items()}
+    def memory_before(self) -> Contents:
+        return self.start.select(self.rows)
 
-    def state_after(self, tokens: int) -> dict[str, Tensor]:
-        """The states after the first tokens of the pass, computed anew."""
-        before = self.state_before()
-        after = dict(before)
+    def memory_after(self, tokens: int) -> Contents:
+        """The memory after the first tokens of the pass, computed anew."""
+        before = self.memory_before()
+        after = dict(before.states)
         for name, writes in self.writes.items():
             part = writes.first(tokens, self.rows)
-            _, after[name] = delta_rule(part.k, part.k, part.v, part.keep, part.erase, part.write, before.get(name))
-        return after
+            _, after[name] = delta_rule(part.k, part.k, part.v, part.keep, part.erase, part.write, before.states.get(name))
+        valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
+        return Contents(after, advance(before.tokens, valid, tokens), before.open_segment)
 
 
 class MemoryCacheLayer(DummyLayer):
@@ -64,7 +68,7 @@ class MemoryCacheLayer(DummyLayer):
         self.owner = weakref.ref(owner)
         self.adapter = adapter
         self.block: weakref.ref[Any] | None = None
-        self.states: dict[str, Tensor] = {}
+        self.contents: Contents | None = None
         self.steps: list[_Step] = []
 
     @classmethod
@@ -72,12 +76,13 @@ class MemoryCacheLayer(DummyLayer):
         """The memory that a cache carries, if any."""
         return next((layer for layer in getattr(cache, "layers", ()) if isinstance(layer, cls)), None)
 
-    def record(self, memory: MemoryPass) -> None:
-        """Take over the states after a pass and remember how to undo it."""
-        self.states = dict(memory.end)
+    def record(self, memory: MemoryPass, outcome: Contents) -> None:
+        """Take over the memory after a pass and remember how to undo it."""
+        self.contents = outcome
         self.block = None if memory.block is None else weakref.ref(memory.block)
-        start = {name: memory.start.get(name, torch.zeros_like(state)) for name, state in memory.end.items()}
-        step = _Step(memory.tokens, start, dict(memory.token_writes), memory.write)
+        states = {name: memory.start.states.get(name, torch.zeros_like(state)) for name, state in outcome.states.items()}
+        start = Contents(states, memory.start.tokens, memory.start.open_segment)
+        step = _Step(memory.tokens, start, dict(memory.token_writes), memory.valid, memory.write)
         if self.steps and not step.changed and not self.steps[-1].changed:
             self.steps[-1].tokens += memory.tokens
         else:
@@ -86,17 +91,20 @@ class MemoryCacheLayer(DummyLayer):
 
     def reset(self) -> None:
         """Empty the memory with the cache."""
-        self.states, self.steps, self.block = {}, [], None
+        self.contents, self.steps, self.block = None, [], None
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens, exactly; the count is negative, as transformers has it.
+        """Take back the last tokens, exactly, from here and from the block that wrote them.
+
+        Args:
+            tokens_to_remove: their number, negative, as transformers has it.
 
         Raises:
             RuntimeError: more written tokens than the window holds, or part of a pass that wrote segments.
         """
         remaining = abs(tokens_to_remove)
-        steps, states = list(self.steps), self.states
-        while remaining and states:
+        steps, contents = list(self.steps), self.contents
+        while remaining and contents is not None:
             if not steps:
                 raise RuntimeError(
                     f"cannot take back {abs(tokens_to_remove)} tokens from a memory: it keeps what the last {WINDOW} written "
@@ -105,7 +113,7 @@ class MemoryCacheLayer(DummyLayer):
             step = steps.pop()
             if step.tokens <= remaining:
                 remaining -= step.tokens
-                states = step.state_before()
+                contents = step.memory_before()
                 continue
             if step.changed and not step.writes:
                 raise RuntimeError(
@@ -113,11 +121,15 @@ class MemoryCacheLayer(DummyLayer):
                     "write is one. Take back the whole pass"
                 )
             kept = step.tokens - remaining
-            states = step.state_after(kept) if step.changed else states
+            contents = step.memory_after(kept) if step.changed else contents
             shorter = {name: writes.first(kept, None) for name, writes in step.writes.items()}
-            steps.append(_Step(kept, step.start, shorter, step.changed, step.rows))
+            valid = None if step.valid is None else step.valid[:, :kept]
+            steps.append(_Step(kept, step.start, shorter, valid, step.changed, step.rows))
             remaining = 0
-        self.steps, self.states = steps, states
+        block = None if self.block is None else self.block()
+        if block is not None and not block.closed and block.state.contents is self.contents:
+            block.state.contents = contents
+        self.steps, self.contents = steps, contents
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let every row continue another row's memory, as beam search does with the keys and values."""
@@ -125,16 +137,16 @@ class MemoryCacheLayer(DummyLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
-        if self.states:
-            batch = next(iter(self.states.values())).shape[0]
-            self._select(torch.arange(batch).repeat_interleave(repeats))
+        if self.contents is not None:
+            self._select(torch.arange(self.contents.rows).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only some rows, given by index or by a boolean mask."""
         self._select(indices.nonzero().squeeze(1) if indices.dtype == torch.bool else indices)
 
     def _select(self, rows: Tensor) -> None:
-        self.states = {name: _rows_of(state, rows) for name, state in self.states.items()}
+        if self.contents is not None:
+            self.contents = self.contents.select(rows)
         for step in self.steps:
             step.select(rows)
 
@@ -145,7 +157,3 @@ class MemoryCacheLayer(DummyLayer):
                 del self.steps[: position + 1]
                 return
             written += self.steps[position].tokens * self.steps[position].changed
-
-
-def _rows_of(state: Tensor, rows: Tensor | None) -> Tensor:
-    return state if rows is None else state.index_select(0, rows.to(state.device))

@@ -162,7 +162,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
         if valid is not None:  # what stands in the padding must not reach anything, not even a gradient
             hidden = torch.where(valid[:, :, None], hidden, 0)
-        start = memory.start.get(self.name)
+        start = memory.start.states.get(self.name)
         if start is None:
             start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
         start = start.to(hidden.device)
@@ -181,9 +181,13 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             reads = read(_unit(_project(hidden, weight[:query_rows]), config), start, valid)
             if memory.write and memory.segments is not None and memory.segments.count:
                 present = memory.segments.present.to(hidden.device)
-                rest = _project(memory.segments.mean(hidden), weight[query_rows:])
+                sums = memory.segments.sums(hidden, self.name)
+                rest = _project(memory.segments.means(sums), weight[query_rows:])
                 writes = self._token_writes(adapter, memory, rest, present)
                 _, end = delta_rule(writes.k, writes.k, writes.v, writes.keep, writes.erase, writes.write, start, present)
+                left_open = memory.segments.open_sums(sums)
+                if left_open is not None:
+                    memory.sums[self.name] = left_open
         memory.end[self.name] = end
         return rearrange(reads, "b n t r -> b t (n r)")
 

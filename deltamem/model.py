@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deltamem.block import MemoryBlock, open_block
 from deltamem.carrier import Carrier, generating
 from deltamem.config import DeltaMemConfig
+from deltamem.contents import Contents
 from deltamem.hook import find_hook
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
@@ -51,12 +52,17 @@ class DeltaMemModel(BaseTuner):
         layers = self._active_layers()
         if not layers:
             raise ValueError("no δ-mem adapter is active; call model.set_adapter(NAME), or leave disable_adapter() first")
-        return DeltaMemState(
-            {name: torch.zeros(*_shape(layer, batch_size), device=layer.device) for name, layer in layers.items()}
-        )
+        states = {name: torch.zeros(*_shape(layer, batch_size), device=layer.device) for name, layer in layers.items()}
+        device = next(iter(states.values())).device
+        return DeltaMemState(Contents(states, torch.zeros(batch_size, dtype=torch.int64, device=device)))
 
     def memory(
-        self, state: DeltaMemState, write: bool = True, segment_ids: Tensor | None = None, detach: bool = True
+        self,
+        state: DeltaMemState,
+        write: bool = True,
+        segment_ids: Tensor | None = None,
+        keep_open: bool = False,
+        detach: bool = True,
     ) -> AbstractContextManager[MemoryBlock]:
         """Let the passes in a `with` block read and write a memory.
 
@@ -69,21 +75,24 @@ class DeltaMemModel(BaseTuner):
             write: False to read only; the state is then left as it is.
             segment_ids: `[batch, tokens]`, which segment each token of the pass belongs to, -1 for tokens that are not
                 written. For adapters that write messages or sentences (SSW), which need them to write.
+            keep_open: the last segment of each row goes on in a later pass, so it is not written yet; the memory keeps what was
+                seen of it. A later pass with the same id goes on, one with another id or without `keep_open` completes it.
             detach: False keeps the autograd graph of what was written, to train through the memory.
 
         Raises:
-            ValueError: the state belongs to another adapter or model, or segment ids that this adapter does not use.
+            ValueError: the state belongs to another adapter or model, or segments that this adapter does not write.
         """
         self._check_state(state)
         config = self._active_config()
+        if (segment_ids is not None or keep_open) and not config.writes_segments:
+            given = "segment_ids are" if segment_ids is not None else "keep_open is"
+            raise ValueError(f"{given} for adapters that write segments; this one has write={config.write!r}")
         if segment_ids is not None:
-            if not config.writes_segments:
-                raise ValueError(f"segment_ids are for adapters that write segments; this one has write={config.write!r}")
             if segment_ids.ndim != 2 or segment_ids.is_floating_point():
                 raise ValueError(
                     f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
                 )
-        return open_block(MemoryBlock(self, state, write, segment_ids, detach))
+        return open_block(MemoryBlock(self, state, write, segment_ids, keep_open, detach))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""

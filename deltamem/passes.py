@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-# States by the name of the attention module they belong to, each [batch, num_states, r, r]. A missing one is zero.
-States = Mapping[str, Tensor]
+from deltamem.contents import Contents
+from deltamem.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -30,40 +28,6 @@ class TokenWrites:
         return TokenWrites(*(part[:, :, :tokens] if rows is None else part[rows, :, :tokens] for part in parts))
 
 
-@dataclass(frozen=True)
-class Segments:
-    """The segments of a pass, numbered densely in the order of their ids.
-
-    Args:
-        index: `[batch, tokens]`, the segment of each token; `count` for tokens that are not written.
-        count: number of different segments in the whole batch.
-        present: `[batch, count]`, True where a row has the segment.
-    """
-
-    index: Tensor
-    count: int
-    present: Tensor
-
-    @classmethod
-    def of(cls, ids: Tensor, valid: Tensor | None) -> Segments:
-        """Number the ids `[batch, tokens]` of a pass; tokens with a negative id and padding are not written."""
-        written = ids >= 0 if valid is None else (ids >= 0) & valid
-        values, dense = torch.where(written, ids, -1).unique(return_inverse=True)
-        count = int((values >= 0).sum())
-        # unique() sorts, so "not written" comes first wherever it occurs: shift it to the end.
-        index = torch.where(written, dense - (len(values) - count), count)
-        present = torch.zeros(ids.shape[0], count + 1, dtype=torch.bool, device=ids.device).scatter(1, index, True)
-        return cls(index, count, present[:, :count])
-
-    def mean(self, hidden: Tensor) -> Tensor:
-        """The mean over each segment: `[batch, tokens, width]` to `[batch, count, width]`, zero for absent segments."""
-        index = self.index.to(hidden.device)
-        sums = hidden.new_zeros(hidden.shape[0], self.count + 1, hidden.shape[2])
-        sums = sums.scatter_add(1, rearrange(index, "b t -> b t 1").expand_as(hidden), hidden)
-        sizes = torch.zeros_like(sums[:, :, 0]).scatter_add(1, index, torch.ones_like(hidden[:, :, 0]))
-        return (sums / rearrange(sizes.clamp(min=1), "b s -> b s 1"))[:, : self.count]
-
-
 @dataclass
 class MemoryPass:
     """The memory in one forward pass: where it starts, what counts, and, once the layers ran, where it ended.
@@ -71,7 +35,7 @@ class MemoryPass:
     `start` is never changed, so a layer that is computed again (activation checkpointing) computes the same again.
 
     Args:
-        start: the states before the pass.
+        start: the memory before the pass.
         valid: `[batch, tokens]`, False for padding; None if every token is real.
         write: whether tokens write, or the memory is only read.
         segments: what is written where an adapter writes segments (SSW).
@@ -79,12 +43,13 @@ class MemoryPass:
         linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
         cache: the `past_key_values` of the call, if any.
-        end: the states after the pass, filled in by the layers.
+        end: the states after the pass by module, filled in by the layers.
+        sums: what the layers have seen of the segments that stay open, by module.
         token_writes: what was written, filled in by the layers that write tokens.
         write_gates: the mean write gate β of each layer that wrote, a scalar with its gradient.
     """
 
-    start: States
+    start: Contents
     valid: Tensor | None
     write: bool
     segments: Segments | None
@@ -94,5 +59,20 @@ class MemoryPass:
     block: Any = None
     cache: Any = None
     end: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
     token_writes: dict[str, TokenWrites] = field(default_factory=dict)
     write_gates: dict[str, Tensor] = field(default_factory=dict)
+
+    def outcome(self) -> Contents:
+        """The memory after the pass."""
+        if not self.write:
+            return Contents(self.end, self.start.tokens, self.start.open_segment)
+        if self.segments is None:
+            return Contents(self.end, advance(self.start.tokens, self.valid, self.tokens))
+        tokens = self.start.tokens + self.segments.tokens.to(self.start.tokens.device)
+        return Contents(self.end, tokens, self.segments.left_open(self.sums))
+
+
+def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:
+    """Count the first tokens of a pass, those of them that are real: `[batch]` to `[batch]`."""
+    return counter + (tokens if valid is None else valid[:, :tokens].sum(1).to(counter.device))

@@ -63,12 +63,12 @@ class ChatSession:
         messages: Sequence[Message] = [{"role": "user", "content": text}] if isinstance(text, str) else text
         check_messages(messages)
         tokens = self._tokens(messages)
-        before = self.memory.tensors, self.memory.fingerprint
+        before = self.memory.contents, self.memory.fingerprint
         try:
             for piece in tokens.pieces(self.model.config.get_text_config().max_position_embeddings):
                 self._forward(piece, None, self.memory)
         except BaseException:  # a piece that fails must not leave the others written
-            self.memory.tensors, self.memory.fingerprint = before
+            self.memory.contents, self.memory.fingerprint = before
             raise
 
     def reply(self, text: str, **generation: Any) -> str:
@@ -154,7 +154,7 @@ class ChatSession:
     ) -> str:
         if not isinstance(text, str):
             raise TypeError(f"a message is text, got {type(text).__name__}")
-        before = self.memory.tensors, self.memory.fingerprint, self.messages, self._written, self._passes
+        before = self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._passes
         try:
             self.messages = [*self.messages, {"role": "user", "content": text}]
             during = self.model.active_peft_config.turn_writes == "during"
@@ -165,7 +165,7 @@ class ChatSession:
             self.messages = [*self.messages, {"role": "assistant", "content": answer}]
             self._write_context(upto=len(self.messages))
         except BaseException:
-            self.memory.tensors, self.memory.fingerprint, self.messages, self._written, self._passes = before
+            self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._passes = before
             self._cache = None
             raise
         return answer

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from deltamem.contents import Contents, OpenSegment
+
 FORMAT = "deltamem-state"
 FORMAT_VERSION = 1
 
@@ -25,27 +27,37 @@ class DeltaMemState:
     it came from.
 
     Args:
-        tensors: `{module name: float32 [batch, num_states, r, r]}`, all of one batch size.
+        contents: what it holds.
         fingerprint: which adapter wrote it; None if it is empty or was written while the adapter was in training.
 
     Raises:
         ValueError: tensors of other shapes or dtypes, of different batch sizes, or with NaN or infinite values.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], fingerprint: str | None = None) -> None:
-        _check_tensors(tensors)
-        self.tensors = dict(tensors)
+    def __init__(self, contents: Contents, fingerprint: str | None = None) -> None:
+        _check(contents)
+        self.contents = contents
         self.fingerprint = fingerprint
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The states by attention module, `[batch, num_states, r, r]` each."""
+        return dict(self.contents.states)
+
+    @property
+    def tokens(self) -> list[int]:
+        """How many tokens were written to each row."""
+        return self.contents.tokens.tolist()
 
     @property
     def batch_size(self) -> int:
         """Number of rows, each a memory of its own."""
-        return next(iter(self.tensors.values())).shape[0]
+        return self.contents.rows
 
     @property
     def nbytes(self) -> int:
-        """Size of the tensors in bytes."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        """Size of the states in bytes."""
+        return sum(tensor.nbytes for tensor in self.contents.states.values())
 
     def __len__(self) -> int:
         return self.batch_size
@@ -63,8 +75,9 @@ class DeltaMemState:
         return self._map(lambda tensor: tensor[rows])
 
     def __repr__(self) -> str:
-        shape = tuple(next(iter(self.tensors.values())).shape)
-        return f"DeltaMemState({len(self.tensors)} modules, {list(shape)} each, {self.nbytes} bytes)"
+        shape = tuple(next(iter(self.contents.states.values())).shape)
+        written = ", ".join(map(str, self.tokens[:4])) + (", ..." if len(self) > 4 else "")
+        return f"DeltaMemState({len(self.tensors)} modules, {list(shape)} each, {self.nbytes} bytes; tokens written: {written})"
 
     @classmethod
     def stack(cls, states: Iterable[DeltaMemState]) -> DeltaMemState:
@@ -78,13 +91,12 @@ class DeltaMemState:
             raise ValueError("stack() needs at least one memory, got none")
         first = states[0]
         for index, state in enumerate(states[1:], 1):
-            if _layout(state.tensors) != _layout(first.tensors):
+            if _layout(state) != _layout(first):
                 raise ValueError(f"memory {index} has other modules or shapes than memory 0; stack memories of one adapter")
         fingerprints = {state.fingerprint for state in states} - {None}
         if len(fingerprints) > 1:
             raise ValueError(f"the memories were written by different adapters: {', '.join(sorted(map(str, fingerprints)))}")
-        tensors = {name: torch.cat([state.tensors[name] for state in states]) for name in first.tensors}
-        return cls(tensors, next(iter(fingerprints), None))
+        return cls(Contents.stack([state.contents for state in states]), next(iter(fingerprints), None))
 
     def clone(self) -> DeltaMemState:
         """A copy that shares nothing."""
@@ -96,8 +108,8 @@ class DeltaMemState:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.tensors = {name: torch.zeros_like(tensor) for name, tensor in self.tensors.items()}
-        self.fingerprint = None
+        states = {name: torch.zeros_like(state) for name, state in self.contents.states.items()}
+        self.contents, self.fingerprint = Contents(states, torch.zeros_like(self.contents.tokens)), None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory to a safetensors file; an existing file is replaced in one step, or not at all."""
@@ -114,7 +126,7 @@ class DeltaMemState:
         return read_state_file(path)[0]
 
     def _map(self, change: Any) -> DeltaMemState:
-        return DeltaMemState({name: change(tensor) for name, tensor in self.tensors.items()}, self.fingerprint)
+        return DeltaMemState(self.contents.map(change), self.fingerprint)
 
 
 def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: Mapping[str, str] | None = None) -> None:
@@ -124,9 +136,9 @@ def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: 
     """
     path = Path(path)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(state.fingerprint), **(notes or {})}
+    tensors = state.contents.to_flat()
     data = save(
-        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.tensors.items()},
-        metadata,
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, metadata
     )
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -151,13 +163,14 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[s
     except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:  # the latter from torch, for absurd shapes
         raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
     try:
-        return DeltaMemState(tensors, _fingerprint_in(metadata)), metadata
+        fingerprint = _fingerprint_in(metadata)
+        return DeltaMemState(Contents.from_flat(tensors), fingerprint), metadata
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} holds no usable memory: {error}") from error
 
 
-def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
+def _layout(state: DeltaMemState) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape[1:]) for name, tensor in state.contents.states.items()}
 
 
 def _fingerprint_in(metadata: Mapping[str, str]) -> str | None:
@@ -177,29 +190,53 @@ def _fingerprint_in(metadata: Mapping[str, str]) -> str | None:
     return fingerprint
 
 
-def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
-    if not tensors:
+def _check(contents: Contents) -> None:
+    if not contents.states:
         raise ValueError("a memory needs at least one tensor, got none")
-    for name, tensor in tensors.items():
+    for name, tensor in contents.states.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"the memory of {name} must be a tensor, got {type(tensor).__name__}")
         if tensor.dtype != torch.float32:
             raise ValueError(f"the memory of {name} must be float32, got {tensor.dtype}")
         if tensor.ndim != 4 or tensor.shape[2] != tensor.shape[3] or 0 in tensor.shape:
             raise ValueError(f"the memory of {name} must be [batch, num_states, r, r], got {tuple(tensor.shape)}")
-    batches = {tensor.shape[0] for tensor in tensors.values()}
+    batches = {tensor.shape[0] for tensor in contents.states.values()}
     if len(batches) > 1:
         raise ValueError(f"all tensors of a memory must have one batch size, got {sorted(batches)}")
-    bad = find_not_finite(tensors)
+    _check_counts("tokens written", contents.tokens, batches.pop(), minimum=0)
+    if contents.open_segment is not None:
+        _check_open_segment(contents, contents.open_segment)
+    bad = find_not_finite(contents)
     if bad is not None:
         raise ValueError(f"the memory of {bad} has NaN or infinite values")
 
 
-def find_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of a tensor with NaN or infinite values, None if all are finite."""
-    real = {name: tensor for name, tensor in tensors.items() if not tensor.is_meta}
+def _check_open_segment(contents: Contents, segment: OpenSegment) -> None:
+    _check_counts("ids of open segments", segment.ids, contents.rows, minimum=-1)
+    _check_counts("sizes of open segments", segment.sizes, contents.rows, minimum=0)
+    if set(segment.sums) != set(contents.states):
+        raise ValueError("an open segment must have been seen by all modules of the memory, or by none")
+    for name, sums in segment.sums.items():
+        if sums.dtype != torch.float32 or sums.ndim != 2 or sums.shape[0] != contents.rows:
+            raise ValueError(
+                f"the open segment of {name} must be float32 [{contents.rows}, width], got {sums.dtype} {tuple(sums.shape)}"
+            )
+
+
+def _check_counts(what: str, counts: Tensor, rows: int, minimum: int) -> None:
+    if not isinstance(counts, Tensor) or counts.dtype != torch.int64 or tuple(counts.shape) != (rows,):
+        given = f"{counts.dtype} {tuple(counts.shape)}" if isinstance(counts, Tensor) else type(counts).__name__
+        raise ValueError(f"the {what} must be int64 [{rows}], one for each row, got {given}")
+    if not counts.is_meta and bool((counts < minimum).any()):
+        raise ValueError(f"the {what} must be at least {minimum}, got {counts.min().item()}")
+
+
+def find_not_finite(contents: Contents) -> str | None:
+    """The name of a module whose memory has NaN or infinite values, None if all are finite."""
+    sums = {} if contents.open_segment is None else contents.open_segment.sums
+    tensors = [(name, tensor) for part in (contents.states, sums) for name, tensor in part.items() if not tensor.is_meta]
     # One sum per tensor and one look at all of them: NaN and infinity survive a sum with zero weights.
-    sums = [(tensor.detach() * 0).sum().cpu() for tensor in real.values()]
-    if not sums or bool(torch.stack(sums).isfinite().all()):
+    totals = [(tensor.detach() * 0).sum().cpu() for _, tensor in tensors]
+    if not totals or bool(torch.stack(totals).isfinite().all()):
         return None
-    return next(name for name, total in zip(real, sums, strict=True) if not total.isfinite())
+    return next(name for (name, _), total in zip(tensors, totals, strict=True) if not total.isfinite())

@@ -34,7 +34,7 @@ def test_with_and_without_cache(model_type):
     ids = random_tokens(2, 10)
     output = generate(model, ids, return_dict_in_generate=True)
     assert torch.equal(output.sequences, generate(model, ids, use_cache=False))
-    memory = MemoryCacheLayer.find(output.past_key_values).states
+    memory = MemoryCacheLayer.find(output.past_key_values).contents.states
     for row in (0, 1):  # the last token is generated, but not read any more
         assert close({n: t[row : row + 1] for n, t in memory.items()}, replay(model, output.sequences[row, :-1]))
 
@@ -112,10 +112,10 @@ def test_prompt_lookup_takes_back_what_it_rejects(monkeypatch):
     lookup = {"prompt_lookup_num_tokens": 3, "max_new_tokens": 16, "min_new_tokens": 16, "return_dict_in_generate": True}
     output = generate(model, ids, **lookup)
     assert torch.equal(output.sequences, greedy)
-    memory = MemoryCacheLayer.find(output.past_key_values).states
+    memory = MemoryCacheLayer.find(output.past_key_values).contents.states
     assert close(memory, replay(model, greedy[0, :-1]))
     monkeypatch.setattr(MemoryCacheLayer, "crop", lambda self, tokens: None)  # the control
-    memory = MemoryCacheLayer.find(generate(model, ids, **lookup).past_key_values).states
+    memory = MemoryCacheLayer.find(generate(model, ids, **lookup).past_key_values).contents.states
     assert not close(memory, replay(model, greedy[0, :-1]))
 
 
@@ -130,7 +130,7 @@ def filled():
 
 
 def memories(cache):
-    states = MemoryCacheLayer.find(cache).states
+    states = MemoryCacheLayer.find(cache).contents.states
     rows = len(next(iter(states.values())))
     return [{name: tensor[row : row + 1] for name, tensor in states.items()} for row in range(rows)]
 
@@ -171,7 +171,7 @@ def test_the_other_operations_of_a_cache(filled):
     cache.batch_select_indices(torch.tensor([3, 0]))
     assert all(close(memory, expected[row]) for memory, row in zip(memories(cache), (1, 0), strict=True))
     cache.reset()
-    assert not MemoryCacheLayer.find(cache).states
+    assert MemoryCacheLayer.find(cache).contents is None
     assert all(close(memory, expected[row]) for row, memory in enumerate(memories(twin)))
 
 

@@ -7,7 +7,9 @@ import torch
 from tiny import random_tokens, tiny_adapted, tiny_backbone, tiny_config
 
 from deltamem import DeltaMemState
+from deltamem.contents import Contents
 from deltamem.layer import DeltaMemLayer
+from deltamem.passes import MemoryPass
 
 
 def write(model, state, ids, **options):
@@ -144,9 +146,7 @@ def test_nan_in_the_padding_reaches_nothing(model):
     with torch.no_grad(), model.memory(alone):
         model(inputs_embeds=embeddings[:, 2:])
     assert same(padded, alone)
-    from deltamem.passes import MemoryPass
-
-    memory = MemoryPass({}, mask.bool(), write=True, segments=None, batch=1, tokens=6)
+    memory = MemoryPass(Contents.empty(1, mask.device), mask.bool(), write=True, segments=None, batch=1, tokens=6)
     with torch.no_grad():
         reads = layer._read_and_write("default", memory, bad)
     assert reads.isfinite().all()

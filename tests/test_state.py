@@ -17,8 +17,10 @@ from tiny import random_tokens, tiny_adapted
 from torch import Tensor
 
 from deltamem import DeltaMemState
+from deltamem.contents import Contents
 
 FIRST, SECOND = "model.layers.0.self_attn", "model.layers.1.self_attn"
+COUNT = {"@tokens": torch.zeros(1, dtype=torch.int64)}
 METADATA = {"format": "deltamem-state", "version": "1", "fingerprint": '"abc"'}
 
 
@@ -27,14 +29,21 @@ def random_tensors(batch: int = 3, states: int = 2, r: int = 4, seed: int = 0) -
     return {name: torch.randn(batch, states, r, r, generator=generator) for name in (FIRST, SECOND)}
 
 
+def of(tensors: dict[str, Tensor], fingerprint: str | None = None) -> DeltaMemState:
+    """A memory of these states, with row i having seen i tokens."""
+    rows = next(iter(tensors.values())).shape[0] if tensors else 1
+    return DeltaMemState(Contents(dict(tensors), torch.arange(rows)), fingerprint)
+
+
 def random_state(batch: int = 3, seed: int = 0, fingerprint: str | None = "abc") -> DeltaMemState:
-    return DeltaMemState(random_tensors(batch, seed=seed), fingerprint)
+    return of(random_tensors(batch, seed=seed), fingerprint)
 
 
 def same(one: DeltaMemState, other: DeltaMemState) -> bool:
     """Bit for bit, fingerprint included."""
     return (
         one.fingerprint == other.fingerprint
+        and one.tokens == other.tokens
         and one.tensors.keys() == other.tensors.keys()
         and all(tensor.numpy().tobytes() == other.tensors[name].numpy().tobytes() for name, tensor in one.tensors.items())
     )
@@ -62,17 +71,17 @@ WRONG_TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
 def test_what_is_no_memory_is_refused(case: str) -> None:
     tensors, message = WRONG_TENSORS[case]
     with pytest.raises(ValueError, match=re.escape(message)):
-        DeltaMemState(tensors)
+        of(tensors)
 
 
 def test_the_largest_finite_values_are_accepted() -> None:
     largest = torch.full((1, 1, 8, 8), torch.finfo(torch.float32).max)  # their sum is infinite
-    assert torch.equal(DeltaMemState({FIRST: largest}).tensors[FIRST], largest)
+    assert torch.equal(of({FIRST: largest}).tensors[FIRST], largest)
 
 
 def test_the_callers_dict_stays_the_callers() -> None:
     tensors = random_tensors()
-    state = DeltaMemState(tensors)
+    state = of(tensors)
     tensors.clear()
     assert len(state.tensors) == 2
 
@@ -122,9 +131,9 @@ def test_splitting_takes_back_what_stacking_put_together(sizes: tuple[int, ...])
 UNSTACKABLE: dict[str, tuple[list[DeltaMemState], str]] = {
     "nothing": ([], "at least one memory"),
     "other adapters": ([random_state(), random_state(fingerprint="xyz")], "different adapters: abc, xyz"),
-    "other width": ([random_state(), DeltaMemState(random_tensors(r=5))], "memory 1 has other modules or shapes"),
-    "other count": ([random_state(), random_state(), DeltaMemState(random_tensors(states=1))], "memory 2 has other"),
-    "other modules": ([random_state(), DeltaMemState({FIRST: torch.zeros(3, 2, 4, 4)})], "memory 1 has other modules"),
+    "other width": ([random_state(), of(random_tensors(r=5))], "memory 1 has other modules or shapes"),
+    "other count": ([random_state(), random_state(), of(random_tensors(states=1))], "memory 2 has other"),
+    "other modules": ([random_state(), of({FIRST: torch.zeros(3, 2, 4, 4)})], "memory 1 has other modules"),
 }
 
 
@@ -163,7 +172,7 @@ def test_resetting_the_original_or_the_copy_leaves_the_other(copy: str) -> None:
 
 def test_a_clone_shares_no_storage_and_no_graph() -> None:
     tensors = {name: tensor.requires_grad_() for name, tensor in random_tensors().items()}
-    state = DeltaMemState(tensors, "abc")
+    state = of(tensors, "abc")
     clone = state.clone()
     with torch.no_grad():
         for tensor in state.tensors.values():
@@ -196,21 +205,21 @@ def test_reset_forgets_everything_but_the_layout() -> None:
 @pytest.mark.parametrize("fingerprint", [None, "abc", "", "null", 'δ"\\\n'])
 def test_save_and_load_is_bit_for_bit(tmp_path: Path, fingerprint: str | None) -> None:
     state = random_state(fingerprint=fingerprint)
-    state.tensors[FIRST][0, 0, 0] = torch.tensor([-0.0, 1e-45, torch.finfo(torch.float32).max, -1 / 3])
+    state.contents.states[FIRST][0, 0, 0] = torch.tensor([-0.0, 1e-45, torch.finfo(torch.float32).max, -1 / 3])
     state.save(tmp_path / "memory.safetensors")
     assert same(DeltaMemState.load(str(tmp_path / "memory.safetensors")), state)
 
 
 def test_rows_views_and_graphs_are_saved_as_their_values(tmp_path: Path) -> None:
     tensors = {name: tensor.transpose(-1, -2).requires_grad_() for name, tensor in random_tensors().items()}
-    part = DeltaMemState(tensors, "abc")[1:]
+    part = of(tensors, "abc")[1:]
     part.save(tmp_path / "memory.safetensors")
     assert same(DeltaMemState.load(tmp_path / "memory.safetensors"), part.clone())
 
 
 def test_modules_that_share_one_tensor_are_saved(tmp_path: Path) -> None:
     tensor = torch.zeros(1, 1, 2, 2)
-    state = DeltaMemState({FIRST: tensor, SECOND: tensor})
+    state = of({FIRST: tensor, SECOND: tensor})
     state.save(tmp_path / "memory.safetensors")
     assert same(DeltaMemState.load(tmp_path / "memory.safetensors"), state)
 
@@ -244,11 +253,11 @@ def packed(tensors: dict[str, Any], metadata: dict[str, Any] | None, data: bytes
 
 
 def one_tensor(**metadata: str) -> bytes:
-    return save({FIRST: torch.zeros(1, 1, 2, 2)}, {**METADATA, **metadata})
+    return save({FIRST: torch.zeros(1, 1, 2, 2), **COUNT}, {**METADATA, **metadata})
 
 
 def without(key: str) -> bytes:
-    return save({FIRST: torch.zeros(1, 1, 2, 2)}, {name: value for name, value in METADATA.items() if name != key})
+    return save({FIRST: torch.zeros(1, 1, 2, 2), **COUNT}, {name: value for name, value in METADATA.items() if name != key})
 
 
 def entry(shape: list[int], end: int, dtype: str = "F32") -> dict[str, Any]:
@@ -268,12 +277,20 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "fingerprint no json": (one_tensor(fingerprint="abc"), "lack the fingerprint"),
     "fingerprint a number": (one_tensor(fingerprint="7"), "fingerprint 7"),
     "fingerprint too deep": (one_tensor(fingerprint="[" * 100_000), ""),
-    "no tensors": (packed({}, METADATA), "at least one tensor"),
-    "half precision": (save({FIRST: torch.zeros(1, 1, 2, 2).half()}, METADATA), "float32"),
-    "four bits": (packed(entry([1, 1, 2, 2], 2, "F4"), METADATA, bytes(2)), "float32"),
-    "wrong shape": (save({FIRST: torch.zeros(1, 2, 3)}, METADATA), "(1, 2, 3)"),
-    "nan": (save({FIRST: torch.full((1, 1, 2, 2), torch.nan)}, METADATA), "NaN"),
-    "batch sizes": (save({FIRST: torch.zeros(1, 1, 2, 2), SECOND: torch.zeros(2, 1, 2, 2)}, METADATA), "one batch size"),
+    "no tensors": (packed({}, METADATA), "[] beside the states, where ['@tokens'] belong"),
+    "no states": (save(COUNT, METADATA), "at least one tensor"),
+    "no count of tokens": (save({FIRST: torch.zeros(1, 1, 2, 2)}, METADATA), "['@tokens'] belong"),
+    "another tensor": (save({FIRST: torch.zeros(1, 1, 2, 2), **COUNT, "@x": torch.zeros(1)}, METADATA), "'@x'"),
+    "counts of other rows": (save({FIRST: torch.zeros(2, 1, 2, 2), **COUNT}, METADATA), "int64 [2]"),
+    "counts below zero": (save({FIRST: torch.zeros(1, 1, 2, 2), "@tokens": -torch.ones(1).long()}, METADATA), "at least 0"),
+    "half precision": (save({FIRST: torch.zeros(1, 1, 2, 2).half(), **COUNT}, METADATA), "float32"),
+    "four bits": (packed(entry([1, 1, 2, 2], 2, "F4"), METADATA, bytes(2)), ""),
+    "wrong shape": (save({FIRST: torch.zeros(1, 2, 3), **COUNT}, METADATA), "(1, 2, 3)"),
+    "nan": (save({FIRST: torch.full((1, 1, 2, 2), torch.nan), **COUNT}, METADATA), "NaN"),
+    "batch sizes": (
+        save({FIRST: torch.zeros(1, 1, 2, 2), SECOND: torch.zeros(2, 1, 2, 2), **COUNT}, METADATA),
+        "one batch size",
+    ),
     "huge header": ((2**40).to_bytes(8, "little") + b"{}", "not a readable safetensors file"),
     "huge shape": (packed(entry([2**31, 2**31, 4, 4], 4), METADATA, bytes(4)), "not a readable safetensors file"),
     "empty shape with a huge axis": (packed(entry([0, 2**63, 1, 1], 0), METADATA), ""),
@@ -302,7 +319,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 
 # Damage. A changed byte may still leave a memory (other numbers, another module name), but never another kind of error.
 
-SAVED = save(random_tensors(1, 1, 2), METADATA)
+SAVED = save({**random_tensors(1, 1, 2), **COUNT}, METADATA)
 HEADER = 8 + int.from_bytes(SAVED[:8], "little")
 
 
@@ -330,7 +347,7 @@ def test_flipped_bytes_give_a_value_error_or_a_memory(tmp_path: Path, flips: dic
     if isinstance(outcome, DeltaMemState):
         assert all(tensor.isfinite().all() for tensor in outcome.tensors.values())
         if min(flips) >= HEADER:
-            numbers = b"".join(outcome.tensors[name].numpy().tobytes() for name in (FIRST, SECOND))
+            numbers = b"".join(outcome.contents.to_flat()[name].numpy().tobytes() for name in ("@tokens", FIRST, SECOND))
             assert numbers == damaged[HEADER:]
 
 
@@ -385,5 +402,5 @@ def test_saving_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:
 
 def test_the_file_is_plain_safetensors_with_its_format_said(tmp_path: Path) -> None:
     random_state().save(tmp_path / "ours.safetensors")
-    save_file(random_tensors(), tmp_path / "theirs.safetensors", METADATA)
+    save_file({**random_tensors(), "@tokens": torch.arange(3)}, tmp_path / "theirs.safetensors", METADATA)
     assert same(DeltaMemState.load(tmp_path / "theirs.safetensors"), DeltaMemState.load(tmp_path / "ours.safetensors"))
