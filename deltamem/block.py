@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from deltamem.contents import Contents
 from deltamem.state import DeltaMemState, find_not_finite
 
+_tickets = itertools.count()
 # The open blocks of this thread or task, innermost last; of any model.
 _open_blocks: ContextVar[tuple[MemoryBlock, ...]] = ContextVar("deltamem_blocks", default=())
 
@@ -43,6 +45,7 @@ class MemoryBlock:
         segment_ids: `[batch, tokens]`, for adapters that write segments.
         keep_open: whether each row's last segment goes on in a later pass.
         detach: cut the autograd graph at the block's end, so that the state is a plain value.
+        ticket: a number of its own, as a tensor: a compiled graph is then the same for all blocks.
         generation: the call of `generate` that runs in this block, if any.
         closed: whether the block has ended.
         write_gates: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
@@ -63,14 +66,52 @@ class MemoryBlock:
         self.segment_ids = segment_ids
         self.keep_open = keep_open
         self.detach = detach
+        self.ticket = torch.tensor(next(_tickets))
         self.generation: Generation | None = None
         self.closed = False
         self.write_gates: list[Tensor] = []
 
     @classmethod
     def find(cls, owner: Any) -> MemoryBlock | None:
-        """The innermost open block of a model, in this thread or task."""
+        """The innermost open block of a model, in this thread or task.
+
+        While torch.compile traces it cannot ask for the thread: the graph gets the model's newest block of any thread, and an
+        operator that fails if that is not the caller's when the graph runs.
+        """
+        if torch.compiler.is_compiling():
+            return owner.open_blocks[-1] if owner.open_blocks else None
         return next((block for block in reversed(_open_blocks.get()) if block.owner is owner), None)
+
+
+@torch.library.custom_op("deltamem::confirm_block", mutates_args=())
+def confirm_block(states: Tensor, ticket: Tensor) -> Tensor:
+    """A copy of the states, if the block with this ticket is the caller's own; part of compiled graphs.
+
+    Raises:
+        RuntimeError: it is another thread's or task's.
+    """
+    blocks = _open_blocks.get()
+    block = next((block for block in blocks if block.ticket.item() == ticket.item()), None)
+    if block is None or MemoryBlock.find(block.owner) is not block:
+        raise RuntimeError(
+            "a compiled model ran while another thread or task had a memory of it open; nothing was read or written. Let one "
+            "at a time use a compiled model, or call it uncompiled"
+        )
+    return states.clone()
+
+
+def confirmed(contents: Contents, block: MemoryBlock) -> Contents:
+    """The same memory, which a compiled graph can only read if the block is the caller's own."""
+    first, *_ = contents.states
+    return replace(contents, states={**contents.states, first: confirm_block(contents.states[first], block.ticket)})
+
+
+@confirm_block.register_fake
+def _shape(states: Tensor, ticket: Tensor) -> Tensor:
+    return torch.empty_like(states)
+
+
+confirm_block.register_autograd(lambda ctx, gradient: (gradient, None))
 
 
 @contextmanager
@@ -78,6 +119,7 @@ def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
     """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before."""
     before, fingerprint = block.state.contents, block.state.fingerprint
     token = _open_blocks.set((*_open_blocks.get(), block))
+    block.owner.open_blocks.append(block)
     try:
         yield block
         bad = find_not_finite(block.state.contents)
@@ -96,6 +138,7 @@ def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
         raise
     finally:
         block.closed = True
+        block.owner.open_blocks.remove(block)
         _open_blocks.reset(token)
 
 

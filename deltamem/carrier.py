@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,32 +10,34 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deltamem.block import Generation, MemoryBlock
+from deltamem.block import Generation, MemoryBlock, confirmed
 from deltamem.cache import MemoryCacheLayer
+from deltamem.checkpointing import avoid_reentrant
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
+from deltamem.unsupported import check_call, check_positions, generation_settings
 from deltamem.validity import valid_tokens
-
-# Keywords of transformers' paged attention and packed rows, where one batch row holds several users' tokens.
-PACKED_KEYWORDS = ("block_table", "cu_seq_lens_q")
 
 
 @contextmanager
 def generating(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], default_config: Any) -> Iterator[None]:
-    """Let the passes inside know that they belong to `generate(*args, **kwargs)` of the tuner `owner`."""
+    """Let the passes inside know that they belong to `generate(*args, **kwargs)` of the tuner `owner`.
+
+    Raises:
+        NotImplementedError: a strategy whose steps the memory cannot follow.
+    """
+    settings = generation_settings(default_config, kwargs)
     block = MemoryBlock.find(owner)
     if block is None:  # every pass starts from the cache or from nothing
         yield
         return
-    config = kwargs.get("generation_config") or default_config
-    beams, returned = (kwargs.get(name) or getattr(config, name, None) or 1 for name in ("num_beams", "num_return_sequences"))
     given = (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds")))
     prompt = next((tensor for tensor in given if tensor is not None), None)
     outer, block.generation = (
         block.generation,
         Generation(
-            branches=max(beams, returned),
+            branches=max(settings.num_beams or 1, settings.num_return_sequences or 1),
             prompt_tokens=0 if prompt is None else prompt.shape[1],
             start=block.state.contents,
         ),
@@ -66,22 +67,22 @@ class Carrier:
 
         Raises:
             ValueError: rows, segment ids or a cache that do not fit the memory.
-            NotImplementedError: several users in one batch row.
+            NotImplementedError: rows that are not one user's text each.
         """
-        call = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
-        call = {**call.pop("kwargs", {}), **call}
-        packed = [name for name in PACKED_KEYWORDS if call.get(name) is not None]
-        if packed:
-            raise NotImplementedError(
-                f"δ-mem does not run with {packed[0]} (paged attention, packed rows): one row would hold several users' "
-                "tokens. Use generate() or a padded batch"
-            )
+        call = {**dict(zip(self.owner.forward_names, args, strict=False)), **kwargs}
+        check_call(model, call)
         new = _new_tokens(call)
         batch, tokens = new.shape[:2]
         block, cache = MemoryBlock.find(self.owner), call.get("past_key_values")
         valid = valid_tokens(call.get("attention_mask"), tokens, cache)
+        check_positions(call.get("position_ids"), valid)
         start = self._start(block, cache, batch, new.device)
-        linked = block is not None and (not block.detach or any(state.requires_grad for state in start.states.values()))
+        if block is not None and torch.compiler.is_compiling():
+            start = confirmed(start, block)
+        linked = torch.is_grad_enabled() and block is not None
+        linked = linked and (not block.detach or any(state.requires_grad for state in start.states.values()))
+        if linked:
+            avoid_reentrant(model)
         return MemoryPass(
             start=start,
             valid=valid,
@@ -89,7 +90,7 @@ class Carrier:
             segments=self._segments(block, valid, start, batch, tokens),
             batch=batch,
             tokens=tokens,
-            linked=linked and torch.is_grad_enabled(),
+            linked=linked,
             block=block,
             cache=cache,
         )

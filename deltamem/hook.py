@@ -4,13 +4,53 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any, Literal, cast, get_args
 
-from torch import nn
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
 
+Packing = Literal["contiguous", "by_head"]
+ROLES = ("q", "k", "v", "o")
 ENTRY_POINTS = "deltamem.registry"
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A query, key, value or output projection: a module's output, or the part of a packed one's.
+
+    Its outputs lie in `groups` groups of equal size; of each, the first `before` and the last `after` are somebody else's.
+    """
+
+    module: nn.Module
+    groups: int = 1
+    before: int = 0
+    after: int = 0
+
+    @property
+    def in_features(self) -> int:
+        """Width of the hidden states that enter."""
+        return cast(int, self.module.in_features)
+
+    @property
+    def out_features(self) -> int:
+        """Number of outputs that are this projection's."""
+        return cast(int, self.module.out_features) - self.groups * (self.before + self.after)
+
+    def place(self, correction: Tensor) -> Tensor:
+        """Put a correction `[batch, tokens, out_features]` where this projection is in the module's output, zero elsewhere."""
+        if not self.before and not self.after:
+            return correction
+        parts = F.pad(rearrange(correction, "b t (g d) -> b t g d", g=self.groups), (self.before, self.after))
+        return rearrange(parts, "b t g d -> b t (g d)")
+
+    def rows_of(self, weight: Tensor) -> Tensor:
+        """Those rows of the module's weight that are this projection's, `[out_features, in_features]`."""
+        groups = rearrange(weight, "(g d) i -> g d i", g=self.groups)
+        return rearrange(groups[:, self.before : groups.shape[1] - self.after], "g d i -> (g d) i")
 
 
 @dataclass(frozen=True)
@@ -23,6 +63,8 @@ class AttentionHook:
     Args:
         attention: name of the attention module inside a decoder layer.
         q, k, v, o: names of the query, key, value and output projections inside the attention module.
+        packing: how queries, keys and values lie in the output of one module, if `q`, `k` and `v` name the same: "contiguous"
+            (all queries, then all keys, then all values) or "by_head" (for each head its query, its key, its value).
     """
 
     attention: str = "self_attn"
@@ -30,31 +72,57 @@ class AttentionHook:
     k: str = "k_proj"
     v: str = "v_proj"
     o: str = "o_proj"
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in ("attention", *ROLES):
+            value = getattr(self, name)
             if not isinstance(value, str) or not value:
-                raise ValueError(f"AttentionHook.{field.name}={value!r} is not accepted; give the name of a module")
+                raise ValueError(f"AttentionHook.{name}={value!r} is not accepted; give the name of a module")
+        if self.packing not in (None, *get_args(Packing)):
+            raise ValueError(f"AttentionHook.packing={self.packing!r} is not accepted; choose None, 'contiguous' or 'by_head'")
+        packed = len({self.q, self.k, self.v}) == 1
+        if packed != (self.packing is not None):
+            raise ValueError(
+                f"AttentionHook(q={self.q!r}, k={self.k!r}, v={self.v!r}, packing={self.packing!r}) is not accepted: a packing "
+                "belongs to one module that is q, k and v"
+            )
 
-    def projections(self, attention: nn.Module) -> dict[str, nn.Module]:
-        """The modules under "q", "k", "v" and "o".
+    def projections(self, attention: nn.Module) -> dict[str, Projection]:
+        """The projections "q", "k", "v" and "o" of an attention module.
 
         Raises:
             ValueError: `attention` lacks one of them; names what is there.
         """
-        found = {}
-        for role in ("q", "k", "v", "o"):
-            name = getattr(self, role)
-            module = getattr(attention, name, None)
-            if not isinstance(module, nn.Module):
-                present = ", ".join(child for child, _ in attention.named_children()) or "none"
-                raise ValueError(
-                    f"the attention hook expects the {role} projection at {name!r}, but {type(attention).__name__} has the "
-                    f"submodules: {present}. Register a hook that fits: register_hook(model_type, AttentionHook({role}=...))"
-                )
-            found[role] = module
-        return found
+        modules = {role: self._module(attention, role) for role in ROLES}
+        places = _places(attention, self.packing) if self.packing else {}
+        return {role: Projection(module, **places.get(role, {})) for role, module in modules.items()}
+
+    def _module(self, attention: nn.Module, role: str) -> nn.Module:
+        name = getattr(self, role)
+        module = getattr(attention, name, None)
+        if not isinstance(module, nn.Module):
+            present = ", ".join(child for child, _ in attention.named_children()) or "none"
+            raise ValueError(
+                f"the attention hook expects the {role} projection at {name!r}, but {type(attention).__name__} has the "
+                f"submodules: {present}. Register a hook that fits: register_hook(model_type, AttentionHook({role}=...))"
+            )
+        return module
+
+
+def _places(attention: nn.Module, packing: Packing) -> dict[str, dict[str, int]]:
+    """Where queries, keys and values lie in a packed projection; the sizes come from the attention's configuration."""
+    config: Any = attention.config
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if packing == "by_head":
+        return {role: {"groups": heads, "before": i * width, "after": (2 - i) * width} for i, role in enumerate("qkv")}
+    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+    return {
+        "q": {"after": 2 * keys},
+        "k": {"before": queries, "after": keys},
+        "v": {"before": queries + keys},
+    }
 
 
 _registered: dict[str, AttentionHook] = {}

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from deltamem.config import DeltaMemConfig
-from deltamem.hook import AttentionHook
+from deltamem.hook import AttentionHook, Projection
 from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.rule import delta_rule, read
 
@@ -75,7 +75,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.delta_mem_o = nn.ModuleDict()
         self._projections = hook.projections(attention)
         self._handles = [
-            module.register_forward_hook(partial(self._correct, role)) for role, module in self._projections.items()
+            projection.module.register_forward_hook(partial(self._correct, role))
+            for role, projection in self._projections.items()
         ]
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
         self._traced_reads: Tensor | None = None
@@ -92,12 +93,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         """Add an adapter's parameters to this layer."""
         states, r, gate_rows = config.num_states, config.r, config.gate_rows
         gates = states * gate_rows * (2 if config.decay == "learned" else 1)
-        width = _in_features(self._projections["q"])
+        width = self._projections["q"].in_features
         self.configs[adapter_name] = config
         self.delta_mem_in[adapter_name] = nn.Linear(width, 3 * states * r + gates, bias=False)
         self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gates))
         for role in config.corrections:
-            out_features = _out_features(self._projections[role])
+            out_features = self._projections[role].out_features
             self._linear(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
         self._initialise(adapter_name)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -135,7 +136,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     @property
     def device(self) -> torch.device:
         """Where this layer computes."""
-        return _parameter(self._projections["q"]).device
+        return _parameter(self._projections["q"].module).device
 
     @property
     def _active(self) -> str | None:
@@ -155,8 +156,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
         if memory.linked and not torch.is_grad_enabled():
             raise NotImplementedError(
-                "reentrant activation checkpointing cuts the gradients between the passes of a memory; use the other kind: "
-                'gradient_checkpointing_kwargs={"use_reentrant": False}'
+                "reentrant activation checkpointing cuts the gradients between the passes of a memory; call "
+                "torch.utils.checkpoint with use_reentrant=False"
             )
         config = self.configs[adapter]
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
@@ -219,8 +220,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if reads is None or adapter is None or adapter not in self._linear(role):
             return output
         config = self.configs[adapter]
-        correction = _project(reads, self._weight(role, adapter))
-        return output + (config.alpha / config.r * correction).to(output.dtype)
+        correction = config.alpha / config.r * _project(reads, self._weight(role, adapter))
+        return output + self._projections[role].place(correction).to(output.dtype)
 
     @contextmanager
     def _exposed(self, reads: Tensor) -> Iterator[None]:
@@ -248,26 +249,26 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         for role in config.corrections:
             self._initialise_correction(self._weight(role, adapter), self._projections[role], config)
 
-    def _initialise_correction(self, weight: Tensor, projection: nn.Module, config: DeltaMemConfig) -> None:
+    def _initialise_correction(self, weight: Tensor, projection: Projection, config: DeltaMemConfig) -> None:
         if config.init == "random":
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
             return
         weight.zero_()
         if config.init == "zero" or weight.is_meta:
             return
-        source = _parameter(projection)
+        source = _parameter(projection.module)
         if not source.is_floating_point():
             raise ValueError(
                 f"init='base_slice' copies columns of the frozen weights, but those of {self.name} are quantised "
                 f"({source.dtype}); choose init='zero' or init='random'"
             )
         columns = min(BASE_SLICE_COLUMNS, config.r, source.shape[1])
-        slice_ = F.normalize(source[:, :columns].float(), dim=0)
+        slice_ = F.normalize(projection.rows_of(source[:, :columns]).float(), dim=0)
         weight[:, :columns].copy_(BASE_SLICE_GAIN * slice_)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
         """Where the adapter's weights go: an attention module has no weight of its own for peft to look at."""
-        source = _parameter(self._projections["q"])
+        source = _parameter(self._projections["q"].module)
         return source.device, source.dtype
 
 
@@ -299,11 +300,3 @@ def _parameter(projection: nn.Module) -> Tensor:
         projection = inner
     weight = getattr(projection, "weight", None)
     return weight if isinstance(weight, Tensor) else next(projection.parameters())
-
-
-def _in_features(projection: nn.Module) -> int:
-    return cast(int, projection.in_features)
-
-
-def _out_features(projection: nn.Module) -> int:
-    return cast(int, projection.out_features)

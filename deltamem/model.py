@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -33,6 +34,10 @@ class DeltaMemModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (peft's signature): the registry has the targets
 
     _layers: dict[str, DeltaMemLayer]
+    # The open blocks of all threads and tasks, newest last; only for torch.compile, see MemoryBlock.find.
+    open_blocks: list[MemoryBlock]
+    # The names of the positional arguments of the model's forward.
+    forward_names: tuple[str, ...]
     # The weights that were hashed last, with their versions, and the hash.
     _fingerprinted: tuple[list[tuple[int, int]], dict[str, Tensor], str] | None
 
@@ -87,11 +92,10 @@ class DeltaMemModel(BaseTuner):
         if (segment_ids is not None or keep_open) and not config.writes_segments:
             given = "segment_ids are" if segment_ids is not None else "keep_open is"
             raise ValueError(f"{given} for adapters that write segments; this one has write={config.write!r}")
-        if segment_ids is not None:
-            if segment_ids.ndim != 2 or segment_ids.is_floating_point():
-                raise ValueError(
-                    f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
-                )
+        if segment_ids is not None and (segment_ids.ndim != 2 or segment_ids.is_floating_point()):
+            raise ValueError(
+                f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
+            )
         return open_block(MemoryBlock(self, state, write, segment_ids, keep_open, detach))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -165,8 +169,10 @@ class DeltaMemModel(BaseTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
         self._layers, self._fingerprinted = {}, None
+        self.open_blocks = []
 
     def _post_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
+        self.forward_names = tuple(inspect.signature(model.forward).parameters)
         # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
         self._handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from deltamem.rule.chunked import chunked_delta_rule
-from deltamem.rule.reference import reference_delta_rule
-
-# A backend gets float32 tensors [batch, heads, tokens, r] and a state [batch, heads, r, r], all checked, and needs no mask.
-Backend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-BACKENDS: dict[str, Backend] = {"reference": reference_delta_rule, "chunked": chunked_delta_rule}
+from deltamem.rule.backends import BACKENDS
+from deltamem.rule.operator import delta_rule_operator
 
 
 def delta_rule(
@@ -51,7 +46,7 @@ def delta_rule(
         ValueError: a shape that does not fit, or an unknown backend.
     """
     _check_shapes(q, {"k": k, "v": v, "keep": keep, "erase": erase, "write": write}, state, mask)
-    compute = _find_backend(backend)
+    backend = _backend_name(backend)
     q, k, v, keep, erase, write = (x.float() for x in (q, k, v, keep, erase, write))
     if mask is not None:
         # A masked token becomes the identity of the rule: it reads with a zero query, keeps everything, writes nothing.
@@ -64,7 +59,9 @@ def delta_rule(
     state = state.float()
     if q.shape[2] == 0:
         return torch.zeros_like(q), state
-    return compute(q, k, v, keep, erase, write, state)
+    if torch.compiler.is_compiling():
+        return cast(tuple[Tensor, Tensor], delta_rule_operator(q, k, v, keep, erase, write, state, backend))
+    return BACKENDS[backend](q, k, v, keep, erase, write, state)
 
 
 def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -86,12 +83,12 @@ def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
     return q @ state.float().transpose(-1, -2)
 
 
-def _find_backend(name: str) -> Backend:
+def _backend_name(name: str) -> str:
     if name == "auto":
         name = "chunked"
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r} of the delta rule; choose 'auto' or one of {sorted(BACKENDS)}")
-    return BACKENDS[name]
+    return name
 
 
 def _check_shapes(q: Tensor, others: dict[str, Tensor], state: Tensor | None, mask: Tensor | None) -> None:

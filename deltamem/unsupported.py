@@ -1,0 +1,86 @@
+"""What a memory cannot follow, refused before anything is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.generation import GenerationMode
+
+# Keywords of transformers' paged attention and packed rows, where one batch row holds several users' tokens.
+PACKED_KEYWORDS = ("cache", "block_table", "cu_seq_lens_q")
+GENERATION_MODES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+    GenerationMode.ASSISTED_GENERATION,
+)
+
+
+def check_call(model: nn.Module, call: Mapping[str, Any]) -> None:
+    """Refuse a call of the model whose rows are not one user's text each.
+
+    Raises:
+        NotImplementedError: names what was found.
+    """
+    if getattr(model, "_is_replica", False):
+        raise NotImplementedError(
+            "δ-mem does not run under nn.DataParallel: its replicas are thrown away after the pass, and the memory with them. "
+            "Use DistributedDataParallel, or one model per device"
+        )
+    packed = [name for name in PACKED_KEYWORDS if call.get(name) is not None]
+    if packed:
+        raise NotImplementedError(
+            f"δ-mem does not run with {packed[0]} (continuous batching, packed rows): one row would hold several users' "
+            "tokens. Use generate() or a padded batch"
+        )
+
+
+def check_positions(position_ids: Any, valid: Tensor | None) -> None:
+    """Refuse rows in which the positions start anew: several documents packed into one.
+
+    While torch.compile traces, values cannot be looked at, so this is not checked there.
+
+    Args:
+        position_ids: of the call, `[batch, tokens]`; anything else is not looked at.
+        valid: `[batch, tokens]`, False for padding; None if every token is real.
+
+    Raises:
+        NotImplementedError: names the row and the token.
+    """
+    if not isinstance(position_ids, Tensor) or position_ids.ndim != 2 or position_ids.shape[1] < 2:
+        return
+    if torch.compiler.is_compiling() or position_ids.is_meta:
+        return
+    restarts = position_ids.diff(dim=1) <= 0
+    if valid is not None:
+        restarts = restarts & (valid[:, 1:] & valid[:, :-1]).to(restarts.device)
+    if bool(restarts.any()):
+        row, token = restarts.nonzero()[0].tolist()
+        raise NotImplementedError(
+            f"position_ids start anew at token {token + 1} of row {row}: packed documents would share one memory. Give every "
+            "document a row of its own, padded"
+        )
+
+
+def generation_settings(default: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
+    """The settings of a call `generate(**kwargs)`.
+
+    Raises:
+        NotImplementedError: a strategy whose steps the memory cannot follow.
+    """
+    settings = copy.deepcopy(kwargs.get("generation_config") or default)
+    settings.update(**{name: value for name, value in kwargs.items() if name != "generation_config" and value is not None})
+    mode = settings.get_generation_mode(kwargs.get("assistant_model"))
+    if mode not in GENERATION_MODES or isinstance(kwargs.get("custom_generate"), str):
+        found = f"custom_generate={kwargs['custom_generate']!r}" if kwargs.get("custom_generate") else mode.value
+        raise NotImplementedError(
+            f"δ-mem does not generate with {found}: its code lies outside transformers and does not know the memory. Use "
+            f"one of {', '.join(known.value for known in GENERATION_MODES)}"
+        )
+    return settings

@@ -1,0 +1,9 @@
+"""GPT-NeoX: queries, keys and values in one projection, head by head."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = {
+    "gpt_neox": AttentionHook(
+        "attention", q="query_key_value", k="query_key_value", v="query_key_value", o="dense", packing="by_head"
+    )
+}
