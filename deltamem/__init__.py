@@ -8,6 +8,15 @@ from deltamem.config import DeltaMemConfig
 from deltamem.hook import AttentionHook, register_hook
 from deltamem.model import DeltaMemModel
 from deltamem.session import ChatSession
+from deltamem.session_store import SessionStore
 from deltamem.state import DeltaMemState
 
-__all__ = ["AttentionHook", "ChatSession", "DeltaMemConfig", "DeltaMemModel", "DeltaMemState", "register_hook"]
+__all__ = [
+    "AttentionHook",
+    "ChatSession",
+    "DeltaMemConfig",
+    "DeltaMemModel",
+    "DeltaMemState",
+    "SessionStore",
+    "register_hook",
+]

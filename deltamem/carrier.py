@@ -79,8 +79,9 @@ class Carrier:
         start = self._start(block, cache, batch, new.device)
         if block is not None and torch.compiler.is_compiling():
             start = confirmed(start, block)
-        linked = torch.is_grad_enabled() and block is not None
-        linked = linked and (not block.detach or any(state.requires_grad for state in start.states.values()))
+        linked = torch.is_grad_enabled() and (
+            (block is not None and not block.detach) or any(state.requires_grad for state in start.states.values())
+        )
         if linked:
             avoid_reentrant(model)
         return MemoryPass(

@@ -13,6 +13,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
+from deltamem.backbone_match import KIND, check_backbone, describe_backbone
 from deltamem.block import MemoryBlock, open_block
 from deltamem.carrier import Carrier, generating
 from deltamem.config import DeltaMemConfig
@@ -181,14 +182,11 @@ class DeltaMemModel(BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
         hook = find_hook(str(model_config.get("model_type")))
-        backbone = {name: model_config.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers")}
-        if peft_config.backbone is not None and peft_config.backbone != backbone:
-            raise ValueError(
-                f"this adapter was made for the backbone {peft_config.backbone}, but the model is {backbone}; load the "
-                "backbone that it was trained on"
-            )
+        backbone = describe_backbone(self.model, model_config)
+        if peft_config.backbone is not None:
+            check_backbone(peft_config.backbone, backbone)
         _check_layer_indices(peft_config, backbone["num_hidden_layers"])
-        peft_config.backbone = backbone
+        peft_config.backbone = peft_config.backbone or backbone
         if peft_config.target_modules is None:
             peft_config.target_modules = {hook.attention}
         return peft_config
@@ -291,8 +289,9 @@ def _digest(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
     options = {
         name: value
         for name, value in config.to_dict().items()
-        if name in ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "backbone")
+        if name in ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
     }
+    options |= {name: (config.backbone or {}).get(name) for name in KIND}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())

@@ -6,7 +6,8 @@ import copy
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class ChatSession:
         with model.memory(self.memory, write=False):  # refuses a memory of another adapter
             pass
         self.messages: list[Message] = []
+        self._saves = 0  # how often the session was saved: which of the saved ones this goes on from
         self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
         self.forget_context()
 
@@ -65,8 +67,10 @@ class ChatSession:
         tokens = self._tokens(messages)
         before = self.memory.contents, self.memory.fingerprint
         try:
-            for piece in tokens.pieces(self.model.config.get_text_config().max_position_embeddings):
-                self._forward(piece, None, self.memory)
+            *pieces, last = tokens.pieces(self.model.config.get_text_config().max_position_embeddings)
+            for piece in pieces:
+                self._forward(piece, None, self.memory, cut=True)
+            self._forward(last, None, self.memory)
         except BaseException:  # a piece that fails must not leave the others written
             self.memory.contents, self.memory.fingerprint = before
             raise
@@ -112,16 +116,29 @@ class ChatSession:
         self._cache: DynamicCache | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the session, memory and messages, into one file in a folder: all of it or nothing."""
+        """Write the session, memory and messages, into one file in a folder: all of it or nothing.
+
+        Raises:
+            ValueError: the folder has a session that this one does not go on from; it is left as it is.
+        """
+        path = Path(folder) / FILE
+        there = _saves_of(path)
+        if there != self._saves:
+            raise ValueError(
+                f"{os.fspath(path)!r} was saved {there} times, but this session goes on from save {self._saves}: what was "
+                "written in between would be lost. Load it and go on from there, or give another folder"
+            )
         os.makedirs(folder, exist_ok=True)
         notes = {
+            "saves": self._saves + 1,
             "system": self.system,
             "messages": [dict(message) for message in self.messages],
             "written": self._written,
             "passes": self._passes,
         }
         memories = DeltaMemState.stack([self.memory, self._before_context])
-        write_state_file(Path(folder) / FILE, memories, {"session": json.dumps(notes)})
+        write_state_file(path, memories, {"session": json.dumps(notes)})
+        self._saves += 1
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], model: PeftModel, tokenizer: Any) -> ChatSession:
@@ -133,16 +150,15 @@ class ChatSession:
         """
         path = Path(folder) / FILE
         memories, metadata = read_state_file(path)
-        try:
-            notes = json.loads(metadata["session"])
-            system, messages, written, passes = (notes[key] for key in ("system", "messages", "written", "passes"))
-            if messages:
-                check_messages(messages)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: {error!r}") from error
-        session = cls(model, tokenizer, system, memories[0])
-        session.messages, session._written, session._passes = messages, written, passes
-        session._before_context = memories[1]
+        if len(memories) != 2:
+            raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, where a session has two")
+        notes = _Notes.read(metadata, path)
+        session = cls(model, tokenizer, notes.system, memories[0])
+        vocabulary = model.get_input_embeddings().num_embeddings
+        if not all(0 <= token < vocabulary for token in notes.written):
+            raise ValueError(f"{os.fspath(path)!r} has tokens that the model does not: it was made with another tokenizer")
+        session.messages, session._written, session._passes = notes.messages, notes.written, notes.passes
+        session._before_context, session._saves = memories[1], notes.saves
         return session
 
     def _turn(
@@ -194,10 +210,11 @@ class ChatSession:
         return cache
 
     @torch.no_grad()
-    def _forward(self, tokens: ChatTokens, cache: DynamicCache | None, memory: DeltaMemState) -> None:
-        """Write tokens to a memory, as the continuation of a cache."""
-        segment_ids = self._batch(tokens.segment_ids) if self.model.active_peft_config.writes_segments else None
-        with self.model.memory(memory, segment_ids=segment_ids):
+    def _forward(self, tokens: ChatTokens, cache: DynamicCache | None, memory: DeltaMemState, cut: bool = False) -> None:
+        """Write tokens to a memory, as the continuation of a cache. If they are `cut`, their last segment goes on in the next."""
+        writes_segments = self.model.active_peft_config.writes_segments
+        segment_ids = self._batch(tokens.segment_ids) if writes_segments else None
+        with self.model.memory(memory, segment_ids=segment_ids, keep_open=cut and writes_segments):
             self.model(input_ids=self._batch(tokens.ids), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
 
     def _generate(
@@ -227,6 +244,47 @@ class ChatSession:
 
     def _batch(self, row: Tensor) -> Tensor:
         return row[None].to(self.model.device)
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What a saved session holds beside its memories."""
+
+    saves: int
+    system: str | None
+    messages: list[Message]
+    written: list[int]
+    passes: list[int]
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str], path: Path) -> _Notes:
+        """Raises ValueError for anything that `save` would not write."""
+        try:
+            notes = cls(**json.loads(metadata["session"]))
+            if notes.messages:
+                check_messages(notes.messages)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: {error!r}") from error
+        numbers = all(isinstance(part, list) and all(type(n) is int for n in part) for part in (notes.written, notes.passes))
+        if not (
+            numbers
+            and isinstance(notes.messages, list)
+            and isinstance(notes.system, str | None)
+            and type(notes.saves) is int
+            and notes.saves >= 1
+            and [*notes.passes] == sorted(notes.passes)
+            and all(0 <= end <= len(notes.written) for end in notes.passes)
+        ):
+            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: its notes are not what save() writes")
+        return notes
+
+
+def _saves_of(path: Path) -> int:
+    """How often the session in a file was saved, 0 if there is none."""
+    try:
+        return _Notes.read(read_state_file(path)[1], path).saves
+    except FileNotFoundError:
+        return 0
 
 
 class _Stop(StoppingCriteria):

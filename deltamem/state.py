@@ -150,6 +150,17 @@ def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: 
     except BaseException:
         os.unlink(temporary)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a loss of power, where the system lets folders be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[str, str]]:

@@ -151,6 +151,9 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     chat.memory.save(tmp_path / FILE)
     with pytest.raises(ValueError, match="no session"):
         ChatSession.load(tmp_path, chat.model, chat.tokenizer)
+    with pytest.raises(ValueError, match="no session"):  # nor is it overwritten
+        chat.save(tmp_path)
+    (tmp_path / FILE).unlink()
     chat.reply(FACTS, **SHORT)
     chat.save(tmp_path)
     other = chat_model(alpha=4.0)

@@ -1,0 +1,63 @@
+"""Whether a model is the backbone that an adapter was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KIND = ("model_type", "hidden_size", "num_hidden_layers")
+EMBEDDING = "embedding"
+# How many numbers of the embedding are kept, and how like the model's they must be. Unrelated weights have a cosine of 0 within
+# 0.13 (1 / sqrt(64), one standard deviation), the same weights rounded to 4 bits one of 0.99.
+NUMBERS, LEAST_COSINE = 64, 0.8
+
+
+def describe_backbone(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The kind of a backbone, and some numbers of its embedding by which its weights are known again.
+
+    Args:
+        model: a transformers model.
+        config: its configuration.
+    """
+    numbers = _embedding_numbers(model)
+    return {
+        **{name: config.get(name) for name in KIND},
+        EMBEDDING: None if numbers is None else [float(f"{number:.4g}") for number in numbers.tolist()],
+    }
+
+
+def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Compare the backbone of an adapter with a model's, both as `describe_backbone` gives them.
+
+    Raises:
+        ValueError: another kind of model, or another model's weights.
+    """
+    kinds = [{name: described.get(name) for name in KIND} for described in (expected, found)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"this adapter was made for the backbone {kinds[0]}, but the model is {kinds[1]}; load the backbone that it was "
+            "trained on"
+        )
+    ours, theirs = expected.get(EMBEDDING), found.get(EMBEDDING)
+    if ours is None or theirs is None:  # weights that were not there to be looked at
+        return
+    likeness = F.cosine_similarity(torch.tensor(ours), torch.tensor(theirs), dim=0).item() if len(ours) == len(theirs) else 0.0
+    if likeness < LEAST_COSINE:
+        raise ValueError(
+            f"this adapter was made for other weights: the model's embedding is like that of its backbone by {likeness:.2f} only "
+            f"(a cosine; at least {LEAST_COSINE} is accepted). Load the backbone that it was trained on, or set the config's "
+            "backbone to None to use it all the same"
+        )
+
+
+def _embedding_numbers(model: nn.Module) -> Tensor | None:
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    weight = getattr(embedding, "weight", None)
+    if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point() or weight.ndim != 2:
+        return None
+    numbers = weight.detach()[:NUMBERS, :NUMBERS].diagonal().float().cpu()
+    return numbers if numbers.any() else None
