@@ -48,13 +48,13 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
     likeness = F.cosine_similarity(torch.tensor(ours), torch.tensor(theirs), dim=0).item() if len(ours) == len(theirs) else 0.0
     if likeness < LEAST_COSINE:
         raise ValueError(
-            f"this adapter was made for other weights: the model's embedding is like that of its backbone by {likeness:.2f} only "
+            f"this adapter was made for other weights: the model's embedding is like that of its backbone by {likeness:.2f} "
             f"(a cosine; at least {LEAST_COSINE} is accepted). Load the backbone that it was trained on, or set the config's "
             "backbone to None to use it all the same"
         )
 
 
-def _embedding_numbers(model: nn.Module) -> Tensor | None:
+def _embedding_numbers(model: Any) -> Tensor | None:
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     weight = getattr(embedding, "weight", None)
     if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point() or weight.ndim != 2:

@@ -211,7 +211,7 @@ class ChatSession:
 
     @torch.no_grad()
     def _forward(self, tokens: ChatTokens, cache: DynamicCache | None, memory: DeltaMemState, cut: bool = False) -> None:
-        """Write tokens to a memory, as the continuation of a cache. If they are `cut`, their last segment goes on in the next."""
+        """Write tokens to a memory, as the continuation of a cache; `cut` if their last segment goes on in the next call."""
         writes_segments = self.model.active_peft_config.writes_segments
         segment_ids = self._batch(tokens.segment_ids) if writes_segments else None
         with self.model.memory(memory, segment_ids=segment_ids, keep_open=cut and writes_segments):
