@@ -83,6 +83,9 @@ class MemoryCacheLayer(DummyLayer):
         states = {name: memory.start.states.get(name, torch.zeros_like(state)) for name, state in outcome.states.items()}
         start = Contents(states, memory.start.tokens, memory.start.open_segment)
         step = _Step(memory.tokens, start, dict(memory.token_writes), memory.valid, memory.write)
+        if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
+            self.steps = [step]
+            return
         if self.steps and not step.changed and not self.steps[-1].changed:
             self.steps[-1].tokens += memory.tokens
         else:

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.hooks import AlignDevicesHook, SequentialHook  # type: ignore[import-untyped]
 from einops import rearrange
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -85,7 +86,9 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base_layer":
+            # What is private is bookkeeping about the wrapped module (accelerate's hooks and the forward they replaced), not
+            # about this one.
+            if name == "base_layer" or name.startswith("_"):
                 raise
             return getattr(self.base_layer, name)
 
@@ -122,7 +125,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def adapter_weights(self, adapter: str) -> dict[str, Tensor]:
         """The parameters of one adapter in this layer."""
-        weights: dict[str, Tensor] = {"gate_bias": self.delta_mem_gate_bias[adapter]}
+        weights = {"gate_bias": self._gate_bias(adapter)}
         roles = ("in", *self.configs[adapter].corrections)
         return weights | {role: self._weight(role, adapter) for role in roles}
 
@@ -135,8 +138,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     @property
     def device(self) -> torch.device:
-        """Where this layer computes."""
-        return _parameter(self._projections["q"].module).device
+        """Where this layer computes; "meta" for a model without weights."""
+        return _device(*_weight_of(self._projections["q"].module))
 
     @property
     def _active(self) -> str | None:
@@ -149,8 +152,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         return getattr(self, f"delta_mem_{role}")
 
     def _weight(self, role: str, adapter: str) -> Tensor:
-        linear = self._linear(role)[adapter]
-        return cast(nn.Linear, linear).weight
+        return _fetched(self._linear(role)[adapter], "weight")
+
+    def _gate_bias(self, adapter: str) -> Tensor:
+        return _fetched(self.delta_mem_gate_bias, adapter)
 
     def _read_and_write(self, adapter: str, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
@@ -197,7 +202,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         config = self.configs[adapter]
         rows = config.num_states * config.r
         keys, values, logits = projected.tensor_split([rows, 2 * rows], dim=-1)
-        gates = torch.sigmoid(logits + self.delta_mem_gate_bias[adapter].float())
+        gates = torch.sigmoid(logits + self._gate_bias(adapter).float())
         gates = rearrange(gates, "b t (kind n g) -> kind b n t g", n=config.num_states, g=config.gate_rows)
         if torch.is_grad_enabled():
             memory.write_gates[self.name] = _masked_mean(gates[0], valid)
@@ -256,8 +261,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weight.zero_()
         if config.init == "zero" or weight.is_meta:
             return
-        source = _parameter(projection.module)
-        if not source.is_floating_point():
+        source = _fetched(*_weight_of(projection.module))
+        if source.is_meta:
+            return
+        if not source.is_floating_point() or source.itemsize == 1:  # 8-bit floats have scales elsewhere
             raise ValueError(
                 f"init='base_slice' copies columns of the frozen weights, but those of {self.name} are quantised "
                 f"({source.dtype}); choose init='zero' or init='random'"
@@ -266,10 +273,13 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         slice_ = F.normalize(projection.rows_of(source[:, :columns]).float(), dim=0)
         weight[:, :columns].copy_(BASE_SLICE_GAIN * slice_)
 
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
-        """Where the adapter's weights go: an attention module has no weight of its own for peft to look at."""
-        source = _parameter(self._projections["q"].module)
-        return source.device, source.dtype
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
+        """Where the adapter's weights go: an attention module has no weight of its own for peft to look at.
+
+        They keep their own dtype. The backbone's would round what is loaded, and a memory is refused by other weights than
+        those that wrote it.
+        """
+        return self.device, None
 
 
 def _project(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -294,9 +304,29 @@ def _masked_mean(gates: Tensor, valid: Tensor | None) -> Tensor:
     return (gates * weight).sum() / weight.sum().clamp(min=1)
 
 
-def _parameter(projection: nn.Module) -> Tensor:
-    """The weight of a projection, which another peft method may have wrapped."""
+def _weight_of(projection: nn.Module) -> tuple[nn.Module, str]:
+    """The module that holds the weight of a projection, which another peft method may have wrapped, and the weight's name."""
     while isinstance(inner := getattr(projection, "base_layer", None), nn.Module):
         projection = inner
-    weight = getattr(projection, "weight", None)
-    return weight if isinstance(weight, Tensor) else next(projection.parameters())
+    tensors = [name for name, _ in (*projection.named_parameters(), *projection.named_buffers())]
+    return projection, next((name for name in ("weight", "qweight") if name in tensors), tensors[0])
+
+
+def _device(module: nn.Module, name: str) -> torch.device:
+    """Where a module's tensor is when the module runs."""
+    hook = _offload_hook(module)
+    return torch.device(getattr(module, name).device if hook is None else hook.execution_device)
+
+
+def _fetched(module: nn.Module, name: str) -> Tensor:
+    """A module's tensor; if accelerate has moved it out, to the disk or another device, a copy of it from there."""
+    tensor = getattr(module, name)
+    hook = _offload_hook(module)
+    return tensor if hook is None or not tensor.is_meta else hook.weights_map[name].to(hook.execution_device)
+
+
+def _offload_hook(module: nn.Module) -> AlignDevicesHook | None:
+    """The hook with which accelerate keeps a module's weights elsewhere while it does not run, if any."""
+    hook = getattr(module, "_hf_hook", None)
+    hooks = hook.hooks if isinstance(hook, SequentialHook) else (hook,)
+    return next((hook for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)

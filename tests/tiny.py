@@ -10,7 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from deltamem import DeltaMemConfig
 from deltamem.layer import DeltaMemLayer
 
-MODEL_TYPES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
+# One of each kind of attention: plain, with norms of queries and keys, with sliding windows in all or some layers, packed in
+# one piece, packed head by head, and beside a recurrent mixer.
+FAMILIES = ("llama", "qwen3", "mistral", "gemma3_text", "phi3", "gpt_neox", "falcon_h1")
+MODEL_TYPES = (*FAMILIES, "qwen2", "smollm3")
 VOCAB, PAD = 61, 0
 
 SIZES: dict[str, Any] = {
@@ -27,7 +30,19 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 # What makes a family differ from Llama must be there with two layers already.
-SPECIAL: dict[str, dict[str, Any]] = {"smollm3": {"no_rope_layer_interval": 2}}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "falcon_h1": {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
+    "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8},
+    "mistral": {"sliding_window": 8},
+    "smollm3": {"no_rope_layer_interval": 2},
+}
 
 
 def tiny_backbone(
