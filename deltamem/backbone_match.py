@@ -30,6 +30,27 @@ def describe_backbone(model: nn.Module, config: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def check_description(described: Any) -> None:
+    """Make sure that this is a description of a backbone, as `describe_backbone` gives it; an adapter's file may say anything.
+
+    Raises:
+        ValueError: something else; says what.
+    """
+    accepted = (*KIND, EMBEDDING)
+    if not isinstance(described, Mapping) or not {*described} <= {*accepted}:
+        raise ValueError(f"backbone={described!r:.80} is not accepted; give a mapping with {', '.join(accepted)}, or None")
+    numbers = described.get(EMBEDDING)
+    if numbers is not None and not (isinstance(numbers, list) and all(map(is_finite, numbers))):
+        raise ValueError(
+            f"backbone[{EMBEDDING!r}]={numbers!r:.80} is not accepted; give a list of finite float32 numbers, or None"
+        )
+
+
+def is_finite(value: Any) -> bool:
+    """Whether this is a number, and finite in float32, in which all is computed."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= torch.finfo(torch.float32).max
+
+
 def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Compare the backbone of an adapter with a model's, both as `describe_backbone` gives them.
 
@@ -45,8 +66,10 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
     ours, theirs = expected.get(EMBEDDING), found.get(EMBEDDING)
     if ours is None or theirs is None:  # weights that were not there to be looked at
         return
-    likeness = F.cosine_similarity(torch.tensor(ours), torch.tensor(theirs), dim=0).item() if len(ours) == len(theirs) else 0.0
-    if likeness < LEAST_COSINE:
+    likeness = 0.0
+    if len(ours) == len(theirs):
+        likeness = F.cosine_similarity(torch.tensor([*map(float, ours)]), torch.tensor(theirs), dim=0).item()
+    if not likeness >= LEAST_COSINE:  # NaN, if the squares overflow
         raise ValueError(
             f"this adapter was made for other weights: the model's embedding is like that of its backbone by {likeness:.2f} "
             f"(a cosine; at least {LEAST_COSINE} is accepted). Load the backbone that it was trained on, or set the config's "

@@ -40,6 +40,7 @@ class MemoryBlock:
 
     Args:
         owner: the tuner whose passes it concerns.
+        adapter: the name of the adapter that the memory belongs to.
         state: the memory that is read and written.
         write: whether tokens write.
         segment_ids: `[batch, tokens]`, for adapters that write segments.
@@ -54,6 +55,7 @@ class MemoryBlock:
     def __init__(
         self,
         owner: Any,
+        adapter: str,
         state: DeltaMemState,
         write: bool = True,
         segment_ids: Tensor | None = None,
@@ -61,6 +63,7 @@ class MemoryBlock:
         detach: bool = True,
     ) -> None:
         self.owner = owner
+        self.adapter = adapter
         self.state = state
         self.write = write
         self.segment_ids = segment_ids
@@ -81,6 +84,19 @@ class MemoryBlock:
         if torch.compiler.is_compiling():
             return owner.open_blocks[-1] if owner.open_blocks else None
         return next((block for block in reversed(_open_blocks.get()) if block.owner is owner), None)
+
+    def check_adapter(self) -> None:
+        """Refuse to go on with another adapter than the block was opened for.
+
+        Raises:
+            RuntimeError: another adapter is active now.
+        """
+        active = self.owner.active_adapters
+        if active[:1] != [self.adapter]:
+            raise RuntimeError(
+                f"this memory was opened for the adapter {self.adapter!r}, but {active} is active now, and would take its "
+                "numbers for its own. Do not switch adapters while a memory is open"
+            )
 
 
 @torch.library.custom_op("deltamem::confirm_block", mutates_args=())
@@ -116,23 +132,26 @@ confirm_block.register_autograd(lambda ctx, gradient: (gradient, None))
 
 @contextmanager
 def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
-    """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before."""
+    """Open a block. If it ends in an error, or the memory is no longer finite, the state is as it was before.
+
+    Raises:
+        RuntimeError: another thread or task is writing to this memory.
+    """
+    mine = _open_blocks.get()
+    if block.write and any(
+        other.state is block.state and other.write and other not in mine for other in block.owner.open_blocks
+    ):
+        raise RuntimeError(
+            "another thread or task is writing to this memory; of two writers neither would know what it was told. Let one "
+            "finish first, or give the other a clone()"
+        )
     before, fingerprint = block.state.contents, block.state.fingerprint
-    token = _open_blocks.set((*_open_blocks.get(), block))
+    token = _open_blocks.set((*mine, block))
     block.owner.open_blocks.append(block)
     try:
         yield block
-        bad = find_not_finite(block.state.contents)
-        if bad is not None:
-            raise FloatingPointError(
-                f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or "
-                "infinite values in the input or the adapter's weights"
-            )
         if block.state.contents is not before:
-            # Weights that are being trained have changed by the time somebody asks.
-            block.state.fingerprint = None if block.owner.training else block.owner.fingerprint()
-        if block.detach:
-            block.state.contents = block.state.contents.map(_plain)
+            _commit(block)
     except BaseException:
         block.state.contents, block.state.fingerprint = before, fingerprint
         raise
@@ -140,6 +159,26 @@ def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
         block.closed = True
         block.owner.open_blocks.remove(block)
         _open_blocks.reset(token)
+
+
+def _commit(block: MemoryBlock) -> None:
+    """Check what was written, say by which adapter, and make it a plain value.
+
+    Raises:
+        FloatingPointError: the memory is no longer finite.
+        RuntimeError: another adapter is active than the block was opened for.
+    """
+    bad = find_not_finite(block.state.contents)
+    if bad is not None:
+        raise FloatingPointError(
+            f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or infinite "
+            "values in the input or the adapter's weights"
+        )
+    block.check_adapter()
+    # Weights that are being trained have changed by the time somebody asks.
+    block.state.fingerprint = None if block.owner.training else block.owner.fingerprint()
+    if block.detach:
+        block.state.contents = block.state.contents.map(_plain)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -123,9 +123,11 @@ class Carrier:
                 return _for_batch(carried.contents, batch, 1, "past_key_values")
         if block is None:
             return Contents.empty(batch, device)
+        block.check_adapter()
         if block.generation is None:
             return _for_batch(block.state.contents, batch, 1, "the memory")
-        contents = block.generation.start if cache is None else block.state.contents
+        # Without a KV cache, or with one that is made anew for every step, each step reads the text from its beginning.
+        contents = block.generation.start if carried is None else block.state.contents
         return _for_batch(contents, batch, block.generation.branches, "the memory")
 
     def _segments(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from peft import PeftConfig
 
+from deltamem.backbone_match import check_description, is_finite
 from deltamem.peft_type import DELTA_MEM
 
 Projection = Literal["q", "k", "v", "o"]
@@ -15,6 +16,10 @@ WriteUnit = Literal["token", "message", "sentence"]
 Decay = Literal["coupled", "learned", "none"]
 Initialisation = Literal["base_slice", "zero", "random"]
 TurnWrites = Literal["after", "during"]
+Task = Literal["CAUSAL_LM", "FEATURE_EXTRACTION"]
+
+# peft reads these names as regular expressions in places, and a file could bring one that takes forever.
+MODULE_NAME = re.compile(r"\w+(\.\w+)*")
 
 
 @dataclass
@@ -40,9 +45,9 @@ class DeltaMemConfig(PeftConfig):
             What the adapter was trained for.
         layers_to_transform: indices of the decoder layers that get a memory; all if None.
         layers_pattern: name of the module list that holds the decoder layers, where it cannot be told from the names.
-        target_modules: the attention modules; taken from the registry if None.
-        backbone: what the adapter was made for (model type, width, layers). Filled in when the adapter is attached; attaching
-            it to anything else is refused.
+        target_modules: names of the attention modules, or the ends of their names; taken from the registry if None.
+        backbone: what the adapter was made for, as `describe_backbone` gives it. Filled in when the adapter is attached;
+            attaching it to anything else is refused.
 
     Raises:
         ValueError: for any value that is not accepted, naming the field, the value and what is accepted.
@@ -78,8 +83,6 @@ class DeltaMemConfig(PeftConfig):
         self.peft_type = DELTA_MEM
         if isinstance(self.corrections, list):  # JSON has no tuples
             self.corrections = tuple(self.corrections)
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
         self._check_whole("r", minimum=1)
         self._check_whole("num_states", minimum=1)
         self._check_finite("alpha")
@@ -90,6 +93,13 @@ class DeltaMemConfig(PeftConfig):
             self._check_choice(name, (True, False))
         self._check_corrections()
         self._check_layers()
+        self._check_module_names()
+        if self.task_type is not None and self.task_type not in get_args(Task):
+            raise ValueError(
+                f"task_type={self.task_type!r} is not accepted; choose one of {', '.join(get_args(Task))}, or None"
+            )
+        if self.backbone is not None:
+            check_description(self.backbone)
         if self.decay_first and self.decay == "none":
             raise ValueError("decay_first=True needs a decay, got decay='none'; choose decay='coupled' or 'learned'")
 
@@ -125,8 +135,8 @@ class DeltaMemConfig(PeftConfig):
 
     def _check_finite(self, name: str) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"{name}={value!r} is not accepted; give a finite number")
+        if not is_finite(value):
+            raise ValueError(f"{name}={value!r} is not accepted; give a finite float32 number")
 
     def _check_choice(self, name: str, choices: tuple[Any, ...]) -> None:
         value = getattr(self, name)
@@ -149,3 +159,22 @@ class DeltaMemConfig(PeftConfig):
             raise ValueError(
                 f"layers_to_transform={given!r} is not accepted; give one or more layer indices from 0 up, each once"
             )
+
+    def _check_module_names(self) -> None:
+        targets = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        if targets is not None:
+            if not isinstance(targets, list | tuple | set) or not targets or not all(map(_is_module_name, targets)):
+                raise ValueError(
+                    f"target_modules={targets!r} is not accepted; give names of attention modules (letters, digits, '_' and "
+                    "'.'; no patterns), or None"
+                )
+            self.target_modules = set(targets)
+        if self.layers_pattern is not None and not _is_module_name(self.layers_pattern):
+            raise ValueError(
+                f"layers_pattern={self.layers_pattern!r} is not accepted; give the name of a module list (letters, digits, '_' "
+                "and '.'; no pattern), or None"
+            )
+
+
+def _is_module_name(name: Any) -> bool:
+    return isinstance(name, str) and MODULE_NAME.fullmatch(name) is not None

@@ -15,6 +15,7 @@ from accelerate.hooks import AlignDevicesHook, SequentialHook  # type: ignore[im
 from einops import rearrange
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from deltamem.config import DeltaMemConfig
 from deltamem.hook import AttentionHook, Projection
@@ -75,10 +76,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.delta_mem_v = nn.ModuleDict()
         self.delta_mem_o = nn.ModuleDict()
         self._projections = hook.projections(attention)
-        self._handles = [
-            projection.module.register_forward_hook(partial(self._correct, role))
-            for role, projection in self._projections.items()
-        ]
+        self._handles: list[RemovableHandle] = []
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
         self._traced_reads: Tensor | None = None
 
@@ -106,6 +104,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._initialise(adapter_name)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+        if not self._handles:  # not before, or an adapter that is refused would leave hooks behind
+            self._handles = [
+                projection.module.register_forward_hook(partial(self._correct, role))
+                for role, projection in self._projections.items()
+            ]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""

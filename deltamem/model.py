@@ -10,18 +10,24 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import _get_submodules
 from torch import Tensor, nn
 
 from deltamem.backbone_match import KIND, check_backbone, describe_backbone
 from deltamem.block import MemoryBlock, open_block
 from deltamem.carrier import Carrier, generating
 from deltamem.config import DeltaMemConfig
-from deltamem.contents import Contents
+from deltamem.contents import OPEN_SUMS, Contents
 from deltamem.hook import find_hook
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
 from deltamem.state import DeltaMemState
+from deltamem.unsupported import check_call
+
+# The dtypes that an adapter's file may have: those that its weights, float32 in the model, can be saved in.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class DeltaMemModel(BaseTuner):
@@ -97,12 +103,29 @@ class DeltaMemModel(BaseTuner):
             raise ValueError(
                 f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
             )
-        return open_block(MemoryBlock(self, state, write, segment_ids, keep_open, detach))
+        return open_block(MemoryBlock(self, self.active_adapters[0], state, write, segment_ids, keep_open, detach))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
         with generating(self, args, kwargs, self.model.generation_config):
             return self.model.generate(*args, **kwargs)
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Continuous batching puts several users into one row: refused while an adapter is active.
+
+        Raises:
+            NotImplementedError: an adapter is active.
+        """
+        # transformers runs it in a thread, from which the refusal of a pass would only reach the log.
+        if self._active_layers():
+            check_call(self.model, {"cache": "continuous batching"})
+        return self.model.generate_batch(*args, **kwargs)
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """See `generate_batch`."""
+        if self._active_layers():
+            check_call(self.model, {"cache": "continuous batching"})
+        return self.model.init_continuous_batching(*args, **kwargs)
 
     def fingerprint(self) -> str:
         """Identifies the active adapter: its options, its weights and the kind of backbone it is attached to."""
@@ -148,14 +171,19 @@ class DeltaMemModel(BaseTuner):
     def _check_state(self, state: DeltaMemState) -> None:
         if not isinstance(state, DeltaMemState):
             raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
-        layers = self._active_layers()
+        layers, segment = self._active_layers(), state.contents.open_segment
         expected = {name: _shape(layer, state.batch_size) for name, layer in layers.items()}
         given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
+        if segment is not None:
+            given |= {OPEN_SUMS + name: tuple(sums.shape) for name, sums in segment.sums.items()}
+            if layers and self._active_config().writes_segments:
+                widths = {name: layer.adapter_weights(self.active_adapters[0])["in"].shape[1] for name, layer in layers.items()}
+                expected |= {OPEN_SUMS + name: (state.batch_size, width) for name, width in widths.items()}
         if given != expected:
             different = sorted(name for name in {*given, *expected} if given.get(name) != expected.get(name))
             example = different[0]
             raise ValueError(
-                f"this memory does not fit the active adapter {self.active_adapters[0]!r}: {len(different)} modules differ; "
+                f"this memory does not fit the active adapter {self.active_adapters[0]!r}: {len(different)} tensors differ; "
                 f"{example} has {given.get(example, 'nothing')} in the memory and {expected.get(example, 'nothing')} in the "
                 "model. Use the adapter and backbone that wrote it, or start with model.new_memory()"
             )
@@ -169,10 +197,18 @@ class DeltaMemModel(BaseTuner):
     # --------------------------------------------------------------------------------------------- what peft asks for
 
     def _pre_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
+        if any(isinstance(module, DeltaMemLayer) for module in model.modules()):
+            raise ValueError(
+                "this backbone has δ-mem layers already: those of another PeftModel, or of a load that was refused. Add "
+                "adapters to that PeftModel (load_adapter, add_adapter), call its unload(), or load the backbone again"
+            )
         self._layers, self._fingerprinted = {}, None
         self.open_blocks = []
 
     def _post_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
+        # Not of another method's PeftModel around it, which generate() leaves out.
+        while isinstance(model, PeftModel):
+            model = model.get_base_model()
         self.forward_names = tuple(inspect.signature(model.forward).parameters)
         # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
         self._handles = [
@@ -186,6 +222,8 @@ class DeltaMemModel(BaseTuner):
         if peft_config.backbone is not None:
             check_backbone(peft_config.backbone, backbone)
         _check_layer_indices(peft_config, backbone["num_hidden_layers"])
+        _check_width(peft_config, backbone["hidden_size"])
+        _check_targets(peft_config, hook.attention)
         peft_config.backbone = peft_config.backbone or backbone
         if peft_config.target_modules is None:
             peft_config.target_modules = {hook.attention}
@@ -232,12 +270,30 @@ class DeltaMemModel(BaseTuner):
         )
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        if merge:
+            self._check_merge_allowed()
         for handle in self._handles:
             handle.remove()
+        for name, layer in self._layers.items():
+            parent, _, target_name = _get_submodules(self.model, name)
+            self._replace_module(parent, target_name, layer.detach(), layer)
+        # The dictionary is shared with what other method was there before.
+        for name in [name for name, config in self.peft_config.items() if isinstance(config, DeltaMemConfig)]:
+            del self.peft_config[name]
+        if not self.peft_config and "peft_config" in vars(self.model):
+            del self.model.peft_config
+        return self.model
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        """The memory's layers alone: peft's own takes along those of every other method in the model."""
         for layer in self._layers.values():
-            layer.detach()
-        return model
+            layer.enable_adapters(enabled)
+
+    @classmethod
+    def _get_adapter_state_dict(cls, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The memory's weights alone, without those of another method's adapter of the same name."""
+        weights = super()._get_adapter_state_dict(*args, **kwargs)
+        return {name: weight for name, weight in weights.items() if f".{cls.prefix}" in name}
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -245,27 +301,47 @@ class DeltaMemModel(BaseTuner):
     ) -> dict[str, Tensor]:
         """Map saved names to the model's; refuses weights that are not exactly the adapter's, before any is loaded.
 
-        peft itself only warns of missing weights, and would load a weight of the backbone if the file had one.
+        peft itself only warns of missing weights, would load a weight of the backbone if the file had one, and casts any dtype.
 
         Raises:
-            ValueError: missing, unknown or misshapen weights.
+            ValueError: missing, unknown or misshapen weights, or some that are no finite floating-point numbers.
         """
+        refused = f"these weights are not those of the adapter {adapter_name!r}"
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         expected = {
             name: tuple(tensor.shape)
             for name, tensor in model.state_dict().items()
-            if f".{cls.prefix}" in name and adapter_name in name.split(".")
+            if name.partition(f".{cls.prefix}")[2].split(".")[1:2] == [adapter_name]
         }
-        given = {name: tuple(tensor.shape) for name, tensor in remapped.items()}
         # Injected into a bare transformers model, the saved names carry a prefix that the model's do not have.
-        given = {name if name in expected else name.removeprefix("base_model.model."): shape for name, shape in given.items()}
+        given = {
+            name if name in expected else name.removeprefix("base_model.model."): _checked(name, weight)
+            for name, weight in remapped.items()
+        }
+        if len(given) < len(state_dict):
+            raise ValueError(f"{refused}: {len(state_dict)} names in the file stand for {len(given)}; save it again")
         for name in sorted({*expected, *given}):
             if expected.get(name) != given.get(name):
                 raise ValueError(
-                    f"these weights are not those of the adapter {adapter_name!r}: {name} has {given.get(name, 'nothing')} in "
-                    f"the file and {expected.get(name, 'nothing')} in the model. Load them with the config they were saved with"
+                    f"{refused}: {name} has {given.get(name, 'nothing')} in the file and {expected.get(name, 'nothing')} in "
+                    "the model. Load them with the config they were saved with; if this was the first load of this adapter, it "
+                    f"is attached without weights: take it off with model.delete_adapter({adapter_name!r})"
                 )
         return remapped
+
+
+def _checked(name: str, weight: Any) -> tuple[int, ...]:
+    """The shape of a weight in an adapter's file.
+
+    Raises:
+        ValueError: no dense tensor of finite floating-point numbers.
+    """
+    if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.dtype not in DTYPES:
+        found = f"{weight.dtype} ({weight.layout})" if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"the adapter's weight {name} is {found}; accepted are dense tensors of {', '.join(map(str, DTYPES))}")
+    if not weight.isfinite().all():
+        raise ValueError(f"the adapter's weight {name} has NaN or infinite values; only finite ones are accepted")
+    return tuple(weight.shape)
 
 
 def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
@@ -273,6 +349,23 @@ def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
     if shape is None:
         raise ValueError(f"{layer.name} has no active memory")
     return shape
+
+
+def _check_width(config: DeltaMemConfig, hidden_size: int | None) -> None:
+    if hidden_size is not None and config.r * config.num_states > hidden_size:
+        raise ValueError(
+            f"r={config.r} and num_states={config.num_states} are not accepted for a model with hidden_size={hidden_size}: the "
+            "keys of a memory are made of its hidden states. Give r * num_states up to that size"
+        )
+
+
+def _check_targets(config: DeltaMemConfig, attention: str) -> None:
+    others = [name for name in sorted(config.target_modules or ()) if not f".{name}".endswith(f".{attention}")]
+    if others:
+        raise ValueError(
+            f"target_modules={sorted(config.target_modules or ())!r}: {others[0]!r} is no attention module; in this model "
+            f"their names end in {attention!r}. Give such names, or None for all"
+        )
 
 
 def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
@@ -286,14 +379,12 @@ def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
 
 def _digest(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
     """A hash over what a memory's numbers depend on."""
-    options = {
-        name: value
-        for name, value in config.to_dict().items()
-        if name in ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
-    }
+    names = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
+    options = {name: getattr(config, name) for name in names}
     options |= {name: (config.backbone or {}).get(name) for name in KIND}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        if not weight.is_meta:
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -6,8 +6,9 @@ import copy
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, with_system
+from deltamem.contents import Contents
 from deltamem.state import DeltaMemState, read_state_file, write_state_file
 
 FILE = "session.safetensors"
@@ -34,7 +36,7 @@ class ChatSession:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
         system: the system prompt; the chat template's own if None.
-        memory: the memory to go on with; empty if None.
+        memory: the memory to go on with, which is copied; empty if None.
 
     Raises:
         ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
@@ -47,13 +49,14 @@ class ChatSession:
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
-        self.memory: DeltaMemState = model.new_memory() if memory is None else memory
+        self.memory: DeltaMemState = model.new_memory() if memory is None else memory.clone()
         if len(self.memory) != 1:
             raise ValueError(f"a chat has one memory, got one with {len(self.memory)} rows; take one of them: memory[0]")
         with model.memory(self.memory, write=False):  # refuses a memory of another adapter
             pass
         self.messages: list[Message] = []
-        self._saves = 0  # how often the session was saved: which of the saved ones this goes on from
+        self._saves = 0  # how often the session was saved
+        self._goes_on_from: set[str] = set()  # the ids of these saves: what they hold is in this session too
         self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
         self.forget_context()
 
@@ -108,11 +111,11 @@ class ChatSession:
     def forget_context(self) -> None:
         """Drop the messages and their keys and values; the memory stays."""
         self.messages = []
-        # The context as it was written: the memory before it, its tokens, where each pass over them ended, and the keys and
-        # values of these passes (None: to be computed again, from the memory and the tokens).
-        self._before_context = self.memory.clone()
+        # The context as it was written: its tokens, the passes over them, what the last one left in the memory, and the keys
+        # and values of the passes (None: to be computed again).
         self._written: list[int] = []
-        self._passes: list[int] = []
+        self._passes: list[_Pass] = []
+        self._left: Contents | None = None
         self._cache: DynamicCache | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -122,23 +125,27 @@ class ChatSession:
             ValueError: the folder has a session that this one does not go on from; it is left as it is.
         """
         path = Path(folder) / FILE
-        there = _saves_of(path)
-        if there != self._saves:
+        there = _notes_in(path)
+        if there is not None and there.save not in self._goes_on_from:
             raise ValueError(
-                f"{os.fspath(path)!r} was saved {there} times, but this session goes on from save {self._saves}: what was "
-                "written in between would be lost. Load it and go on from there, or give another folder"
+                f"{os.fspath(path)!r} holds a session that was saved {there.saves} times, and this one, saved {self._saves} "
+                "times, does not go on from it: what was written there would be lost. Load it and go on from there, or give "
+                "another folder"
             )
         os.makedirs(folder, exist_ok=True)
-        notes = {
-            "saves": self._saves + 1,
-            "system": self.system,
-            "messages": [dict(message) for message in self.messages],
-            "written": self._written,
-            "passes": self._passes,
-        }
-        memories = DeltaMemState.stack([self.memory, self._before_context])
-        write_state_file(path, memories, {"session": json.dumps(notes)})
-        self._saves += 1
+        notes = _Notes(
+            saves=max(self._saves, 0 if there is None else there.saves) + 1,
+            save=uuid.uuid4().hex,
+            system=self.system,
+            messages=[dict(message) for message in self.messages],
+            written=self._written,
+            passes=[(done.end, done.start is not None) for done in self._passes],
+            memory_as_left=self.memory.contents is self._left,
+        )
+        self._goes_on_from.add(notes.save)  # before it is written: an interrupt may come when the file is in its place already
+        memories = DeltaMemState.stack([self.memory, *(done.start for done in self._passes if done.start is not None)])
+        write_state_file(path, memories, {"session": json.dumps(asdict(notes))})
+        self._saves = notes.saves
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], model: PeftModel, tokenizer: Any) -> ChatSession:
@@ -150,15 +157,19 @@ class ChatSession:
         """
         path = Path(folder) / FILE
         memories, metadata = read_state_file(path)
-        if len(memories) != 2:
-            raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, where a session has two")
         notes = _Notes.read(metadata, path)
+        starts = sum(has_start for _, has_start in notes.passes)
+        if len(memories) != 1 + starts:
+            raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, its notes {1 + starts}")
         session = cls(model, tokenizer, notes.system, memories[0])
         vocabulary = model.get_input_embeddings().num_embeddings
         if not all(0 <= token < vocabulary for token in notes.written):
             raise ValueError(f"{os.fspath(path)!r} has tokens that the model does not: it was made with another tokenizer")
-        session.messages, session._written, session._passes = notes.messages, notes.written, notes.passes
-        session._before_context, session._saves = memories[1], notes.saves
+        session.messages, session._written = notes.messages, notes.written
+        rows = iter(range(1, 1 + starts))
+        session._passes = [_Pass(end, memories[next(rows)] if has_start else None) for end, has_start in notes.passes]
+        session._left = session.memory.contents if notes.memory_as_left else None
+        session._saves, session._goes_on_from = notes.saves, {notes.save}
         return session
 
     def _turn(
@@ -170,7 +181,7 @@ class ChatSession:
     ) -> str:
         if not isinstance(text, str):
             raise TypeError(f"a message is text, got {type(text).__name__}")
-        before = self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._passes
+        before = self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._passes, self._left
         try:
             self.messages = [*self.messages, {"role": "user", "content": text}]
             during = self.model.active_peft_config.turn_writes == "during"
@@ -181,7 +192,7 @@ class ChatSession:
             self.messages = [*self.messages, {"role": "assistant", "content": answer}]
             self._write_context(upto=len(self.messages))
         except BaseException:
-            self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._passes = before
+            self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._passes, self._left = before
             self._cache = None
             raise
         return answer
@@ -193,20 +204,24 @@ class ChatSession:
         tokens = self._tokens(self.messages[:upto])
         ids = tokens.ids.tolist()
         known = _common_prefix(self._written, ids)
-        if self._cache is None or known < len(self._written):
-            # After a load or a failure, or if the template changed earlier turns.
-            self._cache = self._replay(tokens, known)
+        if known < len(self._written):  # the template changed earlier turns
+            self._passes, self._left, self._cache = _first(self._passes, known), None, None
+        if self._cache is None:  # so it is after a load or a failure, too
+            self._cache = self._replay(tokens)
         if known < len(ids):
+            # The passes before this one lead to the memory as it is now, unless something else was written in between.
+            start = None if self.memory.contents is self._left else self.memory.clone()
             self._forward(tokens.slice(known, len(ids)), self._cache, self.memory)
-        self._written, self._passes = ids, [*(end for end in self._passes if end < known), known, len(ids)]
+            self._passes, self._left = [*self._passes, _Pass(len(ids), start)], self.memory.contents
+        self._written = ids
 
-    def _replay(self, tokens: ChatTokens, known: int) -> DynamicCache:
-        """The keys and values of the first tokens as their write passes left them, computed again on a copy of the memory."""
-        cache, memory, start = DynamicCache(config=self.model.config), self._before_context.clone(), 0
-        for end in self._passes:
-            if min(end, known) > start:
-                self._forward(tokens.slice(start, min(end, known)), cache, memory)
-                start = end
+    def _replay(self, tokens: ChatTokens) -> DynamicCache:
+        """The keys and values of the passes, computed again on copies of the memories they started from."""
+        cache, memory, begin = DynamicCache(config=self.model.config), self.memory, 0
+        for done in self._passes:
+            memory = memory if done.start is None else done.start.clone()
+            self._forward(tokens.slice(begin, done.end), cache, memory)
+            begin = done.end
         return cache
 
     @torch.no_grad()
@@ -247,44 +262,88 @@ class ChatSession:
 
 
 @dataclass(frozen=True)
+class _Pass:
+    """A write pass over a part of the context.
+
+    Args:
+        end: the number of the context's tokens up to its end.
+        start: the memory before it, where that is not what the pass before it left.
+    """
+
+    end: int
+    start: DeltaMemState | None
+
+
+def _first(passes: Sequence[_Pass], tokens: int) -> list[_Pass]:
+    """The passes over the first tokens."""
+    begins = [0, *(done.end for done in passes)]
+    return [_Pass(min(done.end, tokens), done.start) for done, begin in zip(passes, begins, strict=False) if begin < tokens]
+
+
+@dataclass(frozen=True)
 class _Notes:
-    """What a saved session holds beside its memories."""
+    """What a saved session holds beside its memories.
+
+    Args:
+        saves: how often it was saved.
+        save: an id of this save.
+        system: the system prompt.
+        messages: the messages in the context.
+        written: the tokens of the context that were written.
+        passes: of each pass over them, where it ended, and whether the memory it started from is in the file.
+        memory_as_left: whether the memory is what the last pass left.
+    """
 
     saves: int
+    save: str
     system: str | None
     messages: list[Message]
     written: list[int]
-    passes: list[int]
+    passes: list[tuple[int, bool]]
+    memory_as_left: bool
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], path: Path) -> _Notes:
         """Raises ValueError for anything that `save` would not write."""
         try:
-            notes = cls(**json.loads(metadata["session"]))
+            given = json.loads(metadata["session"])
+            json.dumps(given, ensure_ascii=False).encode()  # no tokenizer takes text that is no Unicode
+            notes = cls(**given)
             if notes.messages:
                 check_messages(notes.messages)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: {error!r}") from error
-        numbers = all(isinstance(part, list) and all(type(n) is int for n in part) for part in (notes.written, notes.passes))
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a memory but no session: {type(error).__name__}: {error!s:.200}"
+            ) from error
         if not (
-            numbers
+            isinstance(notes.written, list)
+            and all(type(token) is int for token in notes.written)
+            and _are_passes(notes.passes, len(notes.written))
             and isinstance(notes.messages, list)
             and isinstance(notes.system, str | None)
+            and isinstance(notes.save, str)
             and type(notes.saves) is int
-            and notes.saves >= 1
-            and [*notes.passes] == sorted(notes.passes)
-            and all(0 <= end <= len(notes.written) for end in notes.passes)
+            and 1 <= notes.saves < 2**62
+            and type(notes.memory_as_left) is bool
         ):
             raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: its notes are not what save() writes")
         return notes
 
 
-def _saves_of(path: Path) -> int:
-    """How often the session in a file was saved, 0 if there is none."""
+def _are_passes(passes: Any, tokens: int) -> bool:
+    """Whether these are the notes of passes over all of that many tokens, the first of which has its memory in the file."""
+    if not isinstance(passes, list) or not all(isinstance(p, list) and [*map(type, p)] == [int, bool] for p in passes):
+        return False
+    ends = [0, *(end for end, _ in passes)]
+    return ends[-1] == tokens and ends == sorted({*ends}) and (not passes or passes[0][1])
+
+
+def _notes_in(path: Path) -> _Notes | None:
+    """The notes of the session in a file, None if there is no file."""
     try:
-        return _Notes.read(read_state_file(path)[1], path).saves
+        return _Notes.read(read_state_file(path)[1], path)
     except FileNotFoundError:
-        return 0
+        return None
 
 
 class _Stop(StoppingCriteria):

@@ -63,7 +63,9 @@ class SessionStore:
         if not self.root.is_dir():
             return []
         return sorted(
-            folder.name for folder in self.root.iterdir() if NAME.fullmatch(folder.name) and (folder / FILE).is_file()
+            folder.name
+            for folder in self.root.iterdir()
+            if NAME.fullmatch(folder.name) and (folder / FILE).is_file() and not _link_in(folder)
         )
 
     def _folder(self, name: str) -> Path:
@@ -72,7 +74,12 @@ class SessionStore:
                 f"session name {name!r} is not accepted; give 1 to 64 of the characters a to z, 0 to 9, '_' and '-'"
             )
         folder = self.root / name
-        for path in (folder, folder / FILE):
-            if path.is_symlink():
-                raise ValueError(f"{os.fspath(path)!r} is a symbolic link; sessions are kept in the store itself. Remove it")
+        link = _link_in(folder)
+        if link is not None:
+            raise ValueError(f"{os.fspath(link)!r} is a symbolic link; sessions are kept in the store itself. Remove it")
         return folder
+
+
+def _link_in(folder: Path) -> Path | None:
+    """The session's folder or file, whichever is a symbolic link; None if neither is."""
+    return next((path for path in (folder, folder / FILE) if path.is_symlink()), None)

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from deltamem.contents import Contents, OpenSegment
 
 FORMAT = "deltamem-state"
 FORMAT_VERSION = 1
+# More than anybody writes, and so far from the end of int64 that nothing that is added overflows.
+MOST_TOKENS = 2**62
 
 
 class DeltaMemState:
@@ -121,9 +124,16 @@ class DeltaMemState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, is something else, or holds no usable memory.
+            ValueError: the file is damaged, is something else (a session, for instance), or holds no usable memory.
         """
-        return read_state_file(path)[0]
+        state, metadata = read_state_file(path)
+        notes = sorted({*metadata} - {"format", "version", "fingerprint"})
+        if notes:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds more than a memory: {', '.join(notes)}. Load a session with ChatSession.load(...), "
+                "and take its memory"
+            )
+        return state
 
     def _map(self, change: Any) -> DeltaMemState:
         return DeltaMemState(self.contents.map(change), self.fingerprint)
@@ -148,9 +158,11 @@ def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):  # it is gone if an interrupt came after the rename
+            os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    with suppress(OSError):  # the file is complete and in its place; not every file system can sync a folder
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -214,7 +226,7 @@ def _check(contents: Contents) -> None:
     batches = {tensor.shape[0] for tensor in contents.states.values()}
     if len(batches) > 1:
         raise ValueError(f"all tensors of a memory must have one batch size, got {sorted(batches)}")
-    _check_counts("tokens written", contents.tokens, batches.pop(), minimum=0)
+    _check_counts("tokens written", contents.tokens, batches.pop(), 0, MOST_TOKENS)
     if contents.open_segment is not None:
         _check_open_segment(contents, contents.open_segment)
     bad = find_not_finite(contents)
@@ -223,8 +235,8 @@ def _check(contents: Contents) -> None:
 
 
 def _check_open_segment(contents: Contents, segment: OpenSegment) -> None:
-    _check_counts("ids of open segments", segment.ids, contents.rows, minimum=-1)
-    _check_counts("sizes of open segments", segment.sizes, contents.rows, minimum=0)
+    _check_counts("ids of open segments", segment.ids, contents.rows, -1, torch.iinfo(torch.int64).max)
+    _check_counts("sizes of open segments", segment.sizes, contents.rows, 0, MOST_TOKENS)
     if set(segment.sums) != set(contents.states):
         raise ValueError("an open segment must have been seen by all modules of the memory, or by none")
     for name, sums in segment.sums.items():
@@ -234,12 +246,12 @@ def _check_open_segment(contents: Contents, segment: OpenSegment) -> None:
             )
 
 
-def _check_counts(what: str, counts: Tensor, rows: int, minimum: int) -> None:
+def _check_counts(what: str, counts: Tensor, rows: int, least: int, most: int) -> None:
     if not isinstance(counts, Tensor) or counts.dtype != torch.int64 or tuple(counts.shape) != (rows,):
         given = f"{counts.dtype} {tuple(counts.shape)}" if isinstance(counts, Tensor) else type(counts).__name__
         raise ValueError(f"the {what} must be int64 [{rows}], one for each row, got {given}")
-    if not counts.is_meta and bool((counts < minimum).any()):
-        raise ValueError(f"the {what} must be at least {minimum}, got {counts.min().item()}")
+    if not counts.is_meta and bool(((counts < least) | (counts > most)).any()):
+        raise ValueError(f"the {what} must be at least {least} and at most {most}, got {counts.tolist()!r:.80}")
 
 
 def find_not_finite(contents: Contents) -> str | None:

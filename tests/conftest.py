@@ -1,5 +1,7 @@
 """What every test shares: Hypothesis profiles and one thread for torch.
 
+`HYPOTHESIS_PROFILE=nightly` tries a hundred times as many examples; a test that has its own number takes it from `examples.py`.
+
 Tiny models come from `tests/tiny.py`. pytest runs with `--import-mode=importlib`, which puts no test folder on the import path,
 so this file, which pytest loads first, does: test modules then say `from tiny import tiny_adapted`.
 """
@@ -16,4 +18,5 @@ torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+settings.register_profile("nightly", deadline=None, max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") == "true" else "default"))

@@ -1,8 +1,6 @@
 """DeltaMemState: a memory as a value, and its file."""
 
-import json
 import os
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,44 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from tiny import random_tokens, tiny_adapted
+from tiny_memory import FIRST, METADATA, SECOND, of, random_state, random_tensors, same
 from torch import Tensor
 
 from deltamem import DeltaMemState
-from deltamem.contents import Contents
-
-FIRST, SECOND = "model.layers.0.self_attn", "model.layers.1.self_attn"
-COUNT = {"@tokens": torch.zeros(1, dtype=torch.int64)}
-METADATA = {"format": "deltamem-state", "version": "1", "fingerprint": '"abc"'}
-
-
-def random_tensors(batch: int = 3, states: int = 2, r: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(batch, states, r, r, generator=generator) for name in (FIRST, SECOND)}
-
-
-def of(tensors: dict[str, Tensor], fingerprint: str | None = None) -> DeltaMemState:
-    """A memory of these states, with row i having seen i tokens."""
-    rows = next(iter(tensors.values())).shape[0] if tensors else 1
-    return DeltaMemState(Contents(dict(tensors), torch.arange(rows)), fingerprint)
-
-
-def random_state(batch: int = 3, seed: int = 0, fingerprint: str | None = "abc") -> DeltaMemState:
-    return of(random_tensors(batch, seed=seed), fingerprint)
-
-
-def same(one: DeltaMemState, other: DeltaMemState) -> bool:
-    """Bit for bit, fingerprint included."""
-    return (
-        one.fingerprint == other.fingerprint
-        and one.tokens == other.tokens
-        and one.tensors.keys() == other.tensors.keys()
-        and all(tensor.numpy().tobytes() == other.tensors[name].numpy().tobytes() for name, tensor in one.tensors.items())
-    )
-
 
 # Construction
 
@@ -244,152 +210,6 @@ def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
             DeltaMemState.load(path)
-
-
-def packed(tensors: dict[str, Any], metadata: dict[str, Any] | None, data: bytes = b"") -> bytes:
-    """A safetensors file by hand, to say what its writer would not."""
-    header = json.dumps({**({} if metadata is None else {"__metadata__": metadata}), **tensors}).encode()
-    return len(header).to_bytes(8, "little") + header + data
-
-
-def one_tensor(**metadata: str) -> bytes:
-    return save({FIRST: torch.zeros(1, 1, 2, 2), **COUNT}, {**METADATA, **metadata})
-
-
-def without(key: str) -> bytes:
-    return save({FIRST: torch.zeros(1, 1, 2, 2), **COUNT}, {name: value for name, value in METADATA.items() if name != key})
-
-
-def entry(shape: list[int], end: int, dtype: str = "F32") -> dict[str, Any]:
-    return {FIRST: {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
-
-
-# Each is refused with a ValueError that names the file; the text is what else it must say.
-BAD_FILES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not a readable safetensors file"),
-    "text": (b'{"hello": "world"}', "not a readable safetensors file"),
-    "pickle": (pickle.dumps({FIRST: [0.0]}), "not a readable safetensors file"),
-    "no metadata": (save({FIRST: torch.zeros(1, 1, 2, 2)}), "format=None"),
-    "an adapter": (save({"base_model.delta_mem_in.weight": torch.zeros(2, 2)}, {"format": "pt"}), "format='pt'"),
-    "no version": (without("version"), "version None"),
-    "other version": (one_tensor(version="2"), "version '2'"),
-    "no fingerprint": (without("fingerprint"), "lack the fingerprint"),
-    "fingerprint no json": (one_tensor(fingerprint="abc"), "lack the fingerprint"),
-    "fingerprint a number": (one_tensor(fingerprint="7"), "fingerprint 7"),
-    "fingerprint too deep": (one_tensor(fingerprint="[" * 100_000), ""),
-    "no tensors": (packed({}, METADATA), "[] beside the states, where ['@tokens'] belong"),
-    "no states": (save(COUNT, METADATA), "at least one tensor"),
-    "no count of tokens": (save({FIRST: torch.zeros(1, 1, 2, 2)}, METADATA), "['@tokens'] belong"),
-    "another tensor": (save({FIRST: torch.zeros(1, 1, 2, 2), **COUNT, "@x": torch.zeros(1)}, METADATA), "'@x'"),
-    "counts of other rows": (save({FIRST: torch.zeros(2, 1, 2, 2), **COUNT}, METADATA), "int64 [2]"),
-    "counts below zero": (save({FIRST: torch.zeros(1, 1, 2, 2), "@tokens": -torch.ones(1).long()}, METADATA), "at least 0"),
-    "half precision": (save({FIRST: torch.zeros(1, 1, 2, 2).half(), **COUNT}, METADATA), "float32"),
-    "four bits": (packed(entry([1, 1, 2, 2], 2, "F4"), METADATA, bytes(2)), ""),
-    "wrong shape": (save({FIRST: torch.zeros(1, 2, 3), **COUNT}, METADATA), "(1, 2, 3)"),
-    "nan": (save({FIRST: torch.full((1, 1, 2, 2), torch.nan), **COUNT}, METADATA), "NaN"),
-    "batch sizes": (
-        save({FIRST: torch.zeros(1, 1, 2, 2), SECOND: torch.zeros(2, 1, 2, 2), **COUNT}, METADATA),
-        "one batch size",
-    ),
-    "huge header": ((2**40).to_bytes(8, "little") + b"{}", "not a readable safetensors file"),
-    "huge shape": (packed(entry([2**31, 2**31, 4, 4], 4), METADATA, bytes(4)), "not a readable safetensors file"),
-    "empty shape with a huge axis": (packed(entry([0, 2**63, 1, 1], 0), METADATA), ""),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_a_value_error_that_names_it(tmp_path: Path, case: str) -> None:
-    content, message = BAD_FILES[case]
-    path = tmp_path / "memory.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{re.escape(message)}"):
-        DeltaMemState.load(path)
-
-
-def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "executed",)
-
-    torch.save({FIRST: Trap()}, tmp_path / "memory.safetensors")
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
-        DeltaMemState.load(tmp_path / "memory.safetensors")
-    assert not (tmp_path / "executed").exists()
-
-
-# Damage. A changed byte may still leave a memory (other numbers, another module name), but never another kind of error.
-
-SAVED = save({**random_tensors(1, 1, 2), **COUNT}, METADATA)
-HEADER = 8 + int.from_bytes(SAVED[:8], "little")
-
-
-def load_bytes(folder: Path, content: bytes) -> DeltaMemState | ValueError:
-    path = folder / "damaged.safetensors"
-    path.write_bytes(content)
-    try:
-        return DeltaMemState.load(path)
-    except ValueError as error:
-        return error
-
-
-fuzz = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-flips = st.dictionaries(st.integers(0, len(SAVED) - 1), st.integers(1, 255), min_size=1, max_size=4)
-
-
-@fuzz
-@given(flips=flips)
-def test_flipped_bytes_give_a_value_error_or_a_memory(tmp_path: Path, flips: dict[int, int]) -> None:
-    damaged = bytearray(SAVED)
-    for position, flip in flips.items():
-        damaged[position] ^= flip
-    outcome = load_bytes(tmp_path, bytes(damaged))
-    assert isinstance(outcome, ValueError | DeltaMemState)
-    if isinstance(outcome, DeltaMemState):
-        assert all(tensor.isfinite().all() for tensor in outcome.tensors.values())
-        if min(flips) >= HEADER:
-            numbers = b"".join(outcome.contents.to_flat()[name].numpy().tobytes() for name in ("@tokens", FIRST, SECOND))
-            assert numbers == damaged[HEADER:]
-
-
-@fuzz
-@given(length=st.integers(0, len(SAVED) - 1))
-def test_a_file_cut_short_is_a_value_error(tmp_path: Path, length: int) -> None:
-    assert isinstance(load_bytes(tmp_path, SAVED[:length]), ValueError)
-
-
-@fuzz
-@given(position=st.integers(0, HEADER), inserted=st.binary(min_size=1, max_size=6))
-def test_inserted_bytes_are_a_value_error(tmp_path: Path, position: int, inserted: bytes) -> None:
-    assert isinstance(load_bytes(tmp_path, SAVED[:position] + inserted + SAVED[position:]), ValueError)
-
-
-# Saving is all or nothing
-
-FAILURES = {"write": "os.fdopen", "flush": "os.fsync", "replace": "os.replace"}
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
-@pytest.mark.parametrize("step", FAILURES)
-@pytest.mark.parametrize("existing", [True, False])
-def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, step: str, error: BaseException
-) -> None:
-    path = tmp_path / "memory.safetensors"
-    if existing:
-        random_state(seed=1).save(path)
-
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        if step == "write":
-            os.close(args[0])
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FAILURES[step], fail)
-        with pytest.raises(type(error)):
-            random_state(seed=2).save(path)
-    assert os.listdir(tmp_path) == ([path.name] if existing else [])
-    if existing:
-        assert same(DeltaMemState.load(path), random_state(seed=1))
 
 
 def test_saving_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import torch
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
@@ -164,7 +165,7 @@ class Memories(RuleBasedStateMachine):
             assert max(differences(memory)) <= 1e-5
 
 
-Memories.TestCase.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+Memories.TestCase.settings = settings(examples(25), stateful_step_count=12)
 TestMemories = Memories.TestCase
 
 

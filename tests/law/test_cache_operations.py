@@ -204,3 +204,10 @@ def test_where_a_text_is_cut_does_not_matter(model_type):
             ]
         assert torch.allclose(torch.cat(logits, dim=1), whole, atol=TOLERANCE)
         assert error(state, expected) < TOLERANCE
+
+
+def test_the_cache_of_another_adapter_is_refused():
+    model, ids = adapted(), random_tokens(2, sum(PIECES))
+    cache = fill(model, ids)
+    with pytest.raises(ValueError, match="use a fresh cache"):
+        adapted(seed=5)(input_ids=ids[:, :1], past_key_values=cache)

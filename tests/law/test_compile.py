@@ -37,8 +37,7 @@ def close(first, second):
     return torch.allclose(first, second, atol=TOLERANCE)
 
 
-# The reference code of Falcon H1's mixer (no kernels on a CPU) has a loop over chunks, which is unrolled for each length.
-@pytest.mark.parametrize("model_type", [family for family in FAMILIES if family != "falcon_h1"])
+@pytest.mark.parametrize("model_type", FAMILIES)
 @torch.no_grad()
 def test_one_graph_for_all_lengths(model_type):
     model = adapted(model_type, attn="sdpa")
@@ -54,7 +53,8 @@ def test_one_graph_for_all_lengths(model_type):
         assert close(results[0][0], results[1][0])
         assert error(results[0][1], results[1][1]) < TOLERANCE
         assert results[1][1].tokens == [12 + 2 * length]
-    assert graphs() == 1
+    # The mixer of Falcon H1 has a loop over chunks, and another graph where there is more than one.
+    assert graphs() == (2 if model_type == "falcon_h1" else 1)
 
 
 CALLS = {
@@ -100,7 +100,7 @@ def test_decoding_with_a_cache(kind):
         results.append((torch.cat(logits, dim=1), state))
     assert close(results[0][0], results[1][0])
     assert error(results[0][1], results[1][1]) < TOLERANCE
-    assert graphs() < 6  # the prefill, and a few steps until the sizes are known to change; not one for each of 13
+    assert graphs() == 2  # the prefill's and the steps', not one for each of 13 passes
 
 
 def test_training():

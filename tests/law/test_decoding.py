@@ -104,6 +104,16 @@ def test_sampling_with_a_seed_in_several_branches(model_type):
     assert len({tuple(sequence.tolist()) for sequence in drawn[True]}) > 2
 
 
+def test_a_memory_changes_what_is_generated_and_reading_does_not_change_it():
+    model, ids = adapted(), random_tokens(1, 10)
+    state = told(model)
+    before = state.contents
+    with model.memory(state, write=False):
+        read = generate(model, ids)
+    assert state.contents is before
+    assert not torch.equal(read, generate(model, ids))
+
+
 def watch_beams(model, start, cache, errors):
     """A logits processor that compares every beam's memory with a replay of its tokens."""
 

@@ -3,14 +3,19 @@
 import asyncio
 import copy
 import functools
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
 from oracle import GREEDY, TOLERANCE, adapted, error, logits_of, replay, told
-from tiny import FAMILIES, random_tokens
+from tiny import FAMILIES, random_tokens, tiny_config
+from tiny_chat import chat_model, chat_tokenizer
 from torch import nn
 from transformers import DynamicCache
+
+from deltamem import ChatSession
 
 
 def generate(model, ids, **options):
@@ -196,3 +201,71 @@ def test_a_cache_outside_any_block_carries_the_memory_of_its_tokens_alone():
                 logits[who].append(model(input_ids=new, past_key_values=caches[who], use_cache=True).logits[0])
     for who in (0, 1):
         assert torch.allclose(torch.cat(logits[who]), logits_of(model, texts[who][0]), atol=TOLERANCE)
+
+
+def test_two_threads_cannot_write_to_one_memory_at_a_time():
+    model, problems = adapted(), []
+    state = told(model)
+
+    def work():
+        try:
+            with model.memory(state):
+                pass
+        except RuntimeError as problem:
+            problems.append(str(problem))
+        with model.memory(state, write=False):  # to read it is no harm
+            pass
+
+    with torch.no_grad(), model.memory(state):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        with model.memory(state):  # in the same thread it is the same writer
+            model(input_ids=random_tokens(1, 4))
+    assert "another thread or task is writing" in problems[0]
+    work()
+    assert len(problems) == 1
+
+
+def test_adapters_are_not_switched_under_an_open_memory():
+    model = adapted()
+    model.add_adapter("other", tiny_config())
+    state = told(model)
+    before = state.contents
+    with pytest.raises(RuntimeError, match=r"opened for the adapter 'default', but \['other'\] is active"), torch.no_grad():
+        with model.memory(state):
+            model(input_ids=random_tokens(1, 4))
+            model.set_adapter("other")
+            model(input_ids=random_tokens(1, 4))
+    assert state.contents is before
+    model.set_adapter("default")
+    with pytest.raises(RuntimeError, match="opened for the adapter"), torch.no_grad(), model.memory(state):
+        model(input_ids=random_tokens(1, 4))
+        model.set_adapter("other")
+    assert state.contents is before
+
+
+def test_a_session_does_not_write_to_the_memory_it_was_given():
+    model = chat_model()
+    given = model.new_memory()
+    first, second = (ChatSession(model, chat_tokenizer(), memory=given) for _ in range(2))
+    first.observe("Anna likes teal.")
+    assert error(given, model.new_memory()) == 0
+    assert error(second.memory, given) == 0
+    assert error(first.memory, given) > 0.01
+
+
+@torch.no_grad()
+def test_what_a_call_used_is_freed():
+    """No cache of ours or of torch.compile keeps a memory alive."""
+    model = adapted()
+    fast = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    for run in (model, fast):
+        state = told(model)
+        with model.memory(state):
+            run(input_ids=random_tokens(1, 6), use_cache=False)
+        alive = [weakref.ref(tensor) for tensor in state.contents.to_flat().values()]
+        del state
+        gc.collect()
+        assert not any(reference() is not None for reference in alive)
+    torch._dynamo.reset()

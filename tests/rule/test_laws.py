@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def law(*backends: str, **strategies: st.SearchStrategy[Any]) -> Callable[[Calla
     """A property that the named backends must have, all of them if none is named."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        test = settings(max_examples=40)(given(**strategies)(test))
+        test = examples(40)(given(**strategies)(test))
         return pytest.mark.parametrize("backend", backends or ("reference", "chunked"))(test)
 
     return decorate
