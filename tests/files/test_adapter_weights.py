@@ -143,7 +143,7 @@ def refuses(loading: Callable[[], Loading], folder: Path, damaged: Weights, mess
     save_file(damaged, folder / FILE)
     model, adapters, take = loading()
     before = contents(model, *adapters)
-    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+    with pytest.raises(ValueError, match=re.escape(message) or None) as refused:
         take(folder)
     assert "adapter" in str(refused.value)
     assert contents(model, *adapters) == before

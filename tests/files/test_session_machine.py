@@ -30,7 +30,8 @@ Told = tuple[tuple[str, str], ...]
 
 @cache
 def parts(kind: str) -> tuple[Any, Any]:
-    return chat_model(beta_bias=-3.0, **KINDS[kind]), chat_tokenizer()  # a gate so small that nothing is soon forgotten
+    # A backbone that heeds its context and a gate so small that little is forgotten: otherwise a loss would not show.
+    return chat_model(spread=0.05, beta_bias=-3.0, **KINDS[kind]), chat_tokenizer()
 
 
 def new(kind: str) -> ChatSession:
@@ -199,7 +200,7 @@ class Sessions(RuleBasedStateMachine):
                 torch.testing.assert_close(tensor, tensors[name], atol=1e-5, rtol=0)
 
 
-Sessions.TestCase.settings = settings(examples(40), stateful_step_count=12)
+Sessions.TestCase.settings = settings(examples(25), stateful_step_count=12)
 TestSessions = Sessions.TestCase
 
 
