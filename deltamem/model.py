@@ -61,9 +61,7 @@ class DeltaMemModel(BaseTuner):
         """
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is not accepted; give a whole number of at least 1")
-        layers = self._active_layers()
-        if not layers:
-            raise ValueError("no δ-mem adapter is active; call model.set_adapter(NAME), or leave disable_adapter() first")
+        layers = self._layers_in_use()
         states = {name: torch.zeros(*_shape(layer, batch_size), device=layer.device) for name, layer in layers.items()}
         device = next(iter(states.values())).device
         return DeltaMemState(Contents(states, torch.zeros(batch_size, dtype=torch.int64, device=device)))
@@ -165,18 +163,31 @@ class DeltaMemModel(BaseTuner):
         """The layers in which the active adapter is at work, by name."""
         return {name: layer for name, layer in self._layers.items() if layer.state_shape(1) is not None}
 
+    def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
+        """The active layers; there must be some.
+
+        Raises:
+            ValueError: no adapter is active.
+        """
+        layers = self._active_layers()
+        if not layers:
+            raise ValueError(
+                "no δ-mem adapter is active; call model.set_adapter(NAME), leave disable_adapter(), or attach one (again)"
+            )
+        return layers
+
     def _active_config(self) -> DeltaMemConfig:
         return self.peft_config[self.active_adapters[0]]
 
     def _check_state(self, state: DeltaMemState) -> None:
         if not isinstance(state, DeltaMemState):
             raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
-        layers, segment = self._active_layers(), state.contents.open_segment
+        layers, segment = self._layers_in_use(), state.contents.open_segment
         expected = {name: _shape(layer, state.batch_size) for name, layer in layers.items()}
         given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
         if segment is not None:
             given |= {OPEN_SUMS + name: tuple(sums.shape) for name, sums in segment.sums.items()}
-            if layers and self._active_config().writes_segments:
+            if self._active_config().writes_segments:
                 widths = {name: layer.adapter_weights(self.active_adapters[0])["in"].shape[1] for name, layer in layers.items()}
                 expected |= {OPEN_SUMS + name: (state.batch_size, width) for name, width in widths.items()}
         if given != expected:
@@ -277,6 +288,7 @@ class DeltaMemModel(BaseTuner):
         for name, layer in self._layers.items():
             parent, _, target_name = _get_submodules(self.model, name)
             self._replace_module(parent, target_name, layer.detach(), layer)
+        self._layers = {}
         # The dictionary is shared with what other method was there before.
         for name in [name for name, config in self.peft_config.items() if isinstance(config, DeltaMemConfig)]:
             del self.peft_config[name]

@@ -136,8 +136,15 @@ def test_the_fingerprint_follows_the_weights():
 
 
 def test_without_an_active_adapter_there_is_no_memory(model):
-    with model.disable_adapter(), pytest.raises(ValueError, match="no δ-mem adapter is active"):
-        model.new_memory()
+    state = model.new_memory()
+    with model.disable_adapter():
+        for use in (model.new_memory, lambda: model.memory(state)):
+            with pytest.raises(ValueError, match="no δ-mem adapter is active"):
+                use()
+    unloaded = tiny_adapted()
+    unloaded.unload()
+    with pytest.raises(ValueError, match="no δ-mem adapter is active"):
+        unloaded.memory(state)
 
 
 # --------------------------------------------------------------------------------------------- segments (SSW adapters)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from examples import examples
 from failing_disk import AFTER, BEFORE, ERRORS, failing
@@ -69,6 +70,14 @@ class Oracle:
             self.sessions[kind, told] = chat
             self.known[kind, told] = chat.memory.tensors, chat.memory.tokens, [*chat.messages]
         return self.known[kind, told]
+
+    def compare(self, chat: ChatSession, kind: str, told: Told) -> None:
+        """Make sure that a session is what it was told."""
+        tensors, tokens, messages = self.after(kind, told)
+        assert chat.messages == messages
+        assert chat.memory.tokens == tokens
+        for name, tensor in chat.memory.tensors.items():
+            torch.testing.assert_close(tensor, tensors[name], atol=1e-5, rtol=0)
 
 
 oracle = Oracle()
@@ -193,15 +202,23 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def every_session_is_what_it_was_told(self) -> None:
         for session in self.all:
-            tensors, tokens, messages = oracle.after(self.kind, session.told)
-            assert session.chat.messages == messages
-            assert session.chat.memory.tokens == tokens
-            for name, tensor in session.chat.memory.tensors.items():
-                torch.testing.assert_close(tensor, tensors[name], atol=1e-5, rtol=0)
+            oracle.compare(session.chat, self.kind, session.told)
 
 
-Sessions.TestCase.settings = settings(examples(25), stateful_step_count=12)
+Sessions.TestCase.settings = settings(examples(40), stateful_step_count=12)
 TestSessions = Sessions.TestCase
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_observed_in_the_middle_of_a_context_is_still_there_after_a_load(kind: str, tmp_path: Path) -> None:
+    told = (("reply", "Anna likes teal."), ("observe", "Bob likes red."), ("reply", "Hello there"), ("reply", "Where is Bob?"))
+    chat = new(kind)
+    for what, text in told[:-1]:
+        tell(chat, what, text)
+    chat.save(tmp_path)
+    loaded = ChatSession.load(tmp_path, *parts(kind))  # it reads its context again, from the memory as it was at the time
+    tell(loaded, *told[-1])
+    oracle.compare(loaded, kind, told)
 
 
 def test_the_oracle_tells_what_was_told_and_in_which_order() -> None:
