@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,10 +16,12 @@ from transformers import HfArgumentParser, set_seed
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.config import DeltaMemConfig
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder, read_chats
-from deltamem.training.facts import FactEpisodeConfig, fact_questions
+from deltamem.training.facts import FactEpisodeConfig, fact_questions, held_out_values
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
 
 FACTS = "facts"
+# How byte-level and SentencePiece vocabularies write a word behind a space.
+WORD = re.compile("[Ġ▁](?P<letters>[A-Za-z][a-z]{2,})")
 
 
 @dataclass
@@ -52,15 +56,15 @@ class DataArguments:
 class FactDataset(Dataset[dict[str, Any]]):
     """Generated fact episodes as chats; episode i depends on the seed and i alone."""
 
-    def __init__(self, count: int, seed: int, config: FactEpisodeConfig, questions: int) -> None:
-        self.count, self.seed, self.config, self.questions = count, seed, config, questions
+    def __init__(self, count: int, seed: int, config: FactEpisodeConfig, questions: int, words: Sequence[str] = ()) -> None:
+        self.count, self.seed, self.config, self.questions, self.words = count, seed, config, questions, words
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = random.Random(f"{self.seed}-{index}")
-        asked = fact_questions(rng, self.config)
+        asked = fact_questions(rng, self.config, words=self.words)
         asked = rng.sample(asked, min(self.questions, len(asked)))
         turns = [message for episode in asked for message in episode.messages[-2:]]
         return {"messages": asked[0].history + turns, "read_turns": len(asked)}
@@ -96,7 +100,7 @@ def main(arguments: list[str]) -> None:
     trainer = DeltaMemTrainer(
         model,
         training,
-        train_dataset=_chats(data, facts, training),
+        train_dataset=_chats(data, facts, training, tokenizer),
         data_collator=EpisodeCollator(encoder),
         processing_class=tokenizer,
     )
@@ -112,13 +116,20 @@ def _model(options: AdapterArguments) -> tuple[PeftModel, Any]:
     return get_peft_model(backbone, options.config()), tokenizer
 
 
-def _chats(data: DataArguments, facts: FactEpisodeConfig, training: DeltaMemTrainingArguments) -> Any:
+def _chats(data: DataArguments, facts: FactEpisodeConfig, training: DeltaMemTrainingArguments, tokenizer: Any) -> Any:
     if data.data == FACTS:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        chats: Any = FactDataset(training.max_steps * batch, training.seed, facts, data.questions)
+        words = sorted(set(whole_words(tokenizer)) - held_out_values()) if facts.any_word else ()
+        chats: Any = FactDataset(training.max_steps * batch, training.seed, facts, data.questions, words)
     else:
         chats = read_chats(data.data)
     return chats if data.system is None else WithSystemPrompt(chats, data.system)
+
+
+def whole_words(tokenizer: Any) -> list[str]:
+    """The words that are one token for a tokenizer: letters, three at least, capitals only at the start, behind a space."""
+    words = (WORD.fullmatch(token) for token in tokenizer.get_vocab())
+    return sorted({word["letters"] for word in words if word})
 
 
 def _resumed(training: DeltaMemTrainingArguments) -> str | bool | None:

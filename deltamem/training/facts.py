@@ -9,6 +9,7 @@ import functools
 import importlib.resources
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
@@ -87,7 +88,8 @@ class FactEpisodeConfig:
     talk stand before, between and after them; both numbers are drawn uniformly. ``separate_turns`` is the
     probability that an episode tells each fact in a turn of its own instead of all facts in one message.
     ``same_attribute`` is the probability that a further fact takes an attribute already told of another
-    person, with another value; otherwise its attribute is a new one.
+    person, with another value; otherwise its attribute is a new one. ``values`` limits the attributes to their first
+    values; ``any_word`` is the probability that a fact's value is any of the given words, and none of the attribute's.
     """
 
     min_facts: int = 1
@@ -96,6 +98,7 @@ class FactEpisodeConfig:
     separate_turns: float = 0.0
     same_attribute: float = 0.0
     values: int | None = None
+    any_word: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_facts <= self.max_facts <= _CANDIDATES:
@@ -108,7 +111,7 @@ class FactEpisodeConfig:
             raise ValueError(f"max_fillers={self.max_fillers} is out of range: choose 0 to {available}")
         if self.values is not None and self.values < _CANDIDATES:
             raise ValueError(f"values={self.values} is too few: choose {_CANDIDATES} or more, or None for all")
-        for field in ("separate_turns", "same_attribute"):
+        for field in ("separate_turns", "same_attribute", "any_word"):
             probability = getattr(self, field)
             if not 0 <= probability <= 1:
                 raise ValueError(f"{field}={probability} is no probability: choose a number from 0 to 1")
@@ -120,9 +123,14 @@ def fact_episode(rng: random.Random, config: FactEpisodeConfig, split: Split = "
     return _ask(rng, facts, history, rng.choice(facts), config, split)
 
 
-def fact_questions(rng: random.Random, config: FactEpisodeConfig, split: Split = "train") -> list[FactEpisode]:
-    """Draw one history and ask for every fact of it: as many episodes, alike but for the question."""
-    facts, history = _draw_history(rng, config, split)
+def fact_questions(
+    rng: random.Random, config: FactEpisodeConfig, split: Split = "train", words: Sequence[str] = ()
+) -> list[FactEpisode]:
+    """Draw one history and ask for every fact of it: as many episodes, alike but for the question.
+
+    ``words`` are those that ``config.any_word`` draws from; leave out `held_out_values`, if these are to stay unseen.
+    """
+    facts, history = _draw_history(rng, config, split, words)
     return [_ask(rng, facts, history, fact, config, split) for fact in facts]
 
 
@@ -138,10 +146,19 @@ def fact_episodes(
     return [fact_episode(random.Random(f"{seed}-{index}"), config, split) for index in range(count)]
 
 
-def _draw_history(rng: random.Random, config: FactEpisodeConfig, split: Split) -> tuple[list[Fact], Messages]:
+def held_out_values() -> set[str]:
+    """All values of "unseen_values" episodes."""
+    return {value for attribute in _data()["attributes"].values() for value in attribute["values"]["held_out"]}
+
+
+def _draw_history(
+    rng: random.Random, config: FactEpisodeConfig, split: Split, words: Sequence[str] = ()
+) -> tuple[list[Fact], Messages]:
     if split not in get_args(Split):
         raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(map(repr, get_args(Split)))}")
-    facts = _draw_facts(rng, config, split)
+    if config.any_word and not words:
+        raise ValueError(f"any_word={config.any_word} needs words to draw from, got none")
+    facts = _draw_facts(rng, config, split, words)
     return facts, _history(rng, facts, config, split)
 
 
@@ -152,12 +169,14 @@ def _ask(
     return FactEpisode(messages, tuple(facts), asked, _draw_candidates(rng, facts, asked, config, split))
 
 
-def _draw_facts(rng: random.Random, config: FactEpisodeConfig, split: Split) -> list[Fact]:
+def _draw_facts(rng: random.Random, config: FactEpisodeConfig, split: Split, words: Sequence[str]) -> list[Fact]:
     facts: list[Fact] = []
     for _ in range(rng.randint(config.min_facts, config.max_facts)):
         attribute = _draw_attribute(rng, facts, config.same_attribute)
         name = _draw_name(rng, facts, attribute, split)
-        facts.append(Fact(name, attribute, rng.choice(_untold_values(facts, attribute, config, split))))
+        any_word = rng.random() < config.any_word if config.any_word else False
+        values = words if any_word else _untold_values(facts, attribute, config, split)
+        facts.append(Fact(name, attribute, rng.choice(values)))
     return facts
 
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from deltamem.training.facts import Fact, FactEpisode, FactEpisodeConfig, fact_episode, fact_episodes
+from deltamem.training.command import FactDataset, whole_words
+from deltamem.training.facts import (
+    Fact,
+    FactEpisode,
+    FactEpisodeConfig,
+    fact_episode,
+    fact_episodes,
+    fact_questions,
+    held_out_values,
+)
 
 DATA: dict[str, Any] = json.loads(
     importlib.resources.files("deltamem.training").joinpath("facts.json").read_text(encoding="utf-8")
@@ -232,3 +241,41 @@ def test_unknown_split_and_negative_count() -> None:
         fact_episode(random.Random(0), RICH, "test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="count=-1 is negative"):
         fact_episodes(-1, 0, RICH)
+
+
+def test_values_can_be_any_word() -> None:
+    pool = [f"word{index}" for index in range(50)]
+
+    def values(share: float) -> list[str]:
+        config = FactEpisodeConfig(min_facts=4, max_facts=4, any_word=share)
+        drawn = (fact_questions(random.Random(seed), config, words=pool)[0] for seed in range(50))
+        return [fact.value for episode in drawn for fact in episode.facts]
+
+    assert not {*values(0.0)} & {*pool}
+    assert {*values(1.0)} <= {*pool}
+    assert 0.3 < sum(value in pool for value in values(0.5)) / 200 < 0.7
+    with pytest.raises(ValueError, match=r"any_word=0\.5 needs words"):
+        fact_questions(random.Random(0), FactEpisodeConfig(any_word=0.5))
+
+
+def test_any_word_episodes_still_have_ten_candidates() -> None:
+    pool = [f"word{index}" for index in range(50)]
+    for seed in range(20):
+        for episode in fact_questions(random.Random(seed), FactEpisodeConfig(1, 4, any_word=1.0), words=pool):
+            assert len({*episode.candidates}) == 10
+            assert episode.answer in episode.candidates
+
+
+def test_the_whole_words_of_a_vocabulary() -> None:
+    class Tokenizer:
+        def get_vocab(self) -> dict[str, int]:
+            tokens = ["Ġteal", "▁Rome", "Rome", "Ġa", "ĠNASA", "Ġco2", "Ġ,", "ĠRome", "<s>"]
+            return {token: index for index, token in enumerate(tokens)}
+
+    assert whole_words(Tokenizer()) == ["Rome", "teal"]
+
+
+def test_held_out_values_are_those_of_the_split() -> None:
+    assert held_out_values() == {*all_values("held_out")}
+    dataset = FactDataset(30, 0, FactEpisodeConfig(any_word=1.0), 1, ["zebra", "anchor"])
+    assert {dataset[index]["messages"][-1]["content"] for index in range(30)} == {"zebra", "anchor"}
