@@ -101,7 +101,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         for role in config.corrections:
             out_features = self._projections[role].out_features
             self._linear(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
-        self._initialise(adapter_name)
+        self._initialise(adapter_name, inference_mode)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
         if not self._handles:  # not before, or an adapter that is refused would leave hooks behind
@@ -243,7 +243,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             setattr(place, name, outer)
 
     @torch.no_grad()
-    def _initialise(self, adapter: str) -> None:
+    def _initialise(self, adapter: str, inference_mode: bool) -> None:
         config = self.configs[adapter]
         weight, bias = self._weight("in", adapter), self.delta_mem_gate_bias[adapter]
         rows, gate_rows = config.num_states * config.r, config.num_states * config.gate_rows
@@ -255,7 +255,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         bias[:gate_rows].fill_(config.beta_bias)
         bias[gate_rows:].fill_(LAMBDA_BIAS)
         for role in config.corrections:
-            self._initialise_correction(self._weight(role, adapter), self._projections[role], config)
+            if inference_mode:  # its weights come from a file; if that is refused, the model is to be as it was
+                self._weight(role, adapter).zero_()
+            else:
+                self._initialise_correction(self._weight(role, adapter), self._projections[role], config)
 
     def _initialise_correction(self, weight: Tensor, projection: Projection, config: DeltaMemConfig) -> None:
         if config.init == "random":

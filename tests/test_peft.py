@@ -1,6 +1,7 @@
 """What every PEFT user knows works here too."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -201,3 +202,16 @@ def test_saved_weights_are_the_adapters_own():
     names = get_peft_model_state_dict(tiny_adapted())
     assert names
     assert all(".delta_mem_" in name and "base_layer" not in name for name in names)
+
+
+def test_a_refused_load_leaves_the_models_outputs(tmp_path):
+    """peft attaches the layers before it reads their weights; without these they have no effect."""
+    tiny_adapted().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({name: weight * math.nan for name, weight in weights.items()}, tmp_path / "adapter_model.safetensors")
+    backbone, ids = tiny_backbone(), random_tokens(1, 9)
+    with torch.no_grad():
+        before = backbone(input_ids=ids).logits
+        with pytest.raises(ValueError, match="NaN"):
+            PeftModel.from_pretrained(backbone, tmp_path)
+        assert torch.equal(backbone(input_ids=ids).logits, before)
