@@ -119,7 +119,7 @@ def _model(options: AdapterArguments) -> tuple[PeftModel, Any]:
 def _chats(data: DataArguments, facts: FactEpisodeConfig, training: DeltaMemTrainingArguments, tokenizer: Any) -> Any:
     if data.data == FACTS:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        words = sorted(set(whole_words(tokenizer)) - held_out_values()) if facts.any_word else ()
+        words = _training_words(tokenizer) if facts.any_word else ()
         chats: Any = FactDataset(training.max_steps * batch, training.seed, facts, data.questions, words)
     else:
         chats = read_chats(data.data)
@@ -130,6 +130,12 @@ def whole_words(tokenizer: Any) -> list[str]:
     """The words that are one token for a tokenizer: letters, three at least, capitals only at the start, behind a space."""
     words = (WORD.fullmatch(token) for token in tokenizer.get_vocab())
     return sorted({word["letters"] for word in words if word})
+
+
+def _training_words(tokenizer: Any) -> list[str]:
+    """All whole words but those that are held out, with a capital or without."""
+    held_out = {value.lower() for value in held_out_values()}
+    return [word for word in whole_words(tokenizer) if word.lower() not in held_out]
 
 
 def _resumed(training: DeltaMemTrainingArguments) -> str | bool | None:

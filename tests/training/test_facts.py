@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deltamem.training.command import FactDataset, whole_words
+from deltamem.training.command import FactDataset, _training_words, whole_words
 from deltamem.training.facts import (
     Fact,
     FactEpisode,
@@ -266,13 +266,24 @@ def test_any_word_episodes_still_have_ten_candidates() -> None:
             assert episode.answer in episode.candidates
 
 
-def test_the_whole_words_of_a_vocabulary() -> None:
-    class Tokenizer:
-        def get_vocab(self) -> dict[str, int]:
-            tokens = ["Ġteal", "▁Rome", "Rome", "Ġa", "ĠNASA", "Ġco2", "Ġ,", "ĠRome", "<s>"]
-            return {token: index for index, token in enumerate(tokens)}
+class Vocabulary:
+    """As much of a tokenizer as is asked for its words."""
 
-    assert whole_words(Tokenizer()) == ["Rome", "teal"]
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = tokens
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: index for index, token in enumerate(self.tokens)}
+
+
+def test_the_whole_words_of_a_vocabulary() -> None:
+    tokens = ("Ġteal", "▁Rome", "Rome", "Ġa", "ĠNASA", "Ġco2", "Ġ,", "ĠRome", "<s>")
+    assert whole_words(Vocabulary(*tokens)) == ["Rome", "teal"]
+
+
+def test_held_out_words_are_no_training_words() -> None:
+    value = next(value for value in all_values("held_out") if value.isalpha())
+    assert _training_words(Vocabulary("Ġteal", f"Ġ{value.lower()}", f"Ġ{value.capitalize()}")) == ["teal"]
 
 
 def test_held_out_values_are_those_of_the_split() -> None:
