@@ -215,3 +215,23 @@ def test_a_refused_load_leaves_the_models_outputs(tmp_path):
         with pytest.raises(ValueError, match="NaN"):
             PeftModel.from_pretrained(backbone, tmp_path)
         assert torch.equal(backbone(input_ids=ids).logits, before)
+
+
+def rounded_to_4_bits(weight):
+    """The way of block-wise quantisation: 16 levels for every 8 numbers, up to their largest."""
+    blocks = weight.unflatten(1, (-1, 8))
+    step = blocks.abs().amax(2, keepdim=True) / 7
+    return ((blocks / step).round() * step).flatten(1)
+
+
+@pytest.mark.parametrize(("change", "accepted"), [(rounded_to_4_bits, True), (lambda weight: weight.flip(0), False)])
+def test_an_adapter_knows_its_backbone_again(tmp_path, change, accepted):
+    tiny_adapted().save_pretrained(tmp_path)
+    backbone = tiny_backbone()
+    embedding = backbone.get_input_embeddings().weight
+    embedding.data = change(embedding.data)
+    if accepted:
+        PeftModel.from_pretrained(backbone, tmp_path)
+    else:
+        with pytest.raises(ValueError, match="made for other weights"):
+            PeftModel.from_pretrained(backbone, tmp_path)
