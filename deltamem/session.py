@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, T
 
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, with_system
 from deltamem.contents import Contents
+from deltamem.session_notes import SessionNotes, notes_in
 from deltamem.state import DeltaMemState, read_state_file, write_state_file
 
 FILE = "session.safetensors"
@@ -125,7 +126,7 @@ class ChatSession:
             ValueError: the folder has a session that this one does not go on from; it is left as it is.
         """
         path = Path(folder) / FILE
-        there = _notes_in(path)
+        there = notes_in(path)
         if there is not None and there.save not in self._goes_on_from:
             raise ValueError(
                 f"{os.fspath(path)!r} holds a session that was saved {there.saves} times, and this one, saved {self._saves} "
@@ -133,7 +134,7 @@ class ChatSession:
                 "another folder"
             )
         os.makedirs(folder, exist_ok=True)
-        notes = _Notes(
+        notes = SessionNotes(
             saves=max(self._saves, 0 if there is None else there.saves) + 1,
             save=uuid.uuid4().hex,
             system=self.system,
@@ -157,7 +158,7 @@ class ChatSession:
         """
         path = Path(folder) / FILE
         memories, metadata = read_state_file(path)
-        notes = _Notes.read(metadata, path)
+        notes = SessionNotes.read(metadata, path)
         starts = sum(has_start for _, has_start in notes.passes)
         if len(memories) != 1 + starts:
             raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, its notes {1 + starts}")
@@ -278,72 +279,6 @@ def _first(passes: Sequence[_Pass], tokens: int) -> list[_Pass]:
     """The passes over the first tokens."""
     begins = [0, *(done.end for done in passes)]
     return [_Pass(min(done.end, tokens), done.start) for done, begin in zip(passes, begins, strict=False) if begin < tokens]
-
-
-@dataclass(frozen=True)
-class _Notes:
-    """What a saved session holds beside its memories.
-
-    Args:
-        saves: how often it was saved.
-        save: an id of this save.
-        system: the system prompt.
-        messages: the messages in the context.
-        written: the tokens of the context that were written.
-        passes: of each pass over them, where it ended, and whether the memory it started from is in the file.
-        memory_as_left: whether the memory is what the last pass left.
-    """
-
-    saves: int
-    save: str
-    system: str | None
-    messages: list[Message]
-    written: list[int]
-    passes: list[tuple[int, bool]]
-    memory_as_left: bool
-
-    @classmethod
-    def read(cls, metadata: Mapping[str, str], path: Path) -> _Notes:
-        """Raises ValueError for anything that `save` would not write."""
-        try:
-            given = json.loads(metadata["session"])
-            json.dumps(given, ensure_ascii=False).encode()  # no tokenizer takes text that is no Unicode
-            notes = cls(**given)
-            if notes.messages:
-                check_messages(notes.messages)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} holds a memory but no session: {type(error).__name__}: {error!s:.200}"
-            ) from error
-        if not (
-            isinstance(notes.written, list)
-            and all(type(token) is int for token in notes.written)
-            and _are_passes(notes.passes, len(notes.written))
-            and isinstance(notes.messages, list)
-            and isinstance(notes.system, str | None)
-            and isinstance(notes.save, str)
-            and type(notes.saves) is int
-            and 1 <= notes.saves < 2**62
-            and type(notes.memory_as_left) is bool
-        ):
-            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: its notes are not what save() writes")
-        return notes
-
-
-def _are_passes(passes: Any, tokens: int) -> bool:
-    """Whether these are the notes of passes over all of that many tokens, the first of which has its memory in the file."""
-    if not isinstance(passes, list) or not all(isinstance(p, list) and [*map(type, p)] == [int, bool] for p in passes):
-        return False
-    ends = [0, *(end for end, _ in passes)]
-    return ends[-1] == tokens and ends == sorted({*ends}) and (not passes or passes[0][1])
-
-
-def _notes_in(path: Path) -> _Notes | None:
-    """The notes of the session in a file, None if there is no file."""
-    try:
-        return _Notes.read(read_state_file(path)[1], path)
-    except FileNotFoundError:
-        return None
 
 
 class _Stop(StoppingCriteria):

@@ -22,9 +22,10 @@ from tiny_chat import chat_model, chat_tokenizer
 from tiny_memory import same
 
 from deltamem import ChatSession
-from deltamem.session import FILE, _Notes
+from deltamem.session import FILE
+from deltamem.session_notes import SessionNotes
 
-NOTES = [field.name for field in fields(_Notes)]
+NOTES = [field.name for field in fields(SessionNotes)]
 SHORT = {"max_new_tokens": 3, "do_sample": False}
 
 
