@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import _get_submodules
 from torch import Tensor, nn
 
+from deltamem.adapter_checks import check_fits, shape_of_weight
 from deltamem.backbone_match import KIND, check_backbone, describe_backbone
 from deltamem.block import MemoryBlock, open_block
 from deltamem.carrier import Carrier, generating
@@ -25,9 +26,6 @@ from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
 from deltamem.state import DeltaMemState
 from deltamem.unsupported import check_call
-
-# The dtypes that an adapter's file may have: those that its weights, float32 in the model, can be saved in.
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class DeltaMemModel(BaseTuner):
@@ -232,9 +230,7 @@ class DeltaMemModel(BaseTuner):
         backbone = describe_backbone(self.model, model_config)
         if peft_config.backbone is not None:
             check_backbone(peft_config.backbone, backbone)
-        _check_layer_indices(peft_config, backbone["num_hidden_layers"])
-        _check_width(peft_config, backbone["hidden_size"])
-        _check_targets(peft_config, hook.attention)
+        check_fits(peft_config, backbone["hidden_size"], backbone["num_hidden_layers"], hook.attention)
         peft_config.backbone = peft_config.backbone or backbone
         if peft_config.target_modules is None:
             peft_config.target_modules = {hook.attention}
@@ -327,7 +323,7 @@ class DeltaMemModel(BaseTuner):
         }
         # Injected into a bare transformers model, the saved names carry a prefix that the model's do not have.
         given = {
-            name if name in expected else name.removeprefix("base_model.model."): _checked(name, weight)
+            name if name in expected else name.removeprefix("base_model.model."): shape_of_weight(name, weight)
             for name, weight in remapped.items()
         }
         if len(given) < len(state_dict):
@@ -342,51 +338,11 @@ class DeltaMemModel(BaseTuner):
         return remapped
 
 
-def _checked(name: str, weight: Any) -> tuple[int, ...]:
-    """The shape of a weight in an adapter's file.
-
-    Raises:
-        ValueError: no dense tensor of finite floating-point numbers.
-    """
-    if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.dtype not in DTYPES:
-        found = f"{weight.dtype} ({weight.layout})" if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f"the adapter's weight {name} is {found}; accepted are dense tensors of {', '.join(map(str, DTYPES))}")
-    if not weight.isfinite().all():
-        raise ValueError(f"the adapter's weight {name} has NaN or infinite values; only finite ones are accepted")
-    return tuple(weight.shape)
-
-
 def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
     shape = layer.state_shape(batch)
     if shape is None:
         raise ValueError(f"{layer.name} has no active memory")
     return shape
-
-
-def _check_width(config: DeltaMemConfig, hidden_size: int | None) -> None:
-    if hidden_size is not None and config.r * config.num_states > hidden_size:
-        raise ValueError(
-            f"r={config.r} and num_states={config.num_states} are not accepted for a model with hidden_size={hidden_size}: the "
-            "keys of a memory are made of its hidden states. Give r * num_states up to that size"
-        )
-
-
-def _check_targets(config: DeltaMemConfig, attention: str) -> None:
-    others = [name for name in sorted(config.target_modules or ()) if not f".{name}".endswith(f".{attention}")]
-    if others:
-        raise ValueError(
-            f"target_modules={sorted(config.target_modules or ())!r}: {others[0]!r} is no attention module; in this model "
-            f"their names end in {attention!r}. Give such names, or None for all"
-        )
-
-
-def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
-    given = config.layers_to_transform
-    if given is None or layers is None:
-        return
-    unknown = [index for index in ([given] if isinstance(given, int) else given) if index >= layers]
-    if unknown:
-        raise ValueError(f"layers_to_transform={given!r}: the model has the layers 0 to {layers - 1}, not {unknown[0]}")
 
 
 def _digest(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,70 @@
+"""Whether an adapter's options fit a model, and whether what its file has for weights are weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.config import DeltaMemConfig
+
+# The dtypes that an adapter's file may have: those that its weights, float32 in the model, can be saved in.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_fits(config: DeltaMemConfig, hidden_size: int | None, layers: int | None, attention: str) -> None:
+    """Make sure that an adapter's options fit a model.
+
+    Args:
+        config: the adapter's.
+        hidden_size: width of the model's hidden states, None if it is not known.
+        layers: number of its decoder layers, None if it is not known.
+        attention: what the names of its attention modules end in.
+
+    Raises:
+        ValueError: names the option, what was given and what is accepted.
+    """
+    _check_layer_indices(config, layers)
+    _check_width(config, hidden_size)
+    _check_targets(config, attention)
+
+
+def shape_of_weight(name: str, weight: Any) -> tuple[int, ...]:
+    """The shape of a weight in an adapter's file.
+
+    Raises:
+        ValueError: no dense tensor of finite floating-point numbers.
+    """
+    if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.dtype not in DTYPES:
+        found = f"{weight.dtype} ({weight.layout})" if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"the adapter's weight {name} is {found}; accepted are dense tensors of {', '.join(map(str, DTYPES))}")
+    if not weight.isfinite().all():
+        raise ValueError(f"the adapter's weight {name} has NaN or infinite values; only finite ones are accepted")
+    return tuple(weight.shape)
+
+
+def _check_width(config: DeltaMemConfig, hidden_size: int | None) -> None:
+    if hidden_size is not None and config.r * config.num_states > hidden_size:
+        raise ValueError(
+            f"r={config.r} and num_states={config.num_states} are not accepted for a model with hidden_size={hidden_size}: the "
+            "keys of a memory are made of its hidden states. Give r * num_states up to that size"
+        )
+
+
+def _check_targets(config: DeltaMemConfig, attention: str) -> None:
+    others = [name for name in sorted(config.target_modules or ()) if not f".{name}".endswith(f".{attention}")]
+    if others:
+        raise ValueError(
+            f"target_modules={sorted(config.target_modules or ())!r}: {others[0]!r} is no attention module; in this model "
+            f"their names end in {attention!r}. Give such names, or None for all"
+        )
+
+
+def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
+    given = config.layers_to_transform
+    if given is None or layers is None:
+        return
+    unknown = [index for index in ([given] if isinstance(given, int) else given) if index >= layers]
+    if unknown:
+        raise ValueError(f"layers_to_transform={given!r}: the model has the layers 0 to {layers - 1}, not {unknown[0]}")
