@@ -48,7 +48,6 @@ class MemoryBlock:
         detach: cut the autograd graph at the block's end, so that the state is a plain value.
         ticket: a number of its own, as a tensor: a compiled graph is then the same for all blocks.
         generation: the call of `generate` that runs in this block, if any.
-        closed: whether the block has ended.
         write_gates: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
     """
 
@@ -71,7 +70,6 @@ class MemoryBlock:
         self.detach = detach
         self.ticket = torch.tensor(next(_tickets))
         self.generation: Generation | None = None
-        self.closed = False
         self.write_gates: list[Tensor] = []
 
     @classmethod
@@ -84,6 +82,11 @@ class MemoryBlock:
         if torch.compiler.is_compiling():
             return owner.open_blocks[-1] if owner.open_blocks else None
         return next((block for block in reversed(_open_blocks.get()) if block.owner is owner), None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the block has not ended yet."""
+        return self in self.owner.open_blocks
 
     def check_adapter(self) -> None:
         """Refuse to go on with another adapter than the block was opened for.
@@ -156,7 +159,6 @@ def open_block(block: MemoryBlock) -> Iterator[MemoryBlock]:
         block.state.contents, block.state.fingerprint = before, fingerprint
         raise
     finally:
-        block.closed = True
         block.owner.open_blocks.remove(block)
         _open_blocks.reset(token)
 

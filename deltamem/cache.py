@@ -130,7 +130,7 @@ class MemoryCacheLayer(DummyLayer):
             steps.append(_Step(kept, step.start, shorter, valid, step.changed, step.rows))
             remaining = 0
         block = None if self.block is None else self.block()
-        if block is not None and not block.closed and block.state.contents is self.contents:
+        if block is not None and block.is_open and block.state.contents is self.contents:
             block.state.contents = contents
         self.steps, self.contents = steps, contents
 

@@ -24,13 +24,6 @@ FILE = "adapter_config.json"
 OTHER_WEIGHTS = [0.01 * (-1) ** i for i in range(32)]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapter")
-    tiny_adapted().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def given_config(saved: Path, tmp_path: Path) -> Callable[[Any], Path]:
     """The folder of an adapter that fits, with another configuration: a text, or what is different in it."""

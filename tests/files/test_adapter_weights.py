@@ -34,13 +34,6 @@ KEYS = sorted(weights())
 BIAS, MATRIX = KEYS[0], KEYS[1]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    tiny_adapted().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def folder(tmp_path: Path, saved: Path) -> Path:
     """A folder with the configuration of the adapter, which fits, and no weights yet."""
