@@ -5,7 +5,8 @@ Importing this package registers the method with peft.
 
 from deltamem import register  # noqa: F401
 from deltamem.config import DeltaMemConfig
-from deltamem.hook import AttentionHook, register_hook
+from deltamem.hook import AttentionHook
+from deltamem.known_hooks import register_hook
 from deltamem.model import DeltaMemModel
 from deltamem.session import ChatSession
 from deltamem.session_store import SessionStore

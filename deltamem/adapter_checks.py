@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,21 +14,24 @@ from deltamem.config import DeltaMemConfig
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_fits(config: DeltaMemConfig, hidden_size: int | None, layers: int | None, attention: str) -> None:
+def check_fits(
+    config: DeltaMemConfig, hidden_size: int | None, layers: int | None, attention: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Make sure that an adapter's options fit a model.
 
     Args:
         config: the adapter's.
         hidden_size: width of the model's hidden states, None if it is not known.
         layers: number of its decoder layers, None if it is not known.
-        attention: what the names of its attention modules end in.
+        attention: its attention modules by name, each with the projections that it has.
 
     Raises:
         ValueError: names the option, what was given and what is accepted.
     """
     _check_layer_indices(config, layers)
     _check_width(config, hidden_size)
-    _check_targets(config, attention)
+    _check_targets(config, [*attention])
+    _check_corrections(config, attention)
 
 
 def shape_of_weight(name: str, weight: Any) -> tuple[int, ...]:
@@ -52,12 +56,23 @@ def _check_width(config: DeltaMemConfig, hidden_size: int | None) -> None:
         )
 
 
-def _check_targets(config: DeltaMemConfig, attention: str) -> None:
-    others = [name for name in sorted(config.target_modules or ()) if not f".{name}".endswith(f".{attention}")]
+def _check_targets(config: DeltaMemConfig, attention: Sequence[str]) -> None:
+    targets = sorted(config.target_modules or ())
+    others = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in attention)]
     if others:
         raise ValueError(
-            f"target_modules={sorted(config.target_modules or ())!r}: {others[0]!r} is no attention module; in this model "
-            f"their names end in {attention!r}. Give such names, or None for all"
+            f"target_modules={targets!r}: {others[0]!r} is no attention module; in this model they are named like "
+            f"{attention[0]!r}. Give such names or the ends of some, or None for all"
+        )
+
+
+def _check_corrections(config: DeltaMemConfig, attention: Mapping[str, Mapping[str, Any]]) -> None:
+    found = {role for projections in attention.values() for role in projections}
+    missing = [role for role in config.corrections if role not in found]
+    if missing:
+        raise ValueError(
+            f"corrections={config.corrections!r}: this model's attention has no projection {', '.join(missing)} that could be "
+            f"corrected; give some of {', '.join(sorted(found))}"
         )
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deltamem.decoder import text_config
+
 KIND = ("model_type", "hidden_size", "num_hidden_layers")
 EMBEDDING = "embedding"
 # How many numbers of the embedding are kept, and how like the model's they must be. Unrelated weights have a cosine of 0 within
@@ -16,16 +18,17 @@ EMBEDDING = "embedding"
 NUMBERS, LEAST_COSINE = 64, 0.8
 
 
-def describe_backbone(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The kind of a backbone, and some numbers of its embedding by which its weights are known again.
+def describe_backbone(model: nn.Module) -> dict[str, Any]:
+    """The kind of a transformers model, and some numbers of its embedding by which its weights are known again.
 
-    Args:
-        model: a transformers model.
-        config: its configuration.
+    The sizes are those of its text decoder.
     """
+    text = text_config(model)
     numbers = _embedding_numbers(model)
     return {
-        **{name: config.get(name) for name in KIND},
+        "model_type": getattr(getattr(model, "config", None), "model_type", None),
+        "hidden_size": getattr(text, "hidden_size", None),
+        "num_hidden_layers": getattr(text, "num_hidden_layers", None),
         EMBEDDING: None if numbers is None else [float(f"{number:.4g}") for number in numbers.tolist()],
     }
 

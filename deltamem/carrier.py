@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from deltamem.block import Generation, MemoryBlock, confirmed
 from deltamem.cache import MemoryCacheLayer
-from deltamem.checkpointing import avoid_reentrant
+from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
-from deltamem.unsupported import check_call, check_positions, generation_settings
+from deltamem.unsupported import check_call, check_compiling, check_positions, generation_settings
 from deltamem.validity import valid_tokens
 
 
@@ -56,11 +56,13 @@ class Carrier:
         owner: the tuner.
         adapter: name of the active adapter.
         segments_of: what one write is ("message", "sentence"), None if every token writes.
+        keywords: whether the pass travels among the keywords of the model's modules, or beside them.
     """
 
     owner: Any
     adapter: str
     segments_of: str | None
+    keywords: bool
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MemoryPass:
         """Make the pass for a call of the model.
@@ -71,6 +73,7 @@ class Carrier:
         """
         call = {**dict(zip(self.owner.forward_names, args, strict=False)), **kwargs}
         check_call(model, call)
+        check_compiling(model, self.keywords)
         new = _new_tokens(call)
         batch, tokens = new.shape[:2]
         block, cache = MemoryBlock.find(self.owner), call.get("past_key_values")
@@ -82,7 +85,9 @@ class Carrier:
         linked = torch.is_grad_enabled() and (
             (block is not None and not block.detach) or any(state.requires_grad for state in start.states.values())
         )
-        if linked:
+        if not self.keywords and torch.is_grad_enabled():
+            carry_into_recomputation(model)
+        elif linked:
             avoid_reentrant(model)
         return MemoryPass(
             start=start,

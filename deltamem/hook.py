@@ -1,180 +1,177 @@
-"""AttentionHook: where an architecture's attention is read and corrected; and the registry that finds it by model type."""
+"""AttentionHook: where an architecture's attention is read and corrected, as data."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
-from typing import Any, Literal, cast, get_args
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
 
-import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
-Packing = Literal["contiguous", "by_head"]
+from deltamem.decoder import decoder_modules
+from deltamem.packing import Packing
+from deltamem.projection import Projection, is_linear
+
 ROLES = ("q", "k", "v", "o")
-ENTRY_POINTS = "deltamem.registry"
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A query, key, value or output projection: a module's output, or the part of a packed one's.
-
-    Its outputs lie in `groups` groups of equal size; of each, the first `before` and the last `after` are somebody else's.
-    """
-
-    module: nn.Module
-    groups: int = 1
-    before: int = 0
-    after: int = 0
-
-    @property
-    def in_features(self) -> int:
-        """Width of the hidden states that enter."""
-        return cast(int, self.module.in_features)
-
-    @property
-    def out_features(self) -> int:
-        """Number of outputs that are this projection's."""
-        return cast(int, self.module.out_features) - self.groups * (self.before + self.after)
-
-    def place(self, correction: Tensor) -> Tensor:
-        """Put a correction `[batch, tokens, out_features]` where this projection is in the module's output, zero elsewhere."""
-        if not self.before and not self.after:
-            return correction
-        parts = F.pad(rearrange(correction, "b t (g d) -> b t g d", g=self.groups), (self.before, self.after))
-        return rearrange(parts, "b t g d -> b t (g d)")
-
-    def rows_of(self, weight: Tensor) -> Tensor:
-        """Those rows of the module's weight that are this projection's, `[out_features, in_features]`."""
-        groups = rearrange(weight, "(g d) i -> g d i", g=self.groups)
-        return rearrange(groups[:, self.before : groups.shape[1] - self.after], "g d i -> (g d) i")
+Names = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class AttentionHook:
     """Names the modules of a family's attention that a memory reads and corrects.
 
-    A memory reads the hidden states that enter the attention module (`[batch, tokens, width]`, the argument `hidden_states`)
-    and adds its corrections to the outputs of four projections inside it.
+    A memory reads the hidden states that enter the attention module (`[batch, tokens, width]`, the argument `hidden_states`, or
+    the first one) and adds its corrections to the outputs of up to four projections inside it.
+
+    Every name may be dotted ("output.dense"), and a tuple of names means the first of them that a module has.
 
     Args:
-        attention: name of the attention module inside a decoder layer.
-        q, k, v, o: names of the query, key, value and output projections inside the attention module.
-        packing: how queries, keys and values lie in the output of one module, if `q`, `k` and `v` name the same: "contiguous"
-            (all queries, then all keys, then all values) or "by_head" (for each head its query, its key, its value).
+        attention: what the name of an attention module ends in; "*" stands for any text.
+        q, o: names of the query and output projections inside the attention module. A module that lacks one of them is no
+            attention, so it is left alone.
+        k, v: names of the key and value projections. None where they cannot be corrected; a layer without them (one that
+            shares another layer's keys) is corrected in its queries and outputs only.
+        reads: name of the projection that the hidden states enter first, for their width; the query's if None.
+        packing: for each module that holds more than one part, how they lie in its output: "q k v" (all queries, then all keys,
+            then all values), "heads x (q k v)" (for each head its own), "kv_heads x (q k v)" (for each head of the keys its
+            queries, its key, its value), "heads x (q gate)". A part whose heads have a width of their own names it:
+            "heads x (k:qk_nope_head_dim v:v_head_dim)".
+        requires: what the model's configuration must say, where a family has modes that a memory does not fit.
+        keywords: whether the model hands keywords that it does not know down to its attention. Where it does not, the memory
+            finds its way without them, but not under torch.compile.
     """
 
-    attention: str = "self_attn"
-    q: str = "q_proj"
-    k: str = "k_proj"
-    v: str = "v_proj"
-    o: str = "o_proj"
-    packing: Packing | None = None
+    attention: Names = "self_attn"
+    q: Names = "q_proj"
+    k: Names | None = "k_proj"
+    v: Names | None = "v_proj"
+    o: Names = "o_proj"
+    reads: Names | None = None
+    packing: Mapping[str, str] = field(default_factory=dict)
+    requires: Mapping[str, Any] = field(default_factory=dict)
+    keywords: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("attention", *ROLES):
+        for name in ("attention", *ROLES, "reads"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"AttentionHook.{name}={value!r} is not accepted; give the name of a module")
-        if self.packing not in (None, *get_args(Packing)):
-            raise ValueError(f"AttentionHook.packing={self.packing!r} is not accepted; choose None, 'contiguous' or 'by_head'")
-        packed = len({self.q, self.k, self.v}) == 1
-        if packed != (self.packing is not None):
+            if value is None and name in ("k", "v", "reads"):
+                continue
+            if not value or not all(isinstance(part, str) and part for part in _alternatives(value)):
+                raise ValueError(f"AttentionHook.{name}={value!r} is not accepted; give the name of a module, or several")
+        for text in self.packing.values():
+            Packing.parse(text)
+        named = {part for role in ROLES for part in _alternatives(getattr(self, role))}
+        unknown = [name for name in self.packing if name not in named]
+        shared = [part for part in _alternatives(self.k) if part in (*_alternatives(self.q), *_alternatives(self.v))]
+        missing = [name for name in shared if name not in self.packing]
+        if unknown or missing:
             raise ValueError(
-                f"AttentionHook(q={self.q!r}, k={self.k!r}, v={self.v!r}, packing={self.packing!r}) is not accepted: a packing "
-                "belongs to one module that is q, k and v"
+                f"AttentionHook.packing={dict(self.packing)!r} is not accepted: it needs an entry for every module that is "
+                f"more than one of q, k and v ({', '.join(missing) or 'none is missing'}), and for no others "
+                f"({', '.join(unknown) or 'none is too many'})"
             )
 
-    def projections(self, attention: nn.Module) -> dict[str, Projection]:
-        """The projections "q", "k", "v" and "o" of an attention module.
+    def attention_modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The self-attention modules of a model's text decoder, by name."""
+        return {name: module for name, module in decoder_modules(model) if self._matches(name, module)}
+
+    def check(self, config: Any) -> None:
+        """Make sure that a model's configuration says what this hook requires.
 
         Raises:
-            ValueError: `attention` lacks one of them; names what is there.
+            ValueError: it says something else.
         """
-        modules = {role: self._module(attention, role) for role in ROLES}
-        places = _places(attention, self.packing) if self.packing else {}
-        return {role: Projection(module, **places.get(role, {})) for role, module in modules.items()}
-
-    def _module(self, attention: nn.Module, role: str) -> nn.Module:
-        name = getattr(self, role)
-        module = getattr(attention, name, None)
-        if not isinstance(module, nn.Module):
-            present = ", ".join(child for child, _ in attention.named_children()) or "none"
-            raise ValueError(
-                f"the attention hook expects the {role} projection at {name!r}, but {type(attention).__name__} has the "
-                f"submodules: {present}. Register a hook that fits: register_hook(model_type, AttentionHook({role}=...))"
-            )
-        return module
-
-
-def _places(attention: nn.Module, packing: Packing) -> dict[str, dict[str, int]]:
-    """Where queries, keys and values lie in a packed projection; the sizes come from the attention's configuration."""
-    config: Any = attention.config
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    if packing == "by_head":
-        return {role: {"groups": heads, "before": i * width, "after": (2 - i) * width} for i, role in enumerate("qkv")}
-    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
-    return {
-        "q": {"after": 2 * keys},
-        "k": {"before": queries, "after": keys},
-        "v": {"before": queries + keys},
-    }
-
-
-_registered: dict[str, AttentionHook] = {}
-
-
-def register_hook(model_type: str, hook: AttentionHook) -> None:
-    """Say how the attention of a model type (`model.config.model_type`) is hooked. Wins over what packages register.
-
-    Raises:
-        ValueError: `model_type` is no name or `hook` no AttentionHook.
-    """
-    if not isinstance(model_type, str) or not model_type:
-        raise ValueError(f"model_type={model_type!r} is not accepted; give the model_type of the model's config, a string")
-    if not isinstance(hook, AttentionHook):
-        raise ValueError(f"hook={hook!r} is not accepted; give an AttentionHook")
-    _registered[model_type] = hook
-
-
-def find_hook(model_type: str) -> AttentionHook:
-    """The hook for a model type: one registered by hand, else one of a package.
-
-    Raises:
-        ValueError: nobody registered this model type; names those that are known and says how to register.
-    """
-    known = known_hooks()
-    if model_type not in known:
-        close = difflib.get_close_matches(model_type, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"no attention hook is registered for the model type {model_type!r}.{hint} Known: {', '.join(sorted(known))}. To "
-            f"add it, name the projections of its attention: deltamem.register_hook({model_type!r}, "
-            'deltamem.AttentionHook(attention="self_attn", q="q_proj", k="k_proj", v="v_proj", o="o_proj"))'
-        )
-    return known[model_type]
-
-
-def known_hooks() -> Mapping[str, AttentionHook]:
-    """All registered hooks by model type."""
-    return {**_packaged_hooks(), **_registered}
-
-
-@cache
-def _packaged_hooks() -> dict[str, AttentionHook]:
-    """The hooks of installed packages: each entry point names a mapping from model types to hooks."""
-    hooks: dict[str, AttentionHook] = {}
-    sources: dict[str, str] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        for model_type, hook in point.load().items():
-            if model_type in hooks:
+        for name, value in self.requires.items():
+            if getattr(config, name, None) != value:
                 raise ValueError(
-                    f"two packages register a hook for the model type {model_type!r}: {sources[model_type]} and {point.value}. "
-                    "Uninstall one, or choose with deltamem.register_hook"
+                    f"a memory fits models of the type {config.model_type!r} with {name}={value!r} only, and this one's "
+                    f"configuration has {name}={getattr(config, name, None)!r}"
                 )
-            hooks[model_type], sources[model_type] = hook, point.value
-    return hooks
+
+    def suffix(self, name: str) -> str:
+        """The end of an attention module's name, as long as the pattern that it matches."""
+        pattern = next(pattern for pattern in _alternatives(self.attention) if fnmatchcase(f".{name}", f"*.{pattern}"))
+        return ".".join(name.split(".")[-len(pattern.split(".")) :])
+
+    def projections(self, attention: nn.Module, config: Any) -> dict[str, Projection]:
+        """The projections of an attention module by role: "q" and "o", and "k" and "v" where it has them.
+
+        Args:
+            attention: the module.
+            config: the configuration of the model's text decoder, for the numbers of heads in a packed projection.
+
+        Raises:
+            ValueError: `attention` lacks the query or output projection, or one is no linear map; names what is there.
+        """
+        found = {}
+        for role in ROLES:
+            name = _first(attention, getattr(self, role))
+            if name is None and role in ("q", "o"):
+                raise ValueError(
+                    f"the attention hook expects the {role} projection at {getattr(self, role)!r}, but "
+                    f"{type(attention).__name__} has the submodules: {_children(attention)}. Register a hook that fits: "
+                    f"register_hook(model_type, AttentionHook({role}=...))"
+                )
+            if name is None:
+                continue
+            module = attention.get_submodule(name)
+            if not is_linear(module):
+                raise ValueError(
+                    f"the {role} projection {name!r} of {type(attention).__name__} is a {type(module).__name__}, and no linear "
+                    "map whose outputs could be corrected"
+                )
+            packing = self.packing.get(name)
+            found[role] = (
+                Projection(module) if packing is None else Packing.parse(packing).place(role, module, attention, config)
+            )
+        return found
+
+    def entrance(self, attention: nn.Module) -> nn.Module:
+        """The projection of an attention module that the hidden states enter."""
+        name = _first(attention, self.reads or self.q)
+        if name is None:
+            raise ValueError(
+                f"the attention hook expects the hidden states to enter {self.reads!r}, but {type(attention).__name__} has the "
+                f"submodules: {_children(attention)}. Register a hook that fits: register_hook(model_type, "
+                "AttentionHook(reads=...))"
+            )
+        return attention.get_submodule(name)
+
+    def _matches(self, name: str, module: nn.Module) -> bool:
+        named = any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in _alternatives(self.attention))
+        return named and _first(module, self.q) is not None and _first(module, self.o) is not None
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """Takes a hook's place for a model type that a memory cannot be attached to.
+
+    Args:
+        reason: why not, to be read behind "MODEL TYPE is not supported: ".
+    """
+
+    reason: str
+
+
+def _alternatives(names: Names | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _first(module: nn.Module, names: Names | None) -> str | None:
+    """The first of some names under which a module has a submodule."""
+    return next((name for name in _alternatives(names) if _has(module, name)), None)
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        module.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _children(module: nn.Module) -> str:
+    return ", ".join(name for name, _ in module.named_children()) or "none"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,8 +17,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deltamem.config import DeltaMemConfig
-from deltamem.hook import AttentionHook, Projection
+from deltamem.current import current
+from deltamem.hook import AttentionHook
 from deltamem.passes import MemoryPass, TokenWrites
+from deltamem.projection import Projection, width_in
 from deltamem.rule import delta_rule, read
 
 # The keyword under which a pass travels from the top of the model to its attention modules.
@@ -27,15 +28,6 @@ PASS_KEYWORD = "delta_mem_pass"
 # Share of a base-slice column's length that a correction starts with, and how many columns there are (the reference's).
 BASE_SLICE_GAIN, BASE_SLICE_COLUMNS = 0.05, 8
 LAMBDA_BIAS = 1.5
-
-
-class _Current(threading.local):
-    """The reads of the attention module that this thread is running, for the hooks on its projections."""
-
-    reads: Tensor | None = None
-
-
-_current = _Current()
 
 
 class DeltaMemLayer(nn.Module, BaseTunerLayer):
@@ -48,6 +40,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         attention: the module to wrap.
         name: its name in the model, under which its state is kept.
         hook: which projections it has.
+        model_config: the configuration of the model's text decoder.
     """
 
     adapter_layer_names = (
@@ -60,7 +53,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     )
     other_param_names = ("configs",)
 
-    def __init__(self, attention: nn.Module, name: str, hook: AttentionHook) -> None:
+    def __init__(self, attention: nn.Module, name: str, hook: AttentionHook, model_config: Any) -> None:
         super().__init__()
         self.base_layer = attention
         self.name = name
@@ -75,7 +68,9 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.delta_mem_k = nn.ModuleDict()
         self.delta_mem_v = nn.ModuleDict()
         self.delta_mem_o = nn.ModuleDict()
-        self._projections = hook.projections(attention)
+        self._takes_keywords = hook.keywords
+        self._projections = hook.projections(attention, model_config)
+        self._width = width_in(hook.entrance(attention))
         self._handles: list[RemovableHandle] = []
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
         self._traced_reads: Tensor | None = None
@@ -94,11 +89,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         """Add an adapter's parameters to this layer."""
         states, r, gate_rows = config.num_states, config.r, config.gate_rows
         gates = states * gate_rows * (2 if config.decay == "learned" else 1)
-        width = self._projections["q"].in_features
         self.configs[adapter_name] = config
-        self.delta_mem_in[adapter_name] = nn.Linear(width, 3 * states * r + gates, bias=False)
+        self.delta_mem_in[adapter_name] = nn.Linear(self._width, 3 * states * r + gates, bias=False)
         self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gates))
-        for role in config.corrections:
+        for role in self._corrected(config):
             out_features = self._projections[role].out_features
             self._linear(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
         self._initialise(adapter_name, inference_mode)
@@ -112,7 +106,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
-        memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None)
+        memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else current.memory
         adapter = self._active
         if memory is None or adapter is None:
             return self.base_layer(*args, **kwargs)
@@ -129,7 +123,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def adapter_weights(self, adapter: str) -> dict[str, Tensor]:
         """The parameters of one adapter in this layer."""
         weights = {"gate_bias": self._gate_bias(adapter)}
-        roles = ("in", *self.configs[adapter].corrections)
+        roles = ("in", *self._corrected(self.configs[adapter]))
         return weights | {role: self._weight(role, adapter) for role in roles}
 
     def state_shape(self, batch: int) -> tuple[int, int, int, int] | None:
@@ -149,6 +143,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters or not self.active_adapters or self.active_adapters[0] not in self.configs:
             return None
         return self.active_adapters[0]
+
+    def _corrected(self, config: DeltaMemConfig) -> list[str]:
+        """The projections that are corrected here: a layer may share the keys and values of another."""
+        return [role for role in config.corrections if role in self._projections]
 
     def _linear(self, role: str) -> nn.ModuleDict:
         """The linear maps of all adapters for a role: "in", or a correction's."""
@@ -223,7 +221,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
-        reads = self._traced_reads if torch.compiler.is_compiling() else _current.reads
+        reads = self._traced_reads if torch.compiler.is_compiling() else current.reads
         adapter = self._active
         if reads is None or adapter is None or adapter not in self._linear(role):
             return output
@@ -234,7 +232,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     @contextmanager
     def _exposed(self, reads: Tensor) -> Iterator[None]:
         """Show the reads to the hooks on this module's projections while it runs, and to nobody else."""
-        place, name = (self, "_traced_reads") if torch.compiler.is_compiling() else (_current, "reads")
+        place, name = (self, "_traced_reads") if torch.compiler.is_compiling() else (current, "reads")
         outer = getattr(place, name)
         setattr(place, name, reads)
         try:
@@ -254,7 +252,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weight[3 * rows :].zero_()
         bias[:gate_rows].fill_(config.beta_bias)
         bias[gate_rows:].fill_(LAMBDA_BIAS)
-        for role in config.corrections:
+        for role in self._corrected(config):
             if inference_mode:  # its weights come from a file; if that is refused, the model is to be as it was
                 self._weight(role, adapter).zero_()
             else:

@@ -21,7 +21,10 @@ from deltamem.block import MemoryBlock, open_block
 from deltamem.carrier import Carrier, generating
 from deltamem.config import DeltaMemConfig
 from deltamem.contents import OPEN_SUMS, Contents
-from deltamem.hook import find_hook
+from deltamem.current import current
+from deltamem.decoder import text_config
+from deltamem.hook import AttentionHook
+from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
 from deltamem.state import DeltaMemState
@@ -39,6 +42,9 @@ class DeltaMemModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (peft's signature): the registry has the targets
 
     _layers: dict[str, DeltaMemLayer]
+    # Where the model's attention is corrected, and its attention modules as they were found.
+    _hook: AttentionHook
+    _attention: dict[str, nn.Module]
     # The open blocks of all threads and tasks, newest last; only for torch.compile, see MemoryBlock.find.
     open_blocks: list[MemoryBlock]
     # The names of the positional arguments of the model's forward.
@@ -143,17 +149,27 @@ class DeltaMemModel(BaseTuner):
         """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
         if not self._active_layers():
             return None
-        return args, {**kwargs, PASS_KEYWORD: self._carrier().begin(model, args, kwargs)}
+        memory = self._carrier().begin(model, args, kwargs)
+        if self._hook.keywords:
+            return args, {**kwargs, PASS_KEYWORD: memory}
+        current.memory = memory
+        return None
 
     def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the whole model: take the pass's outcome over."""
-        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD)
+        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD) if self._hook.keywords else current.memory
         if memory is not None:
+            self._check_reached(memory)
             self._carrier().end(memory, output)
+
+    def _forget_pass(self, *_: Any) -> None:
+        """Forward hook of the whole model, also after an error."""
+        current.memory = None
 
     def _carrier(self) -> Carrier:
         config = self._active_config()
-        return Carrier(self, self.active_adapters[0], config.write if config.writes_segments else None)
+        segments_of = config.write if config.writes_segments else None
+        return Carrier(self, self.active_adapters[0], segments_of, self._hook.keywords)
 
     # -------------------------------------------------------------------------------------------- checks and look-ups
 
@@ -176,6 +192,15 @@ class DeltaMemModel(BaseTuner):
 
     def _active_config(self) -> DeltaMemConfig:
         return self.peft_config[self.active_adapters[0]]
+
+    def _check_reached(self, memory: MemoryPass) -> None:
+        missing = [name for name in self._active_layers() if name not in memory.end]
+        if missing:
+            raise RuntimeError(
+                f"the memory did not reach {len(missing)} of {len(self._active_layers())} attention modules, such as "
+                f"{missing[0]}: {type(self.model).__name__} does not run them, or hands no keywords down to them. For the "
+                "latter there is a hook: register_hook(model_type, AttentionHook(..., keywords=False))"
+            )
 
     def _check_state(self, state: DeltaMemState) -> None:
         if not isinstance(state, DeltaMemState):
@@ -213,6 +238,8 @@ class DeltaMemModel(BaseTuner):
             )
         self._layers, self._fingerprinted = {}, None
         self.open_blocks = []
+        self._hook = hook_for(model)
+        self._attention = attention_modules(model, self._hook)
 
     def _post_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
         # Not of another method's PeftModel around it, which generate() leaves out.
@@ -224,17 +251,24 @@ class DeltaMemModel(BaseTuner):
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
         ]
+        if not self._hook.keywords:
+            self._handles.append(model.register_forward_hook(self._forget_pass, always_call=True))
 
     def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
-        hook = find_hook(str(model_config.get("model_type")))
-        backbone = describe_backbone(self.model, model_config)
+        backbone = describe_backbone(self.model)
         if peft_config.backbone is not None:
             check_backbone(peft_config.backbone, backbone)
-        check_fits(peft_config, backbone["hidden_size"], backbone["num_hidden_layers"], hook.attention)
+        config = text_config(self.model)
+        projections = {name: self._hook.projections(module, config) for name, module in self._attention.items()}
+        check_fits(peft_config, backbone["hidden_size"], backbone["num_hidden_layers"], projections)
         peft_config.backbone = peft_config.backbone or backbone
         if peft_config.target_modules is None:
-            peft_config.target_modules = {hook.attention}
+            peft_config.target_modules = {self._hook.suffix(name) for name in self._attention}
         return peft_config
+
+    def _check_target_module_exists(self, peft_config: DeltaMemConfig, key: str) -> Any:
+        """Only what the hook found: a vision tower's attention may have the same name."""
+        return key in self._attention and super()._check_target_module_exists(peft_config, key)
 
     def _create_and_replace(
         self,
@@ -248,7 +282,7 @@ class DeltaMemModel(BaseTuner):
     ) -> None:
         layer = target
         if not isinstance(layer, DeltaMemLayer):
-            layer = DeltaMemLayer(target, current_key, find_hook(self.model.config.model_type))
+            layer = DeltaMemLayer(target, current_key, self._hook, text_config(self.model))
         layer.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
         if layer is not target:
             self._layers[current_key] = layer

@@ -41,6 +41,19 @@ def check_call(model: nn.Module, call: Mapping[str, Any]) -> None:
         )
 
 
+def check_compiling(model: nn.Module, keywords: bool) -> None:
+    """Refuse to be traced by torch.compile where the pass does not travel among the keywords.
+
+    Raises:
+        NotImplementedError: names the model.
+    """
+    if not keywords and torch.compiler.is_compiling():
+        raise NotImplementedError(
+            f"δ-mem does not run in a compiled {type(model).__name__}: it hands no keywords down to its attention, and a graph "
+            "knows no other way for the memory. Run it without torch.compile"
+        )
+
+
 def check_positions(position_ids: Any, valid: Tensor | None) -> None:
     """Refuse rows in which the positions start anew: several documents packed into one.
 

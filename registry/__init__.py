@@ -1,1 +1,24 @@
-"""The model families δ-mem attaches to, one file each: a mapping `HOOKS` from model types to attention hooks."""
+"""The model families δ-mem attaches to, one file each: a mapping `HOOKS` from model types to attention hooks.
+
+A new file in this folder is found by itself. This package registers its `HOOKS`, the families' together, under the entry-point
+group `deltamem.registry`, just as any other package would.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from deltamem.hook import AttentionHook, Unsupported
+
+
+def _collected() -> dict[str, AttentionHook | Unsupported]:
+    hooks: dict[str, AttentionHook | Unsupported] = {}
+    for family in iter_modules(__path__):
+        own = import_module(f"{__name__}.{family.name}").HOOKS
+        twice = hooks.keys() & own.keys()
+        if twice:
+            raise ValueError(f"two families register the model types {', '.join(sorted(twice))}; one is {family.name}")
+        hooks |= own
+    return hooks
+
+
+HOOKS = _collected()

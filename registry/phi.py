@@ -1,5 +1,7 @@
-"""Phi 3: queries, keys and values in one projection, one after the other."""
+"""Phi: plain projections in the first ones; from Phi 3 on queries, keys and values in one, one after the other."""
 
 from deltamem.hook import AttentionHook
 
-HOOKS = {"phi3": AttentionHook(q="qkv_proj", k="qkv_proj", v="qkv_proj", packing="contiguous")}
+PHI3 = AttentionHook(q="qkv_proj", k="qkv_proj", v="qkv_proj", packing={"qkv_proj": "q k v"})
+
+HOOKS = {"phi": AttentionHook(o="dense"), "phi3": PHI3, "phi4_multimodal": PHI3, "phimoe": AttentionHook()}

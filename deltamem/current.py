@@ -1,0 +1,36 @@
+"""What the running thread is computing, for hooks that no argument reaches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from deltamem.passes import MemoryPass
+
+
+class _Current(threading.local):
+    """Values of this thread alone.
+
+    Args:
+        reads: what the attention module that runs has read from its memory.
+        memory: the pass, in models that hand no keywords down to their attention.
+    """
+
+    reads: Tensor | None = None
+    memory: MemoryPass | None = None
+
+
+current = _Current()
+
+
+@contextmanager
+def carrying(memory: MemoryPass | None) -> Iterator[None]:
+    """Make a pass the current one."""
+    outer, current.memory = current.memory, memory
+    try:
+        yield
+    finally:
+        current.memory = outer

@@ -1,0 +1,151 @@
+"""Which attention hook fits a model: one registered by hand, one of an installed package, or one inferred from its modules."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from deltamem.hook import AttentionHook, Unsupported
+from deltamem.inferred_hook import attention_like, infer_hook
+
+ENTRY_POINTS = "deltamem.registry"
+
+_registered: dict[str, AttentionHook | Unsupported] = {}
+
+
+def register_hook(model_type: str, hook: AttentionHook) -> None:
+    """Say how the attention of a model type (`model.config.model_type`) is hooked. Wins over what packages register.
+
+    Raises:
+        ValueError: `model_type` is no name or `hook` no AttentionHook.
+    """
+    if not isinstance(model_type, str) or not model_type:
+        raise ValueError(f"model_type={model_type!r} is not accepted; give the model_type of the model's config, a string")
+    if not isinstance(hook, AttentionHook):
+        raise ValueError(f"hook={hook!r} is not accepted; give an AttentionHook")
+    _registered[model_type] = hook
+
+
+def hook_for(model: nn.Module) -> AttentionHook:
+    """The hook for a model: that of its type, else of its text decoder's type, else one inferred from its modules.
+
+    Raises:
+        ValueError: the model cannot have a memory, or nobody registered its type and its attention is not understood; shows
+            what was found and how to register.
+    """
+    for config in _configs(model):
+        if getattr(config, "is_encoder_decoder", False):
+            raise ValueError(_refused(config.model_type, "it is an encoder-decoder, and a memory follows one text"))
+        hook = registered_hook(config.model_type)
+        if isinstance(hook, Unsupported):
+            raise ValueError(_refused(config.model_type, hook.reason))
+        if hook is not None:
+            hook.check(config)
+            return hook
+    hook = infer_hook(model)
+    if hook is None:
+        raise ValueError(_not_understood(model))
+    return hook
+
+
+def attention_modules(model: nn.Module, hook: AttentionHook) -> dict[str, nn.Module]:
+    """The attention modules that a hook finds in a model, by name; there must be some.
+
+    Raises:
+        ValueError: there are none; shows what there is.
+    """
+    modules = hook.attention_modules(model)
+    if not modules:
+        raise ValueError(
+            f"the attention hook finds nothing in {type(model).__name__}: no module whose name ends in {hook.attention!r} has "
+            f"the projections {hook.q!r} and {hook.o!r}. {_found(model)}"
+        )
+    return modules
+
+
+def registered_hook(model_type: str) -> AttentionHook | Unsupported | None:
+    """What is registered for a model type, by hand or by a package.
+
+    Raises:
+        ValueError: two packages register it.
+    """
+    if model_type in _registered:
+        return _registered[model_type]
+    entries = _packaged().get(model_type, [])
+    if len(entries) > 1:
+        sources = " and ".join(entry.source for entry in entries)
+        raise ValueError(
+            f"two packages register a hook for the model type {model_type!r}: {sources}. Uninstall one, or choose with "
+            "deltamem.register_hook"
+        )
+    return entries[0].hook if entries else None
+
+
+def registered_types() -> list[str]:
+    """All model types that somebody registered, sorted."""
+    return sorted({*_packaged(), *_registered})
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What one package says of one model type; `source` names the package and the place in it."""
+
+    hook: AttentionHook | Unsupported
+    source: str
+
+
+@cache
+def _packaged() -> Mapping[str, list[_Entry]]:
+    """What installed packages register: each entry point names a mapping from model types to hooks."""
+    found: dict[str, list[_Entry]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        source = f"{point.dist.name if point.dist else point.name} ({point.value})"
+        try:
+            hooks = point.load()
+            entries = {model_type: _Entry(hook, source) for model_type, hook in hooks.items()}
+        except Exception as error:  # whatever a foreign module raises
+            raise ValueError(f"the attention hooks of the package {source} cannot be loaded: {error!r}") from error
+        for model_type, entry in entries.items():
+            found.setdefault(model_type, []).append(entry)
+    return found
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configuration of a model, and that of its text decoder where it is another."""
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        return []
+    text = config.get_text_config()
+    return [config] if text is config else [config, text]
+
+
+def _refused(model_type: str, reason: str) -> str:
+    return f"the model type {model_type!r} is not supported: {reason}"
+
+
+def _not_understood(model: nn.Module) -> str:
+    model_type = next((config.model_type for config in _configs(model)), None)
+    close = difflib.get_close_matches(model_type or "", registered_types(), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return (
+        f"no attention hook is registered for the model type {model_type!r}, and none could be inferred.{hint} {_found(model)} "
+        f"To add it, name the projections of its attention: deltamem.register_hook({model_type!r}, "
+        'deltamem.AttentionHook(attention="self_attn", q="q_proj", k="k_proj", v="v_proj", o="o_proj")); docs/porting.md has '
+        "more"
+    )
+
+
+def _found(model: nn.Module) -> str:
+    """The first attention-like module of each class, and what is in it."""
+    kinds = {type(module).__name__: (name, module) for name, module in reversed(attention_like(model).items())}
+    listed = [
+        f"{name} ({kind}) with {', '.join(child for child, _ in module.named_children())}"
+        for kind, (name, module) in reversed(kinds.items())
+    ]
+    return f"Modules that look like attention: {'; '.join(listed) or 'none'}."

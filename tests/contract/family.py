@@ -1,0 +1,122 @@
+"""A model family as a case of the contract: how to make it small, and what transformers itself cannot do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from tiny import randomise_gates, tiny_config
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+VOCAB, PAD = 61, 0
+LAYERS = 2
+
+# Whatever a configuration calls them.
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "emb_dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
+    "encoder_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    **dict.fromkeys(("intermediate_size", "n_inner", "decoder_ffn_dim", "encoder_ffn_dim", "ffn_dim"), 48),
+    "moe_intermediate_size": 16,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    "num_experts_per_tok": 2,
+    "vocab_size": VOCAB,
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 256),
+    "sliding_window": 8,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,  # large enough for the layers to matter
+}
+
+# What a family's checks are called where transformers cannot do one of them; see test_contract.py.
+CHECKS = ("cached decoding", "left padding", "eager and sdpa", "beam search", "activation checkpointing", "bfloat16")
+Unpack = Callable[[Tensor, Any], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One case.
+
+    Args:
+        options: of the configuration, beside `SMALL`; nested mappings for nested configurations.
+        attention: how many layers of the small model have attention.
+        lacks: for each of `CHECKS` that the bare model fails, what transformers does wrong; shown on the bare model.
+        unpack: for each role in a packed projection, a function of its output `[batch, tokens, width]` and the configuration
+            that gives a view of every part, as the family's own code takes the output apart.
+        without: projections that cannot be corrected, as all layers' keys and values are somebody else's, or none.
+        auto: transformers' class that makes the model.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    attention: int = LAYERS
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    unpack: Mapping[str, Unpack] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    auto: Any = AutoModelForCausalLM
+
+
+def tiny_config_of(model_type: str, options: Mapping[str, Any]) -> PreTrainedConfig:
+    """A small configuration of a model type, without dropout."""
+    config = AutoConfig.for_model(model_type)
+    _shrink(config)
+    _update(config, options)
+    return type(config).from_dict(config.to_dict())
+
+
+def bare(model_type: str, family: Family, attn: str = "eager", dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A random model of a family in eval mode; the same weights each time."""
+    config = tiny_config_of(model_type, family.options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = family.auto.from_config(config, attn_implementation=attn).to(dtype)
+        with torch.no_grad():
+            for parameter in model.parameters():  # nothing at zero, which would hide what passes through it
+                if not parameter.any() and parameter.is_floating_point():
+                    parameter.normal_(std=0.1)
+            model.get_input_embeddings().weight[PAD].normal_(std=0.2)
+    model.generation_config.eos_token_id = None  # texts of equal length
+    return model.eval()
+
+
+def adapted(model: nn.Module, **options: Any) -> PeftModel:
+    """A model with a random adapter that is felt, in eval mode; the same weights each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = get_peft_model(model, tiny_config(**options))
+        randomise_gates(model)
+    return model.eval()
+
+
+def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
+    """Token ids `[rows, length]`, none of them special."""
+    return torch.randint(3, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _shrink(config: Any) -> None:
+    for name, value in SMALL.items():
+        if getattr(config, name, None) is not None and not isinstance(getattr(type(config), name, None), property):
+            setattr(config, name, value)
+    for name, value in [*vars(config).items()]:
+        if isinstance(value, PreTrainedConfig):
+            _shrink(value)
+        elif isinstance(value, float) and ("drop" in name or "pdrop" in name):
+            setattr(config, name, 0.0)
+    if getattr(config, "layer_types", None):
+        kinds = [*dict.fromkeys(config.layer_types)]  # one of each
+        config.layer_types = (kinds * LAYERS)[:LAYERS]
+
+
+def _update(config: Any, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if isinstance(value, Mapping) and isinstance(getattr(config, name, None), PreTrainedConfig):
+            _update(getattr(config, name), value)
+        else:
+            setattr(config, name, value)

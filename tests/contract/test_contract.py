@@ -1,0 +1,161 @@
+"""The contract: what holds of every architecture in the registry. The families are data, in `families/`."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import CHECKS, TOLERANCE, logits
+from families import FAMILIES
+from family import adapted, bare, tokens
+from peft import PeftModel
+
+from deltamem.layer import DeltaMemLayer
+
+CASES = [pytest.param(name, family, id=name) for name, family in FAMILIES.items()]
+ROLES = ("q", "k", "v", "o")
+
+
+def corrected_roles(family):
+    return tuple(role for role in ROLES if role not in family.without)
+
+
+def memory_of(model, rows=2):
+    """A memory that is not empty."""
+    state = model.new_memory(rows)
+    generator = torch.Generator().manual_seed(3)
+    for tensor in state.tensors.values():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    return state
+
+
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_every_attention_layer_has_a_memory_and_nothing_else(model_type, family):
+    model = adapted(bare(model_type, family))
+    layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
+    assert len(layers) == family.attention
+    assert [*model.new_memory().tensors] == [*layers]
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and not any(layer in n for layer in layers)]
+
+
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_disabled_or_empty_it_is_the_bare_model_bit_for_bit(model_type, family):
+    backbone, ids = bare(model_type, family), tokens(2, 12)
+    before = logits(backbone, ids)
+    model = adapted(backbone)
+    assert not torch.equal(logits(model, ids), before)
+    with model.disable_adapter():
+        assert torch.equal(logits(model, ids), before)
+    with model.memory(model.new_memory(2), write=False):
+        assert torch.equal(logits(model, ids), before)
+    assert torch.equal(logits(model.unload(), ids), before)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_a_correction_enters_where_the_method_says(model_type, family, role):
+    """Beside a bare model whose projections are altered by hand: the memory is read from what enters the first projection."""
+    if role in family.without:
+        with pytest.raises(ValueError, match=r"no projection .* that could be corrected|no attention"):
+            adapted(bare(model_type, family), corrections=(role,))
+        return
+    ids = tokens(2, 12)
+    model = adapted(bare(model_type, family), corrections=(role,))
+    state, by_hand = memory_of(model), bare(model_type, family)
+    layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
+    hooked = 0
+    for name, layer in layers.items():
+        projection = layer._projections.get(role)
+        if projection is None:
+            continue
+        config, weights = layer.configs["default"], layer.adapter_weights("default")
+        seen, attention = {}, by_hand.get_submodule(name)
+
+        def read(module, args, config=config, weights=weights, seen=seen, state=state.tensors[name][:, 0]):
+            query = F.normalize(torch.tanh(args[0] @ weights["in"][: config.r].T), dim=-1, eps=1e-6)
+            seen["reads"] = query @ state.mT
+
+        def alter(module, args, output, config=config, weights=weights, seen=seen):
+            output = output.clone()
+            unpack = family.unpack.get(role)
+            part = unpack(output, by_hand.config.get_text_config())[role] if unpack else output
+            correction = config.alpha / config.r * seen["reads"] @ weights[role].T
+            part += correction.reshape(part.shape)
+            return output
+
+        entrance = _name_in(layer.base_layer, model.base_model._hook.entrance(layer.base_layer))
+        attention.get_submodule(entrance).register_forward_pre_hook(read)
+        attention.get_submodule(_name_in(layer.base_layer, projection.module)).register_forward_hook(alter)
+        hooked += 1
+    assert hooked
+    with model.memory(state, write=False):
+        got = logits(model, ids, use_cache=False)
+    expected = logits(by_hand, ids, use_cache=False)
+    torch.testing.assert_close(got, expected, **TOLERANCE)
+    assert (expected - logits(bare(model_type, family), ids, use_cache=False)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_the_output_correction_changes_the_output_alone(model_type, family):
+    """Of the first attention, whose inputs are the same: queries, keys and values stay bit for bit."""
+    ids, outputs = tokens(2, 12), []
+    model = adapted(bare(model_type, family), corrections=("o",))
+    first = next(module for module in model.modules() if isinstance(module, DeltaMemLayer))
+    for role, projection in first._projections.items():
+        projection.module.register_forward_hook(lambda module, args, output, role=role: outputs.append((role, output)))
+    with model.memory(memory_of(model), write=False):
+        logits(model, ids, use_cache=False)
+    corrected, outputs[:] = [*outputs], []
+    with model.disable_adapter():
+        logits(model, ids, use_cache=False)
+    assert [role for role, _ in corrected] == [role for role, _ in outputs]
+    for (role, got), (_, expected) in zip(corrected, outputs, strict=True):
+        assert torch.equal(got, expected) == (role != "o"), role
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_it_runs_as_transformers_runs_it(model_type, family, check):
+    def make(**options):
+        return adapted(bare(model_type, family, **options))
+
+    if check not in family.lacks:
+        CHECKS[check](make)
+        return
+    with pytest.raises(Exception) as failure:  # noqa: PT011 (anything: it is transformers that fails)
+        CHECKS[check](partial(bare, model_type, family))
+    assert not isinstance(failure.value, pytest.fail.Exception)
+
+
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_every_weight_of_the_adapter_is_trained_and_no_other(model_type, family):
+    model = adapted(bare(model_type, family), corrections=corrected_roles(family), decay="learned")
+    model.train()
+    state = model.new_memory(2)
+    for state_given in (state, None):  # what is written is felt in the next pass
+        with model.memory(state, detach=False, write=state_given is state):
+            loss = logits_with_graph(model, tokens(2, 12)).square().mean()
+    loss.backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not without
+    assert all("delta_mem" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    assert all(p.grad is None for n, p in model.named_parameters() if "delta_mem" not in n)
+
+
+def logits_with_graph(model, ids):
+    return model(input_ids=ids, use_cache=False).logits
+
+
+@pytest.mark.parametrize(("model_type", "family"), CASES)
+def test_save_and_load(model_type, family, tmp_path):
+    model, ids = adapted(bare(model_type, family)), tokens(2, 12)
+    expected = logits(model, ids)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(bare(model_type, family), tmp_path)
+    assert torch.equal(logits(loaded, ids), expected)
+    assert math.isfinite(expected.sum())
+
+
+def _name_in(parent, module):
+    return next(name for name, child in parent.named_modules() if child is module)
