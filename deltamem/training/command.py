@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel, get_peft_model
-from torch.utils.data import Dataset
 from transformers import HfArgumentParser, set_seed
 
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.config import DeltaMemConfig
-from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder, read_chats
-from deltamem.training.facts import FactEpisodeConfig, fact_questions, held_out_values
+from deltamem.training.data import DataArguments, training_chats
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
+from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
-
-FACTS = "facts"
-# How byte-level and SentencePiece vocabularies write a word behind a space.
-WORD = re.compile("[Ġ▁](?P<letters>[A-Za-z][a-z]{2,})")
 
 
 @dataclass
@@ -43,49 +36,6 @@ class AdapterArguments:
         return make(task_type="CAUSAL_LM", r=self.r, beta_bias=self.beta_bias, tie_query_init=self.tie_query_init)
 
 
-@dataclass
-class DataArguments:
-    """What is trained on."""
-
-    data: str = field(default=FACTS, metadata={"help": 'A file of JSON lines {"messages": [...]}, or "facts": generated.'})
-    system: str | None = field(default=None, metadata={"help": "System prompt put before every chat that has none."})
-    questions: int = field(default=1, metadata={"help": "Generated facts asked for after each history, at most."})
-    answer_only: bool = field(default=False, metadata={"help": "Train on the answer without the header of its turn."})
-
-
-class FactDataset(Dataset[dict[str, Any]]):
-    """Generated fact episodes as chats; episode i depends on the seed and i alone."""
-
-    def __init__(self, count: int, seed: int, config: FactEpisodeConfig, questions: int, words: Sequence[str] = ()) -> None:
-        self.count, self.seed, self.config, self.questions, self.words = count, seed, config, questions, words
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = random.Random(f"{self.seed}-{index}")
-        asked = fact_questions(rng, self.config, words=self.words)
-        asked = rng.sample(asked, min(self.questions, len(asked)))
-        turns = [message for episode in asked for message in episode.messages[-2:]]
-        return {"messages": asked[0].history + turns, "read_turns": len(asked)}
-
-
-class WithSystemPrompt(Dataset[dict[str, Any]]):
-    """Chats with a system prompt put before those that have none."""
-
-    def __init__(self, chats: Any, system: str) -> None:
-        self.chats, self.system = chats, system
-
-    def __len__(self) -> int:
-        return len(self.chats)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        chat = self.chats[index]
-        if chat["messages"][0]["role"] == "system":
-            return dict(chat)
-        return {**chat, "messages": [{"role": "system", "content": self.system}, *chat["messages"]]}
-
-
 def main(arguments: list[str]) -> None:
     """Parse the command line, train, and save the adapter to `--output_dir`."""
     parser = HfArgumentParser(
@@ -100,7 +50,7 @@ def main(arguments: list[str]) -> None:
     trainer = DeltaMemTrainer(
         model,
         training,
-        train_dataset=_chats(data, facts, training, tokenizer),
+        train_dataset=training_chats(data, facts, _episodes(training), training.seed, tokenizer),
         data_collator=EpisodeCollator(encoder),
         processing_class=tokenizer,
     )
@@ -116,26 +66,10 @@ def _model(options: AdapterArguments) -> tuple[PeftModel, Any]:
     return get_peft_model(backbone, options.config()), tokenizer
 
 
-def _chats(data: DataArguments, facts: FactEpisodeConfig, training: DeltaMemTrainingArguments, tokenizer: Any) -> Any:
-    if data.data == FACTS:
-        batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        words = _training_words(tokenizer) if facts.any_word else ()
-        chats: Any = FactDataset(training.max_steps * batch, training.seed, facts, data.questions, words)
-    else:
-        chats = read_chats(data.data)
-    return chats if data.system is None else WithSystemPrompt(chats, data.system)
-
-
-def whole_words(tokenizer: Any) -> list[str]:
-    """The words that are one token for a tokenizer: letters, three at least, capitals only at the start, behind a space."""
-    words = (WORD.fullmatch(token) for token in tokenizer.get_vocab())
-    return sorted({word["letters"] for word in words if word})
-
-
-def _training_words(tokenizer: Any) -> list[str]:
-    """All whole words but those that are held out, with a capital or without."""
-    held_out = {value.lower() for value in held_out_values()}
-    return [word for word in whole_words(tokenizer) if word.lower() not in held_out]
+def _episodes(training: DeltaMemTrainingArguments) -> int:
+    """How many episodes the training takes."""
+    batch: int = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return training.max_steps * batch
 
 
 def _resumed(training: DeltaMemTrainingArguments) -> str | bool | None:

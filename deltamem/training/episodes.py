@@ -6,8 +6,6 @@ question and its answer, and has to get the rest from the memory.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,26 +130,22 @@ class EpisodeCollator:
         return batch
 
 
-def read_chats(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read a chat data set: JSON lines, each `{"messages": [{"role": ..., "content": ...}, ...]}`.
+def check_chats(records: Sequence[Any]) -> Sequence[dict[str, Any]]:
+    """Make sure that records are chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, and return them.
 
     Raises:
-        ValueError: a line that is something else, with its number.
+        ValueError: a record that is something else, with its number.
     """
-    chats = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                chat = json.loads(line)
-                check_messages(chat["messages"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-                raise ValueError(f'{os.fspath(path)}, line {number}: expected {{"messages": [...]}}: {error!r}') from error
-            chats.append(chat)
-    if not chats:
-        raise ValueError(f"{os.fspath(path)} has no chats")
-    return chats
+    for number, record in enumerate(records, 1):
+        _check_chat(record, number)
+    return records
+
+
+def _check_chat(record: Any, number: int) -> None:
+    try:
+        check_messages(record["messages"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'record {number}: expected {{"messages": [...]}}: {error!r}') from error
 
 
 def _ids(tokenizer: Any, text: str) -> Tensor:

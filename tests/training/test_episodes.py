@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_chat import chat_tokenizer
 
-from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder, read_chats
+from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder, check_chats
 
 CHAT = [
     {"role": "system", "content": "Remember everything."},
@@ -75,21 +75,7 @@ def test_a_batch_is_padded_on_the_left():
     assert torch.equal(batch["labels"][0], batch["labels"][1])
 
 
-def test_chats_are_read_from_json_lines(tmp_path):
-    file = tmp_path / "chats.jsonl"
-    file.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n\n')
-    assert read_chats(file) == [{"messages": [{"role": "user", "content": "Hello"}]}]
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": "Hello"}', '{"messages": []}', '{"messages": [{"role": "user"}]}'])
-def test_a_wrong_line_is_named(tmp_path, line):
-    file = tmp_path / "chats.jsonl"
-    file.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n' + line)
-    with pytest.raises(ValueError, match="line 2"):
-        read_chats(file)
-
-
-def test_an_empty_file_is_refused(tmp_path):
-    (tmp_path / "chats.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="no chats"):
-        read_chats(tmp_path / "chats.jsonl")
+@pytest.mark.parametrize("record", [[], {"text": "Hello"}, {"messages": []}, {"messages": [{"role": "user"}]}, None])
+def test_a_record_that_is_no_chat_is_named(record):
+    with pytest.raises(ValueError, match="record 2"):
+        check_chats([{"messages": CHAT}, record])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deltamem.training.command import FactDataset, _training_words, whole_words
+from deltamem.training.data import FactDataset, training_words, whole_words
 from deltamem.training.facts import (
     Fact,
     FactEpisode,
@@ -281,9 +281,9 @@ def test_the_whole_words_of_a_vocabulary() -> None:
     assert whole_words(Vocabulary(*tokens)) == ["Rome", "teal"]
 
 
-def test_held_out_words_are_no_training_words() -> None:
+def test_held_out_words_are_notraining_words() -> None:
     value = next(value for value in all_values("held_out") if value.isalpha())
-    assert _training_words(Vocabulary("Ġteal", f"Ġ{value.lower()}", f"Ġ{value.capitalize()}")) == ["teal"]
+    assert training_words(Vocabulary("Ġteal", f"Ġ{value.lower()}", f"Ġ{value.capitalize()}")) == ["teal"]
 
 
 def test_held_out_values_are_those_of_the_split() -> None:

@@ -1,0 +1,54 @@
+"""A text and the questions it answers, as an episode: the text is told, and asked for once it is out of the context."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset
+
+ACKNOWLEDGEMENT = "Okay."
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and questions about it.
+
+    Args:
+        passages: the text, in parts that are told one after the other.
+        questions: questions, each with its answer.
+    """
+
+    passages: tuple[str, ...]
+    questions: tuple[tuple[str, str], ...]
+
+    def chat(self, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """The chat in which the passages are told and some questions asked, as an `EpisodeCollator` takes it."""
+        turns = [(passage, ACKNOWLEDGEMENT) for passage in self.passages] + [*asked]
+        messages = [
+            {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        return {"messages": messages, "read_turns": len(asked)}
+
+
+class DocumentDataset(Dataset[dict[str, Any]]):
+    """Documents as chats; which questions of a document are asked depends on the seed and its place alone.
+
+    Args:
+        documents: they have a question at least.
+        questions: how many are asked after each history, at most.
+        seed: of the choice.
+    """
+
+    def __init__(self, documents: Sequence[Document], questions: int, seed: int) -> None:
+        self.documents, self.questions, self.seed = documents, questions, seed
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        document = self.documents[index]
+        rng = random.Random(f"{self.seed}-{index}")
+        return document.chat(rng.sample(document.questions, min(self.questions, len(document.questions))))

@@ -1,0 +1,73 @@
+"""Reads the records of a data set: a file, a folder of files, or a data set of the Hub."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+
+
+def read_records(source: str, split: str = "train", config: str | None = None) -> list[Any]:
+    """All records of a data set.
+
+    Args:
+        source: a file of JSON lines, or of one JSON list (or a mapping whose "data" is one), perhaps gzipped; a folder of such
+            files, read in the order of their names; or the name of a data set on the Hub.
+        split, config: of a data set on the Hub.
+
+    Raises:
+        ValueError: nothing of the kind; a file that is no JSON, with the line.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
+        records = [record for file in files for record in _of_file(file)]
+    elif path.is_file():
+        records = [*_of_file(path)]
+    else:
+        records = _of_hub(source, split, config)
+    if not records:
+        raise ValueError(f"{source} has no records; a folder is searched for files that end in {', '.join(ENDINGS)}")
+    return records
+
+
+def _of_file(path: Path) -> Iterator[Any]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as file:
+        if path.name.removesuffix(".gz").endswith(".json"):
+            yield from _of_document(path, file.read())
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _parsed(line, f"{path}, line {number}")
+
+
+def _of_document(path: Path, text: str) -> list[Any]:
+    document = _parsed(text, str(path))
+    records = document.get("data") if isinstance(document, dict) else document
+    if not isinstance(records, list):
+        raise ValueError(f'{path} is neither a JSON list of records nor a mapping with one under "data"')
+    return records
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is no JSON: {error}") from error
+
+
+def _of_hub(name: str, split: str, config: str | None) -> list[Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is no file and no folder; to read it as a data set from the Hub, run: pip install 'deltamem[train]'"
+        ) from error
+    try:
+        return [*datasets.load_dataset(name, config, split=split)]
+    except Exception as error:  # a network, a missing data set, a wrong split: its library has many kinds
+        raise ValueError(f"{name} is no file and no folder, and cannot be had from the Hub as a data set: {error}") from error
