@@ -34,16 +34,26 @@ def load_backbone(name: str = SMOLLM2, dtype: torch.dtype = torch.float32, **opt
     Raises:
         OSError: the model is found nowhere; says what to install.
     """
-    source = name
-    if name == SMOLLM2 and not _on_hub(name):
-        source = str(_packaged_smollm2())
-        logger.warning("%s cannot be had from the Hub; using the 4-bit weights of the package %s", name, PACKAGE)
+    source = find_backbone(name)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     model.name_or_path = model.config.name_or_path = name
     return model.eval(), AutoTokenizer.from_pretrained(source)
 
 
-def _on_hub(name: str) -> bool:
+def find_backbone(name: str) -> str:
+    """Where transformers finds a model: its name, or the folder of what stands in for SmolLM2 where there is no network.
+
+    Raises:
+        OSError: there is neither a network nor the package; says what to install.
+    """
+    if name != SMOLLM2 or on_hub(name):
+        return name
+    folder = str(_packaged_smollm2())
+    logger.warning("%s cannot be had from the Hub; using the 4-bit weights of the package %s", name, PACKAGE)
+    return folder
+
+
+def on_hub(name: str) -> bool:
     """Whether the model is in the local Hub cache or the Hub answers; transformers itself would wait a minute for that."""
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return True

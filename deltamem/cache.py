@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DummyLayer
+from transformers.cache_utils import DummyLayer, EncoderDecoderCache
 
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass, TokenWrites, advance
-from deltamem.rule import delta_rule
 
 # How many written tokens can be taken back: more than any assisted decoding drafts at once.
 WINDOW = 64
@@ -49,10 +48,14 @@ class _Step:
         before = self.memory_before()
         after = dict(before.states)
         for name, writes in self.writes.items():
-            part = writes.first(tokens, self.rows)
-            _, after[name] = delta_rule(part.k, part.k, part.v, part.keep, part.erase, part.write, before.states.get(name))
+            after[name] = writes.first(tokens, self.rows).onto(before.states.get(name))
         valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
         return Contents(after, advance(before.tokens, valid, tokens), before.open_segment)
+
+
+def own_cache(cache: Any) -> Any:
+    """The cache of a text's own keys and values: of two, where a model has room for an encoder's beside it."""
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
 class MemoryCacheLayer(DummyLayer):

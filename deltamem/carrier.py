@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltamem.block import Generation, MemoryBlock, confirmed
-from deltamem.cache import MemoryCacheLayer
+from deltamem.cache import MemoryCacheLayer, own_cache
 from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass
@@ -76,8 +76,8 @@ class Carrier:
         check_compiling(model, self.keywords)
         new = _new_tokens(call)
         batch, tokens = new.shape[:2]
-        block, cache = MemoryBlock.find(self.owner), call.get("past_key_values")
-        valid = valid_tokens(call.get("attention_mask"), tokens, cache)
+        block, cache = MemoryBlock.find(self.owner), own_cache(call.get("past_key_values"))
+        valid = _unless_all(valid_tokens(call.get("attention_mask"), tokens, cache))
         check_positions(call.get("position_ids"), valid)
         start = self._start(block, cache, batch, new.device)
         if block is not None and torch.compiler.is_compiling():
@@ -104,7 +104,7 @@ class Carrier:
     def end(self, memory: MemoryPass, output: Any) -> None:
         """Hand the outcome of a pass to the KV cache and to the open block."""
         outcome = memory.outcome()
-        cache = getattr(output, "past_key_values", None)
+        cache = own_cache(getattr(output, "past_key_values", None))
         cache = memory.cache if cache is None else cache
         if hasattr(cache, "layers"):
             carried = MemoryCacheLayer.find(cache)
@@ -172,6 +172,13 @@ def _new_tokens(call: dict[str, Any]) -> Tensor:
         if call.get(name) is not None:
             return cast(Tensor, call[name])
     raise ValueError("a model with a memory needs input_ids or inputs_embeds, got neither")
+
+
+def _unless_all(valid: Tensor | None) -> Tensor | None:
+    """None where every token is real, which saves every layer from looking; not where it would cost to ask."""
+    if valid is None or valid.device.type != "cpu" or torch.compiler.is_compiling():
+        return valid
+    return None if bool(valid.all()) else valid
 
 
 def _for_batch(contents: Contents, batch: int, branches: int, source: str) -> Contents:

@@ -10,10 +10,10 @@ from peft import PeftConfig
 
 from deltamem.backbone_match import check_description, is_finite
 from deltamem.peft_type import DELTA_MEM
+from deltamem.rule.gates import Decay, Gating
 
 Projection = Literal["q", "k", "v", "o"]
 WriteUnit = Literal["token", "message", "sentence"]
-Decay = Literal["coupled", "learned", "none"]
 Initialisation = Literal["base_slice", "zero", "random"]
 TurnWrites = Literal["after", "during"]
 Task = Literal["CAUSAL_LM", "FEATURE_EXTRACTION"]
@@ -119,9 +119,9 @@ class DeltaMemConfig(PeftConfig):
         return cls(**{"write": "token", "num_states": 4, **options})
 
     @property
-    def gate_rows(self) -> int:
-        """Gates per state: one for each row, or one."""
-        return self.r if self.rowwise_gates else 1
+    def gating(self) -> Gating:
+        """What a layer's projections mean."""
+        return Gating(self.r, self.num_states, self.decay, self.decay_first, self.rowwise_gates)
 
     @property
     def writes_segments(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,21 @@ def text_config(model: nn.Module) -> Any:
 
 def decoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of a model's text decoder, by their names in the whole model."""
-    get_decoder: Any = getattr(model, "get_decoder", None)
-    inside = {id(module) for module in (model if get_decoder is None else get_decoder()).modules()}
+    inside = {id(module) for module in _decoder(model).modules()}
     return ((name, module) for name, module in model.named_modules() if id(module) in inside)
+
+
+def may_skip_tokens(model: nn.Module) -> bool:
+    """Whether a model's last layers may see only the last tokens, if it is told how many of them are asked for.
+
+    Layers that share the keys of others need no token whose logits nobody wants; but their memories do. Told the tokens
+    themselves, `logits_to_keep=tensor`, the decoders that know this argument compute all.
+    """
+    return "logits_to_keep" in inspect.signature(_decoder(model).forward).parameters
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    get_decoder: Any = getattr(model, "get_decoder", None)
+    decoder: nn.Module = model if get_decoder is None else get_decoder()
+    # Some models call their output layer the decoder.
+    return model if next(decoder.children(), None) is None else decoder

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from deltamem.decoder import decoder_modules
-from deltamem.packing import Packing
-from deltamem.projection import Projection, is_linear
+from deltamem.packing import KV_HEADS, Packing
+from deltamem.projection import Projection, is_linear, width_in
 
 ROLES = ("q", "k", "v", "o")
 Names = str | tuple[str, ...]
@@ -22,7 +22,8 @@ class AttentionHook:
     """Names the modules of a family's attention that a memory reads and corrects.
 
     A memory reads the hidden states that enter the attention module (`[batch, tokens, width]`, the argument `hidden_states`, or
-    the first one) and adds its corrections to the outputs of up to four projections inside it.
+    the first one), behind a norm if the module has one before its projections, and adds its corrections to the outputs of up to
+    four projections inside it.
 
     Every name may be dotted ("output.dense"), and a tuple of names means the first of them that a module has.
 
@@ -30,9 +31,11 @@ class AttentionHook:
         attention: what the name of an attention module ends in; "*" stands for any text.
         q, o: names of the query and output projections inside the attention module. A module that lacks one of them is no
             attention, so it is left alone.
+        marker: name of a module that attention has, where something else (linear attention) has its name and projections.
         k, v: names of the key and value projections. None where they cannot be corrected; a layer without them (one that
             shares another layer's keys) is corrected in its queries and outputs only.
         reads: name of the projection that the hidden states enter first, for their width; the query's if None.
+        norm: name of a norm inside the attention module that the hidden states pass before the projections, if it has one.
         packing: for each module that holds more than one part, how they lie in its output: "q k v" (all queries, then all keys,
             then all values), "heads x (q k v)" (for each head its own), "kv_heads x (q k v)" (for each head of the keys its
             queries, its key, its value), "heads x (q gate)". A part whose heads have a width of their own names it:
@@ -47,15 +50,17 @@ class AttentionHook:
     k: Names | None = "k_proj"
     v: Names | None = "v_proj"
     o: Names = "o_proj"
+    marker: Names | None = None
     reads: Names | None = None
+    norm: Names | None = None
     packing: Mapping[str, str] = field(default_factory=dict)
     requires: Mapping[str, Any] = field(default_factory=dict)
     keywords: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("attention", *ROLES, "reads"):
+        for name in ("attention", *ROLES, "marker", "reads", "norm"):
             value = getattr(self, name)
-            if value is None and name in ("k", "v", "reads"):
+            if value is None and name in ("k", "v", "marker", "reads", "norm"):
                 continue
             if not value or not all(isinstance(part, str) and part for part in _alternatives(value)):
                 raise ValueError(f"AttentionHook.{name}={value!r} is not accepted; give the name of a module, or several")
@@ -125,7 +130,27 @@ class AttentionHook:
             found[role] = (
                 Projection(module) if packing is None else Packing.parse(packing).place(role, module, attention, config)
             )
+        self._check_heads(attention, found)
         return found
+
+    def _check_heads(self, attention: nn.Module, found: Mapping[str, Projection]) -> None:
+        """Make sure of the numbers of heads that divide a projection, where they can be told to be wrong.
+
+        A model may have fewer heads of keys than of queries under a name that nobody looks up; the output may be divisible all
+        the same. With values as wide as queries, all queries together are as wide as what enters the output projection.
+
+        Raises:
+            ValueError: they are not.
+        """
+        queries, values, attended = found["q"], found.get("v"), width_in(found["o"].module)
+        packed = values is not None and values.module is queries.module
+        if packed and not any(":" in text for text in self.packing.values()) and queries.out_features != attended:
+            raise ValueError(
+                f"packing={dict(self.packing)!r} makes the queries of {type(attention).__name__} {queries.out_features} wide, but "
+                f"its output projection takes {attended}: the configuration has the numbers of heads under other names "
+                f"than {', '.join(KV_HEADS)}; give it an attribute_map, such as "
+                '{"num_key_value_heads": "their_name"}'
+            )
 
     def entrance(self, attention: nn.Module) -> nn.Module:
         """The projection of an attention module that the hidden states enter."""
@@ -138,9 +163,14 @@ class AttentionHook:
             )
         return attention.get_submodule(name)
 
+    def norm_before(self, attention: nn.Module) -> nn.Module | None:
+        """The norm of an attention module that the hidden states pass before its projections."""
+        name = _first(attention, self.norm)
+        return None if name is None else attention.get_submodule(name)
+
     def _matches(self, name: str, module: nn.Module) -> bool:
         named = any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in _alternatives(self.attention))
-        return named and _first(module, self.q) is not None and _first(module, self.o) is not None
+        return named and all(_first(module, names) is not None for names in (self.q, self.o, self.marker or self.q))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from deltamem.decoder import decoder_modules
 from deltamem.hook import AttentionHook, Unsupported
-from deltamem.inferred_hook import attention_like, infer_hook
+from deltamem.inferred_hook import attention_like, infer_hook, linear_maps
+from deltamem.projection import is_linear
 
 ENTRY_POINTS = "deltamem.registry"
 
@@ -87,6 +88,12 @@ def registered_hook(model_type: str) -> AttentionHook | Unsupported | None:
     return entries[0].hook if entries else None
 
 
+def package_of(model_type: str) -> str | None:
+    """The name of the package whose hook for a model type is in use, None if it was registered by hand or by nobody."""
+    entries = [] if model_type in _registered else _packaged().get(model_type, [])
+    return entries[0].package if entries else None
+
+
 def registered_types() -> list[str]:
     """All model types that somebody registered, sorted."""
     return sorted({*_packaged(), *_registered})
@@ -97,6 +104,7 @@ class _Entry:
     """What one package says of one model type; `source` names the package and the place in it."""
 
     hook: AttentionHook | Unsupported
+    package: str
     source: str
 
 
@@ -105,14 +113,18 @@ def _packaged() -> Mapping[str, list[_Entry]]:
     """What installed packages register: each entry point names a mapping from model types to hooks."""
     found: dict[str, list[_Entry]] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        source = f"{point.dist.name if point.dist else point.name} ({point.value})"
+        package = point.dist.name if point.dist else point.name
+        source = f"{package} ({point.value})"
         try:
-            hooks = point.load()
-            entries = {model_type: _Entry(hook, source) for model_type, hook in hooks.items()}
+            hooks = {**point.load()}
         except Exception as error:  # whatever a foreign module raises
             raise ValueError(f"the attention hooks of the package {source} cannot be loaded: {error!r}") from error
-        for model_type, entry in entries.items():
-            found.setdefault(model_type, []).append(entry)
+        for model_type, hook in hooks.items():
+            if not isinstance(hook, AttentionHook | Unsupported):
+                raise ValueError(
+                    f"the package {source} registers {hook!r} for the model type {model_type!r}; an AttentionHook is accepted"
+                )
+            found.setdefault(model_type, []).append(_Entry(hook, package, source))
     return found
 
 
@@ -131,10 +143,8 @@ def _refused(model_type: str, reason: str) -> str:
 
 def _not_understood(model: nn.Module) -> str:
     model_type = next((config.model_type for config in _configs(model)), None)
-    close = difflib.get_close_matches(model_type or "", registered_types(), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     return (
-        f"no attention hook is registered for the model type {model_type!r}, and none could be inferred.{hint} {_found(model)} "
+        f"no attention hook is registered for the model type {model_type!r}, and none could be inferred. {_found(model)} "
         f"To add it, name the projections of its attention: deltamem.register_hook({model_type!r}, "
         'deltamem.AttentionHook(attention="self_attn", q="q_proj", k="k_proj", v="v_proj", o="o_proj")); docs/porting.md has '
         "more"
@@ -142,10 +152,18 @@ def _not_understood(model: nn.Module) -> str:
 
 
 def _found(model: nn.Module) -> str:
-    """The first attention-like module of each class, and what is in it."""
-    kinds = {type(module).__name__: (name, module) for name, module in reversed(attention_like(model).items())}
-    listed = [
-        f"{name} ({kind}) with {', '.join(child for child, _ in module.named_children())}"
-        for kind, (name, module) in reversed(kinds.items())
-    ]
-    return f"Modules that look like attention: {'; '.join(listed) or 'none'}."
+    """What could be attention: the first module of each kind, with the linear maps in it."""
+    alike = attention_like(model)
+    if alike:
+        return f"Modules that look like attention: {_listed(alike)}."
+    several = {name: module for name, module in decoder_modules(model) if sum(map(is_linear, module.children())) > 1}
+    return f"No module is called attention. Modules with several linear maps of their own: {_listed(several) or 'none'}."
+
+
+def _listed(modules: Mapping[str, nn.Module]) -> str:
+    kinds: dict[tuple[str, ...], str] = {}
+    for name, module in modules.items():
+        children = [child for child, _ in module.named_children()]
+        parts = ", ".join(linear_maps(module) or children)
+        kinds.setdefault((type(module).__name__, *children), f"{name} ({type(module).__name__}) with {parts}")
+    return "; ".join(kinds.values())

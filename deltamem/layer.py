@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate.hooks import AlignDevicesHook, SequentialHook  # type: ignore[import-untyped]
-from einops import rearrange
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -21,7 +20,7 @@ from deltamem.current import current
 from deltamem.hook import AttentionHook
 from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.projection import Projection, width_in
-from deltamem.rule import delta_rule, read
+from deltamem.rule import Gated, Gating, gated_delta_rule, gated_read, gated_write
 
 # The keyword under which a pass travels from the top of the model to its attention modules.
 PASS_KEYWORD = "delta_mem_pass"
@@ -58,8 +57,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.base_layer = attention
         self.name = name
         self.configs: dict[str, DeltaMemConfig] = {}
-        # One matrix for all that is computed from the hidden state: rows q | k | v | β | λ (λ only if it is learned), each
-        # `num_states * r` (gates: `num_states * gate_rows`) high.
+        self._gatings: dict[str, Gating] = {}
+        # One matrix for all that is computed from the hidden state: the rows that `Gating` describes.
         self.delta_mem_in = nn.ModuleDict()
         # Biases of β | λ.
         self.delta_mem_gate_bias = nn.ParameterDict()
@@ -69,9 +68,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.delta_mem_v = nn.ModuleDict()
         self.delta_mem_o = nn.ModuleDict()
         self._takes_keywords = hook.keywords
+        # In a tuple, as a module's attribute would give it a second name in the model.
+        self._norm = (hook.norm_before(attention),)
         self._projections = hook.projections(attention, model_config)
         self._width = width_in(hook.entrance(attention))
-        self._handles: list[RemovableHandle] = []
+        self._handles: dict[str, RemovableHandle] = {}
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
         self._traced_reads: Tensor | None = None
 
@@ -87,22 +88,20 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: DeltaMemConfig, inference_mode: bool = False) -> None:
         """Add an adapter's parameters to this layer."""
-        states, r, gate_rows = config.num_states, config.r, config.gate_rows
-        gates = states * gate_rows * (2 if config.decay == "learned" else 1)
-        self.configs[adapter_name] = config
-        self.delta_mem_in[adapter_name] = nn.Linear(self._width, 3 * states * r + gates, bias=False)
-        self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gates))
+        gating = config.gating
+        self.configs[adapter_name], self._gatings[adapter_name] = config, gating
+        self.delta_mem_in[adapter_name] = nn.Linear(self._width, gating.query_rows + gating.write_rows, bias=False)
+        self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gating.bias_rows))
         for role in self._corrected(config):
             out_features = self._projections[role].out_features
-            self._linear(role)[adapter_name] = nn.Linear(states * r, out_features, bias=False)
+            self._linear(role)[adapter_name] = nn.Linear(gating.query_rows, out_features, bias=False)
         self._initialise(adapter_name, inference_mode)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
-        if not self._handles:  # not before, or an adapter that is refused would leave hooks behind
-            self._handles = [
-                projection.module.register_forward_hook(partial(self._correct, role))
-                for role, projection in self._projections.items()
-            ]
+        for role in self._corrected(config):  # not before, or an adapter that is refused would leave hooks behind
+            if role not in self._handles:
+                hooked = self._projections[role].module
+                self._handles[role] = hooked.register_forward_hook(partial(self._correct, role))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
@@ -110,13 +109,15 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         adapter = self._active
         if memory is None or adapter is None:
             return self.base_layer(*args, **kwargs)
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
+        norm = self._norm[0]
+        hidden = hidden if norm is None else norm(hidden)
         with self._exposed(self._read_and_write(adapter, memory, hidden)):
             return self.base_layer(*args, **kwargs)
 
     def detach(self) -> nn.Module:
         """Take the hooks off again and return the attention module as it was."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
         return self.base_layer
 
@@ -165,59 +166,37 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
                 "reentrant activation checkpointing cuts the gradients between the passes of a memory; call "
                 "torch.utils.checkpoint with use_reentrant=False"
             )
-        config = self.configs[adapter]
+        config, gating = self.configs[adapter], self._gatings[adapter]
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
-        if valid is not None:  # what stands in the padding must not reach anything, not even a gradient
+        if valid is not None and torch.is_grad_enabled():  # what stands in the padding must not reach any gradient
             hidden = torch.where(valid[:, :, None], hidden, 0)
         start = memory.start.states.get(self.name)
         if start is None:
             start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
         start = start.to(hidden.device)
-
-        query_rows = config.num_states * config.r
-        weight = self._weight("in", adapter)
-        end = start
+        weight, bias = self._weight("in", adapter), self._gate_bias(adapter)
         if memory.write and not config.writes_segments:
-            queries, rest = _project(hidden, weight).tensor_split([query_rows], dim=-1)
-            writes = self._token_writes(adapter, memory, rest, valid)
-            reads, end = delta_rule(
-                _unit(queries, config), writes.k, writes.v, writes.keep, writes.erase, writes.write, start, valid
-            )
-            memory.token_writes[self.name] = writes
-        else:
-            reads = read(_unit(_project(hidden, weight[:query_rows]), config), start, valid)
-            if memory.write and memory.segments is not None and memory.segments.count:
-                present = memory.segments.present.to(hidden.device)
-                sums = memory.segments.sums(hidden, self.name)
-                rest = _project(memory.segments.means(sums), weight[query_rows:])
-                writes = self._token_writes(adapter, memory, rest, present)
-                _, end = delta_rule(writes.k, writes.k, writes.v, writes.keep, writes.erase, writes.write, start, present)
-                left_open = memory.segments.open_sums(sums)
-                if left_open is not None:
-                    memory.sums[self.name] = left_open
-        memory.end[self.name] = end
-        return rearrange(reads, "b n t r -> b t (n r)")
+            projected = _project(hidden, weight)
+            passed = gated_delta_rule(projected, bias, start, valid, gating)
+            memory.token_writes[self.name] = TokenWrites(projected[..., gating.query_rows :], bias, valid, gating)
+            self._report(memory, passed, valid, hidden.shape[1])
+            return passed.reads
+        memory.end[self.name] = start
+        reads = gated_read(_project(hidden, weight[: gating.query_rows]), start, valid, gating)
+        if memory.write and memory.segments is not None and memory.segments.count:
+            present, sums = memory.segments.present.to(hidden.device), memory.segments.sums(hidden, self.name)
+            projected = _project(memory.segments.means(sums), weight[gating.query_rows :])
+            self._report(memory, gated_write(projected, bias, start, present, gating), present, memory.segments.count)
+            left_open = memory.segments.open_sums(sums)
+            if left_open is not None:
+                memory.sums[self.name] = left_open
+        return reads
 
-    def _token_writes(self, adapter: str, memory: MemoryPass, projected: Tensor, valid: Tensor | None) -> TokenWrites:
-        """Keys, values and gates from their projections `[batch, tokens, rows k | v | β | λ]`."""
-        config = self.configs[adapter]
-        rows = config.num_states * config.r
-        keys, values, logits = projected.tensor_split([rows, 2 * rows], dim=-1)
-        gates = torch.sigmoid(logits + self._gate_bias(adapter).float())
-        gates = rearrange(gates, "b t (kind n g) -> kind b n t g", n=config.num_states, g=config.gate_rows)
+    def _report(self, memory: MemoryPass, passed: Gated, valid: Tensor | None, tokens: int) -> None:
+        """Tell the pass what this layer wrote."""
+        memory.end[self.name] = passed.state
         if torch.is_grad_enabled():
-            memory.write_gates[self.name] = _masked_mean(gates[0], valid)
-        gates = gates.expand(*gates.shape[:-1], config.r)
-        beta = gates[0]
-        keep = {"coupled": 1 - beta, "learned": gates[-1], "none": torch.ones_like(beta)}[config.decay]
-        erase = keep * beta if config.decay_first else beta
-        writes = TokenWrites(_unit(keys, config), _by_state(values, config), keep, erase, beta)
-        if valid is None:
-            return writes
-        # Padding becomes the rule's identity here already, so that replaying the writes needs no mask.
-        real = valid[:, None, :, None]
-        k, v, erase, beta = (torch.where(real, part, 0.0) for part in (writes.k, writes.v, erase, beta))
-        return TokenWrites(k, v, torch.where(real, keep, 1.0), erase, beta)
+            memory.write_gates[self.name] = passed.mean_gate(valid, tokens)
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
@@ -226,8 +205,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if reads is None or adapter is None or adapter not in self._linear(role):
             return output
         config = self.configs[adapter]
-        correction = config.alpha / config.r * _project(reads, self._weight(role, adapter))
-        return output + self._projections[role].place(correction).to(output.dtype)
+        return self._projections[role].corrected(output, reads, self._weight(role, adapter), config.alpha / config.r)
 
     @contextmanager
     def _exposed(self, reads: Tensor) -> Iterator[None]:
@@ -244,7 +222,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _initialise(self, adapter: str, inference_mode: bool) -> None:
         config = self.configs[adapter]
         weight, bias = self._weight("in", adapter), self.delta_mem_gate_bias[adapter]
-        rows, gate_rows = config.num_states * config.r, config.num_states * config.gate_rows
+        rows, gate_rows = config.num_states * config.r, config.num_states * config.gating.gate_rows
         for part in (weight[:rows], weight[rows : 2 * rows], weight[2 * rows : 3 * rows]):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
         if config.tie_query_init:
@@ -289,23 +267,6 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 def _project(hidden: Tensor, weight: Tensor) -> Tensor:
     """`hidden weight^T` in the weight's precision; float32 from here on, so that gates keep their smallest differences."""
     return F.linear(hidden.to(weight.dtype), weight).float()
-
-
-def _by_state(projected: Tensor, config: DeltaMemConfig) -> Tensor:
-    return rearrange(projected, "b t (n r) -> b n t r", n=config.num_states)
-
-
-def _unit(projected: Tensor, config: DeltaMemConfig) -> Tensor:
-    """Queries or keys `[batch, num_states, tokens, r]` of unit length, from their projection."""
-    return F.normalize(_by_state(torch.tanh(projected), config), dim=-1, eps=1e-6)
-
-
-def _masked_mean(gates: Tensor, valid: Tensor | None) -> Tensor:
-    """The mean of gates `[batch, num_states, tokens, rows]` over the valid tokens `[batch, tokens]`."""
-    if valid is None:
-        return gates.mean()
-    weight = valid[:, None, :, None].expand_as(gates).to(gates.dtype)
-    return (gates * weight).sum() / weight.sum().clamp(min=1)
 
 
 def _weight_of(projection: nn.Module) -> tuple[nn.Module, str]:

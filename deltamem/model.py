@@ -22,7 +22,7 @@ from deltamem.carrier import Carrier, generating
 from deltamem.config import DeltaMemConfig
 from deltamem.contents import OPEN_SUMS, Contents
 from deltamem.current import current
-from deltamem.decoder import text_config
+from deltamem.decoder import may_skip_tokens, text_config
 from deltamem.hook import AttentionHook
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
@@ -49,6 +49,8 @@ class DeltaMemModel(BaseTuner):
     open_blocks: list[MemoryBlock]
     # The names of the positional arguments of the model's forward.
     forward_names: tuple[str, ...]
+    # Whether the model is to be told the tokens whose logits are asked for, not their number.
+    _may_skip_tokens: bool
     # The weights that were hashed last, with their versions, and the hash.
     _fingerprinted: tuple[list[tuple[int, int]], dict[str, Tensor], str] | None
 
@@ -150,6 +152,10 @@ class DeltaMemModel(BaseTuner):
         if not self._active_layers():
             return None
         memory = self._carrier().begin(model, args, kwargs)
+        kept = kwargs.get("logits_to_keep")
+        if self._may_skip_tokens and isinstance(kept, int) and kept:
+            positions = torch.arange(max(memory.tokens - kept, 0), memory.tokens, device=self.device)
+            kwargs = {**kwargs, "logits_to_keep": positions}
         if self._hook.keywords:
             return args, {**kwargs, PASS_KEYWORD: memory}
         current.memory = memory
@@ -246,6 +252,7 @@ class DeltaMemModel(BaseTuner):
         while isinstance(model, PeftModel):
             model = model.get_base_model()
         self.forward_names = tuple(inspect.signature(model.forward).parameters)
+        self._may_skip_tokens = may_skip_tokens(model)
         # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
         self._handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),

@@ -65,13 +65,16 @@ class Packing:
             ValueError: the output cannot be divided so.
         """
         groups = int(self.groups) if self.groups.isdigit() else _number(COUNTS[self.groups], attention, config)
-        heads = {name: _number(COUNTED_BY[name], attention, config) for name, _ in self.parts}
+        # In a group for each head, every part is that head's own.
+        heads = {
+            name: _number(HEADS if self.groups == "heads" else COUNTED_BY[name], attention, config) for name, _ in self.parts
+        }
         given = {name: _number((width,), attention, config) for name, width in self.parts if width}
         rest = width_out(module) - sum(heads[name] * width for name, width in given.items())
         shared = sum(heads[name] for name, width in self.parts if not width)
         unit, left = divmod(rest, shared) if shared else (0, rest)
         sizes = {name: heads[name] * given.get(name, unit) for name, _ in self.parts}  # of each part, over all groups
-        if left or unit < 0 or any(size % groups for size in sizes.values()):
+        if left or unit < 0 or any(number % groups for number in heads.values()):
             raise ValueError(
                 f"a packing of {groups} groups of {' '.join(sizes)} ({heads} heads) does not fit {type(attention).__name__}: "
                 f"its projection has {width_out(module)} outputs"

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from deltamem.contents import Contents
+from deltamem.rule import Gating, gated_write
 from deltamem.segments import Segments
 
 
 @dataclass(frozen=True)
 class TokenWrites:
-    """What one layer wrote, token by token: the rule's k, v, keep, erase and write, each [batch, num_states, tokens, r]."""
+    """What one layer wrote, token by token: enough to write it again.
 
-    k: Tensor
-    v: Tensor
-    keep: Tensor
-    erase: Tensor
-    write: Tensor
+    Args:
+        projected: the rows k | v | β | λ of every token, `[batch, tokens, gating.write_rows]`.
+        gate_bias: added to the rows β | λ.
+        valid: `[batch, tokens]`, False for padding; None if every token is real.
+        gating: what the rows mean.
+    """
+
+    projected: Tensor
+    gate_bias: Tensor
+    valid: Tensor | None
+    gating: Gating
 
     def first(self, tokens: int, rows: Tensor | None) -> TokenWrites:
         """The writes of the first tokens only, for the given batch rows."""
-        parts = (self.k, self.v, self.keep, self.erase, self.write)
-        return TokenWrites(*(part[:, :, :tokens] if rows is None else part[rows, :, :tokens] for part in parts))
+
+        def part(tensor: Tensor) -> Tensor:
+            return (tensor if rows is None else tensor[rows.to(tensor.device)])[:, :tokens]
+
+        return replace(self, projected=part(self.projected), valid=None if self.valid is None else part(self.valid))
+
+    def onto(self, state: Tensor | None) -> Tensor:
+        """The states `[batch, num_states, r, r]` after these writes; `state` before them, zero if None."""
+        return gated_write(self.projected, self.gate_bias, state, self.valid, self.gating).state
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -28,18 +29,39 @@ class Projection:
         """Number of outputs that are this projection's."""
         return width_out(self.module) - self.groups * (self.before + self.after)
 
-    def place(self, correction: Tensor) -> Tensor:
-        """Put a correction `[batch, tokens, out_features]` where this projection is in the module's output, zero elsewhere."""
-        if not self.before and not self.after:
-            return correction
-        parts = F.pad(rearrange(correction, "b t (g d) -> b t g d", g=self.groups), (self.before, self.after))
-        return rearrange(parts, "b t g d -> b t (g d)")
+    def corrected(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> Tensor:
+        """The module's output with a correction of this projection; in place where no gradient is wanted.
+
+        Args:
+            output: `[batch, tokens, width]`. reads: `[batch, tokens, rows]`, float32. weight: `[out_features, rows]`.
+            scale: what the correction, `reads weight^T`, is multiplied with.
+        """
+        in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling() and output.is_contiguous()
+        if in_place and not self._packed and output.dtype == reads.dtype == weight.dtype:
+            output.view(-1, output.shape[-1]).addmm_(reads.reshape(-1, reads.shape[-1]), weight.t(), alpha=scale)
+            return output
+        correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
+        if not self._packed:
+            return output.add_(correction) if in_place else output + correction
+        correction = rearrange(correction, "b t (g d) -> b t g d", g=self.groups)
+        if in_place:
+            self._own(rearrange(output, "b t (g d) -> b t g d", g=self.groups), dim=3).add_(correction)
+            return output
+        return output + rearrange(F.pad(correction, (self.before, self.after)), "b t g d -> b t (g d)")
 
     def rows_of(self, weight: Tensor) -> Tensor:
         """Those rows of the module's weight that are this projection's, `[out_features, in_features]`."""
         weight = weight.T if isinstance(self.module, Conv1D) else weight
         groups = rearrange(weight, "(g d) i -> g d i", g=self.groups)
-        return rearrange(groups[:, self.before : groups.shape[1] - self.after], "g d i -> (g d) i")
+        return rearrange(self._own(groups, dim=1), "g d i -> (g d) i")
+
+    @property
+    def _packed(self) -> bool:
+        return bool(self.before or self.after)
+
+    def _own(self, groups: Tensor, dim: int) -> Tensor:
+        """Of every group what is this projection's: a view."""
+        return groups.narrow(dim, self.before, groups.shape[dim] - self.before - self.after)
 
 
 def width_in(module: nn.Module) -> int:

@@ -60,13 +60,18 @@ def check_positions(position_ids: Any, valid: Tensor | None) -> None:
     While torch.compile traces, values cannot be looked at, so this is not checked there.
 
     Args:
-        position_ids: of the call, `[batch, tokens]`; anything else is not looked at.
+        position_ids: of the call, `[batch, tokens]`, or `[text | time | height | width, batch, tokens]` of models that see,
+            whose text positions are looked at; anything else is not.
         valid: `[batch, tokens]`, False for padding; None if every token is real.
 
     Raises:
         NotImplementedError: names the row and the token.
     """
-    if not isinstance(position_ids, Tensor) or position_ids.ndim != 2 or position_ids.shape[1] < 2:
+    if not isinstance(position_ids, Tensor):
+        return
+    if position_ids.ndim == 3 and position_ids.shape[0] == 4:
+        position_ids = position_ids[0]
+    if position_ids.ndim != 2 or position_ids.shape[1] < 2:
         return
     if torch.compiler.is_compiling() or position_ids.is_meta:
         return

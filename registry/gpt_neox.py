@@ -1,14 +1,16 @@
 """GPT-NeoX: queries, keys and values in one projection, head by head."""
 
+from dataclasses import replace
+
 from deltamem.hook import AttentionHook
 
-HOOKS = {
-    "gpt_neox": AttentionHook(
-        "attention",
-        q="query_key_value",
-        k="query_key_value",
-        v="query_key_value",
-        o="dense",
-        packing={"query_key_value": "heads x (q k v)"},
-    )
-}
+GPT_NEOX = AttentionHook(
+    "attention",
+    q="query_key_value",
+    k="query_key_value",
+    v="query_key_value",
+    o="dense",
+    packing={"query_key_value": "heads x (q k v)"},
+)
+
+HOOKS = {"gpt_neox": GPT_NEOX, "gpt_neox_japanese": replace(GPT_NEOX, keywords=False)}

@@ -1,5 +1,26 @@
-"""Llama: separate projections without norms on queries and keys."""
+"""Llama, and others with its attention: separate projections, in most of them without norms on queries and keys.
+
+The layers of Llama 3.2 (mllama) that attend to an image have no memory: their attention is called cross_attn. Llama 4
+normalises queries and keys after the rotary embedding, and attends in chunks in most layers.
+"""
 
 from deltamem.hook import AttentionHook
 
-HOOKS = {"llama": AttentionHook()}
+HOOKS = dict.fromkeys(
+    (
+        "arcee",
+        "cwm",
+        "helium",
+        "hyperclovax",
+        "internlm3",
+        "iquestcoder",
+        "jais2",
+        "llama",
+        "llama4_text",
+        "mllama_text_model",
+        "seed_oss",
+        "solar_open",
+        "starcoder2",
+    ),
+    AttentionHook(),
+)

@@ -1,5 +1,5 @@
-"""Mistral: Llama's attention, with a sliding window in some models."""
+"""Mistral, Ministral and Mixtral: Llama's attention, with a sliding window in some models."""
 
 from deltamem.hook import AttentionHook
 
-HOOKS = {"mistral": AttentionHook()}
+HOOKS = dict.fromkeys(("ministral", "ministral3", "mistral", "mixtral"), AttentionHook())

@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from deltamem.rule.backends import BACKENDS
+from deltamem.rule.backends import backend as backend_function
+from deltamem.rule.backends import choose
 from deltamem.rule.operator import delta_rule_operator
 
 
@@ -37,16 +38,17 @@ def delta_rule(
         state: the memory before the first token, `[batch, heads, r, r]`; zero if not given.
         mask: `[batch, tokens]`, True where a token counts. Any other token reads zero and leaves the state as it was,
             whatever its values are, NaN included.
-        backend: "reference" (the token loop that defines the rule), "chunked" (the same, chunk-parallel), or "auto".
+        backend: "reference" (the token loop that defines the rule), "chunked" (the same, chunk-parallel), "compiled" (in
+            Numba, for the CPU), "triton" (for CUDA), or "auto": the fastest that can be used here.
 
     Returns:
         The reads `[batch, heads, tokens, r]` and the state after the last token `[batch, heads, r, r]`, both float32.
 
     Raises:
-        ValueError: a shape that does not fit, or an unknown backend.
+        ValueError: a shape that does not fit, or a backend that is unknown or does not run here.
     """
     _check_shapes(q, {"k": k, "v": v, "keep": keep, "erase": erase, "write": write}, state, mask)
-    backend = _backend_name(backend)
+    backend = choose(backend, q.device.type)
     q, k, v, keep, erase, write = (x.float() for x in (q, k, v, keep, erase, write))
     if mask is not None:
         # A masked token becomes the identity of the rule: it reads with a zero query, keeps everything, writes nothing.
@@ -61,7 +63,7 @@ def delta_rule(
         return torch.zeros_like(q), state
     if torch.compiler.is_compiling():
         return cast(tuple[Tensor, Tensor], delta_rule_operator(q, k, v, keep, erase, write, state, backend))
-    return BACKENDS[backend](q, k, v, keep, erase, write, state)
+    return backend_function(backend)(q, k, v, keep, erase, write, state)
 
 
 def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -83,26 +85,19 @@ def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
     return q @ state.float().transpose(-1, -2)
 
 
-def _backend_name(name: str) -> str:
-    if name == "auto":
-        name = "chunked"
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r} of the delta rule; choose 'auto' or one of {sorted(BACKENDS)}")
-    return name
-
-
 def _check_shapes(q: Tensor, others: dict[str, Tensor], state: Tensor | None, mask: Tensor | None) -> None:
     if q.ndim != 4:
         raise ValueError(f"q must be [batch, heads, tokens, r], got the shape {tuple(q.shape)}")
     batch, heads, tokens, r = q.shape
     for name, tensor in others.items():
-        _check_shape(name, tensor, (batch, heads, tokens, r))
+        check_shape(name, tensor, (batch, heads, tokens, r), "q")
     if state is not None:
-        _check_shape("state", state, (batch, heads, r, r))
+        check_shape("state", state, (batch, heads, r, r), "q")
     if mask is not None:
-        _check_shape("mask", mask, (batch, tokens))
+        check_shape("mask", mask, (batch, tokens), "q")
 
 
-def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], partner: str) -> None:
+    """Refuse a tensor whose shape does not go with that of its partner."""
     if tuple(tensor.shape) != expected:
-        raise ValueError(f"{name} must have the shape {expected} to go with q, got {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must have the shape {expected} to go with {partner}, got {tuple(tensor.shape)}")

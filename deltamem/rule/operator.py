@@ -1,13 +1,19 @@
-"""The delta rule as one operator of PyTorch's, which torch.compile takes as it is: one graph for texts of every length."""
+"""The delta rule as operators of PyTorch's, which torch.compile takes as they are: one graph for texts of every length.
+
+What is compiled already cannot be traced, so its gradient is an operator too. The gradient of a backend in plain PyTorch is
+that of the backend run again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deltamem.rule.backends import BACKENDS
+from deltamem.rule.backends import backend as backend_function
 
 
 @torch.library.custom_op("deltamem::delta_rule", mutates_args=())
@@ -15,13 +21,23 @@ def delta_rule_operator(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
     """See `deltamem.rule.delta_rule`; all tensors checked, float32 and without a mask."""
-    reads, end = BACKENDS[backend](q, k, v, keep, erase, write, state)
+    reads, end = backend_function(backend)(q, k, v, keep, erase, write, state)
     return reads.contiguous(), end.contiguous()
 
 
 @delta_rule_operator.register_fake
-def _shapes(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, backend: str) -> Any:
+def _(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, backend: str) -> Any:
     return q.new_empty(q.shape), state.new_empty(state.shape)
+
+
+@torch.library.custom_op("deltamem::delta_rule_gradients", mutates_args=())
+def _delta_rule_gradients(inputs: list[Tensor], gradients: list[Tensor], backend: str) -> list[Tensor]:
+    return _gradients(backend_function(backend), inputs, gradients)
+
+
+@_delta_rule_gradients.register_fake
+def _(inputs: list[Tensor], gradients: list[Tensor], backend: str) -> Any:
+    return [x.new_empty(x.shape) for x in inputs]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -30,11 +46,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-    """Run the backend again, this time with its graph."""
-    tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-    with torch.enable_grad():
-        outputs = BACKENDS[ctx.backend](*tensors)
-    return *torch.autograd.grad(outputs, tensors, gradients, allow_unused=True), None
+    if ctx.backend in BACKENDS:
+        return *_gradients(BACKENDS[ctx.backend], ctx.saved_tensors, gradients), None
+    return *_delta_rule_gradients(list(ctx.saved_tensors), list(gradients), ctx.backend), None
 
 
 torch.library.register_autograd("deltamem::delta_rule", _backward, setup_context=_save)
+
+
+def _gradients(function: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Run a function again, this time with its graph."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    with torch.enable_grad():
+        outputs = function(*inputs)
+    return list(torch.autograd.grad(outputs, inputs, gradients, allow_unused=True))

@@ -6,11 +6,13 @@ cannot do it. Without an open block an adapted model starts from an empty memory
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from family import PAD, VOCAB, tokens
+from peft import PeftModel
 from torch import Tensor, nn
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
@@ -46,10 +48,9 @@ def left_padding(make: Make) -> None:
     mask = torch.zeros_like(ids)
     for index, row in enumerate(rows):
         ids[index, 9 - len(row) :], mask[index, 9 - len(row) :] = row, 1
-    prepared = model.prepare_inputs_for_generation(ids, attention_mask=mask, use_cache=False, past_key_values=None)
-    together = logits(model, ids, **{"attention_mask": mask, **_positions(prepared)}, use_cache=False)
+    together = logits(model, ids, attention_mask=mask, **_positions(model, ids, mask), use_cache=False)
     for index, row in enumerate(rows):
-        alone = logits(model, row[None], use_cache=False)[0]
+        alone = logits(model, row[None], **_positions(model, row[None]), use_cache=False)[0]
         torch.testing.assert_close(together[index, 9 - len(row) :], alone, **TOLERANCE)
 
 
@@ -70,7 +71,9 @@ def beam_search(make: Make, beams: int = 3, steps: int = 5) -> None:
     )
     texts, scores = prompt, torch.zeros(1)
     for _ in range(steps):
-        following = torch.stack([logits(model, text[None], use_cache=False)[0, -1] for text in texts])
+        following = torch.stack(
+            [logits(model, text[None], **_positions(model, text[None]), use_cache=False)[0, -1] for text in texts]
+        )
         following[:, VOCAB:] = -torch.inf
         best = (scores[:, None] + following.float().log_softmax(-1)).flatten().topk(beams)
         scores = best.values
@@ -108,8 +111,13 @@ def bfloat16(make: Make) -> None:
     assert longer.shape == (2, 15)
 
 
-def _positions(prepared: dict[str, Any]) -> dict[str, Any]:
-    """What generate() makes of a padded prompt, where the model takes it."""
+def _positions(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> dict[str, Any]:
+    """The positions that generate() gives the tokens, where the model takes them."""
+    backbone = model.get_base_model() if isinstance(model, PeftModel) else model
+    options = {"attention_mask": torch.ones_like(ids) if mask is None else mask}
+    if "position_ids" in inspect.signature(backbone.forward).parameters:
+        options["position_ids"] = backbone._prepare_position_ids_for_generation(ids, options)
+    prepared = backbone.prepare_inputs_for_generation(ids, **options, use_cache=False, past_key_values=None)
     return {name: prepared[name] for name in ("position_ids",) if prepared.get(name) is not None}
 
 

@@ -64,8 +64,8 @@ class Family:
 
 
 def tiny_config_of(model_type: str, options: Mapping[str, Any]) -> PreTrainedConfig:
-    """A small configuration of a model type, without dropout."""
-    config = AutoConfig.for_model(model_type)
+    """A small configuration of a model type, without dropout. What follows a colon names a variant."""
+    config = AutoConfig.for_model(model_type.partition(":")[0])
     _shrink(config)
     _update(config, options)
     return type(config).from_dict(config.to_dict())
@@ -76,14 +76,14 @@ def bare(model_type: str, family: Family, attn: str = "eager", dtype: torch.dtyp
     config = tiny_config_of(model_type, family.options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = family.auto.from_config(config, attn_implementation=attn).to(dtype)
+        model = family.auto.from_config(config, attn_implementation=attn)
         with torch.no_grad():
             for parameter in model.parameters():  # nothing at zero, which would hide what passes through it
                 if not parameter.any() and parameter.is_floating_point():
                     parameter.normal_(std=0.1)
             model.get_input_embeddings().weight[PAD].normal_(std=0.2)
     model.generation_config.eos_token_id = None  # texts of equal length
-    return model.eval()
+    return model.to(dtype).eval()
 
 
 def adapted(model: nn.Module, **options: Any) -> PeftModel:
@@ -101,17 +101,20 @@ def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
 
 
 def _shrink(config: Any) -> None:
+    config.per_layer_config = None  # sizes that differ between the layers
     for name, value in SMALL.items():
-        if getattr(config, name, None) is not None and not isinstance(getattr(type(config), name, None), property):
+        given = getattr(config, name, None)
+        if given is not None and not isinstance(given, list) and not isinstance(getattr(type(config), name, None), property):
             setattr(config, name, value)
     for name, value in [*vars(config).items()]:
         if isinstance(value, PreTrainedConfig):
             _shrink(value)
         elif isinstance(value, float) and ("drop" in name or "pdrop" in name):
             setattr(config, name, 0.0)
-    if getattr(config, "layer_types", None):
-        kinds = [*dict.fromkeys(config.layer_types)]  # one of each
-        config.layer_types = (kinds * LAYERS)[:LAYERS]
+    for name in ("layer_types", "mlp_layer_types"):
+        if vars(config).get(name):
+            kinds = [*dict.fromkeys(getattr(config, name))]  # one of each
+            setattr(config, name, (kinds * LAYERS)[:LAYERS])
 
 
 def _update(config: Any, options: Mapping[str, Any]) -> None:

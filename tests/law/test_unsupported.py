@@ -31,6 +31,12 @@ def test_positions_that_start_anew(model_type):
     refuse(model, told(model, rows=2), "token 3 of row 1", input_ids=random_tokens(2, 5), position_ids=positions)
 
 
+def test_text_positions_that_start_anew_beside_those_of_images():
+    model = adapted()
+    positions = torch.tensor([0, 1, 2, 0, 1]).expand(4, 1, 5)  # text | time | height | width
+    refuse(model, told(model), "token 3 of row 0", input_ids=random_tokens(1, 5), position_ids=positions)
+
+
 def test_a_flattened_batch_of_documents():
     model = adapted()
     batch = DataCollatorWithFlattening(return_tensors="pt")([{"input_ids": [5, 6, 7]}, {"input_ids": [8, 9]}])

@@ -1,6 +1,8 @@
 """The delta rule's backends against its definition: outputs, states, gradients, masks, numerics and errors."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from torch import Tensor
 
 from deltamem.rule import delta_rule, read
 from deltamem.rule.chunked import CHUNK
+from deltamem.rule.reference import reference_delta_rule
 
-BACKENDS = ("reference", "chunked")
-LENGTHS = (1, 5, 16, 31, 32, 33, 64, 97)
+BACKENDS = ("reference", "chunked", "compiled")
+FAST = BACKENDS[1:]
+LENGTHS = (1, 2, 5, 16, 31, 32, 33, 64, 65, 97)
 NAMES = ("q", "k", "v", "keep", "erase", "write", "state")
 
 
@@ -25,10 +29,12 @@ def make_inputs(tokens: int, batch: int = 2, heads: int = 3, r: int = 4, seed: i
     return {"q": F.normalize(q, dim=-1), "k": F.normalize(k, dim=-1), "v": v, **gates, "state": state}
 
 
-def with_gradients(inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def with_gradients(
+    inputs: dict[str, Tensor], rule: Callable[..., tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Reads, final state, and the gradients of a loss in which every number of both has a weight of its own."""
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
-    reads, state = delta_rule(**leaves, **options)
+    reads, state = rule(**leaves)
     generator = torch.Generator().manual_seed(99)
     weigh = (torch.randn(out.shape, generator=generator) * out for out in (reads, state))
     sum(out.sum() for out in weigh).backward()  # type: ignore[union-attr]
@@ -40,20 +46,54 @@ def assert_near(got: Tensor, expected: Tensor, name: str, bound: float = 1e-5) -
     assert error <= bound, f"{name}: relative error {error:.1e}"
 
 
-# Chunked against the definition
+# Every backend against the definition in float64
 
 
-@pytest.mark.parametrize("zero_keep", [(), (0,), (-1,), "third"], ids=["open", "first", "last", "every third"])
-@pytest.mark.parametrize("tokens", LENGTHS)
-def test_chunked_equals_the_loop_with_every_gradient(tokens: int, zero_keep: Any) -> None:
-    inputs = make_inputs(tokens, seed=tokens)
-    inputs["keep"][:, :, slice(None, None, 3) if zero_keep == "third" else list(zero_keep)] = 0.0
-    reads, state, gradients = with_gradients(inputs, backend="chunked")
-    expected_reads, expected_state, expected_gradients = with_gradients(inputs, backend="reference")
+def assert_equals_the_loop(inputs: dict[str, Tensor], backend: str) -> None:
+    reads, state, gradients = with_gradients(inputs, partial(delta_rule, backend=backend))
+    doubles = {name: tensor.double() for name, tensor in inputs.items()}
+    expected_reads, expected_state, expected_gradients = with_gradients(doubles, reference_delta_rule)
     assert_near(reads, expected_reads, "reads")
     assert_near(state, expected_state, "state")
     for name in NAMES:
         assert_near(gradients[name], expected_gradients[name], f"gradient of {name}")
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("zero_keep", [(), (0,), (-1,), "third"], ids=["open", "first", "last", "every third"])
+@pytest.mark.parametrize("tokens", LENGTHS)
+def test_it_equals_the_loop_with_every_gradient(tokens: int, zero_keep: Any, backend: str) -> None:
+    inputs = make_inputs(tokens, seed=tokens)
+    inputs["keep"][:, :, slice(None, None, 3) if zero_keep == "third" else list(zero_keep)] = 0.0
+    assert_equals_the_loop(inputs, backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("batch", "heads", "r"), [(1, 1, 8), (3, 2, 1), (1, 4, 7), (2, 1, 16), (1, 1, 33)])
+def test_it_equals_the_loop_at_every_size(batch: int, heads: int, r: int, backend: str) -> None:
+    assert_equals_the_loop(make_inputs(257 if r == 8 else 70, batch, heads, r), backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_it_equals_the_loop_whatever_the_layout_of_its_inputs(backend: str) -> None:
+    inputs = make_inputs(40)
+    inputs = {name: tensor.transpose(0, -1).contiguous().transpose(0, -1) for name, tensor in inputs.items()}
+    assert not inputs["q"].is_contiguous()
+    reads, state, _ = with_gradients(inputs, partial(delta_rule, backend=backend))
+    for got, expected in zip((reads, state), delta_rule(**inputs, backend="reference"), strict=True):
+        assert_near(got, expected, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["k", "v", "keep", "erase", "write", "state"])
+def test_a_nan_in_a_token_that_counts_reaches_the_state_and_its_head_alone(name: str, backend: str) -> None:
+    inputs = make_inputs(40)
+    inputs[name][0, 0] = inputs[name][0, 0].index_fill(0, torch.tensor(2), math.nan)
+    reads, state = delta_rule(**inputs, backend=backend)
+    assert state[0, 0].isnan().any()
+    assert reads[0, 0, -1].isnan().any()
+    assert state[0, 1:].isfinite().all()
+    assert state[1].isfinite().all()
 
 
 def test_the_comparison_sees_a_gate_that_is_off_by_a_thousandth() -> None:
@@ -102,7 +142,7 @@ def test_masked_tokens_read_zero_and_are_as_if_absent_even_as_nan(tokens: int, b
         name: tensor if name == "state" else torch.where(mask[:, None, :, None], tensor, math.nan)
         for name, tensor in inputs.items()
     }
-    reads, state, gradients = with_gradients(spoiled, mask=mask.to(dtype), backend=backend)
+    reads, state, gradients = with_gradients(spoiled, partial(delta_rule, mask=mask.to(dtype), backend=backend))
     for name, tensor in {"reads": reads, "state": state, **gradients}.items():
         assert tensor.isfinite().all(), name
     assert not reads.transpose(1, 2)[~mask].any()

@@ -16,7 +16,7 @@ from deltamem.rule import delta_rule, read
 
 SEEDS = st.integers(0, 2**31)
 WIDTHS = st.integers(1, 6)
-# Around one and two chunks of 32 as well as short.
+# Around the ends of chunks as well as short.
 LENGTHS = st.one_of(st.integers(1, 12), st.sampled_from((31, 32, 33, 63, 64, 65, 70)))
 BETAS = st.one_of(st.floats(0.0, 1.0, width=32), st.sampled_from((0.0, 0.5, 1.0)))
 
@@ -66,7 +66,7 @@ def law(*backends: str, **strategies: st.SearchStrategy[Any]) -> Callable[[Calla
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         test = examples(40)(given(**strategies)(test))
-        return pytest.mark.parametrize("backend", backends or ("reference", "chunked"))(test)
+        return pytest.mark.parametrize("backend", backends or ("reference", "chunked", "compiled"))(test)
 
     return decorate
 
@@ -242,7 +242,7 @@ def test_read_is_the_rule_with_nothing_written(case: Case, backend: str) -> None
 # The backends
 
 
-@law("chunked", case=cases())
+@law("chunked", "compiled", case=cases())
 def test_it_is_the_loop_with_gradients(case: Case, backend: str) -> None:
     inputs, mask = case.inputs(), case.mask()
     weights = [case.values(), case.state()]

@@ -1,0 +1,125 @@
+"""The bare backbone beside the adapted model, on every prompt, in every way that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from deltamem.benchmark.operations import compare_operations
+from deltamem.benchmark.peak import peak_bytes
+from deltamem.benchmark.settings import Settings
+from deltamem.benchmark.spread import Comparison
+from deltamem.benchmark.turns import Workload, take_turns
+from deltamem.benchmark.twins import Adapted, Bare, Subject
+from deltamem.benchmark.workloads import Decoding, Prefill, TrainingStep
+from deltamem.benchmark.written import memories_after
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TwinComparison:
+    """Measures two models that share their weights.
+
+    Args:
+        settings: what is measured.
+        bare: the backbone.
+        adapted: the same with an adapter.
+        progress: shows the turns.
+    """
+
+    settings: Settings
+    bare: Bare
+    adapted: Adapted
+    progress: Progress
+
+    def run(self) -> Figures:
+        """All figures: those of the first prompt, `prompts` with those of every one, and `written`."""
+        prompts = [{"tokens": tokens, **self._of_prompt(tokens)} for tokens in self.settings.prompt]
+        figures = {**prompts[0], "prompts": prompts}
+        if self.settings.written:
+            figures["written"] = self._written()
+        return figures
+
+    def _of_prompt(self, tokens: int) -> Figures:
+        prompt, settings = self._prompt(tokens), self.settings
+        name = f"{tokens:,} tokens"
+        decode = self._decodings(prompt)
+        figures = {
+            "prefill": self._compare(f"prefill, {name}", [Prefill(subject, prompt) for subject in self._subjects]),
+            "decode": self._compare(f"decoding after {name}", decode, parts=settings.new_tokens),
+        }
+        if settings.train:
+            steps = [TrainingStep(subject, prompt) for subject in self._subjects]
+            figures["train"] = self._compare(f"training step, {name}", steps)
+        if settings.compiler is not None:
+            figures |= self._static(prompt, decode, settings.compiler)
+        if settings.profile:
+            prefill = [Prefill(subject, prompt) for subject in self._subjects]
+            figures["profile"] = {
+                "prefill": compare_operations(prefill, self._device),
+                "decode": compare_operations(decode, self._device),
+            }
+        return figures
+
+    def _static(self, prompt: Tensor, dynamic: list[Decoding], compiler: str) -> Figures:
+        """Decoding with a static cache, as it is and compiled, and whether it says what it says with a dynamic one."""
+        # With CUDA graphs where there are any.
+        mode = "reduce-overhead" if compiler == "inductor" and self._device.type == "cuda" else None
+        compiled = [torch.compile(subject.model, backend=compiler, mode=mode) for subject in self._subjects]
+        figures = {}
+        for key, forwards in (("decode_static", [None, None]), ("decode_compiled", compiled)):
+            decode = self._decodings(prompt, static=True, forwards=forwards)
+            name = f"{key.replace('_', ', ')}, {prompt.shape[1]:,} tokens"
+            figures[key] = self._compare(name, decode, parts=self.settings.new_tokens)
+            pairs = zip(decode, dynamic, strict=True)
+            figures[key]["same_tokens"] = all(one.tokens == other.tokens for one, other in pairs)
+        torch.compiler.reset()
+        return figures
+
+    def _written(self) -> list[Figures]:
+        """Decoding after a short prompt, from memories that more and more was written to."""
+        prompt, longest = self._prompt(min(self.settings.prompt)), self.bare.model.config.max_position_embeddings
+        rows = []
+        for tokens, memory in memories_after(
+            self.adapted, [*self.settings.written], self.settings.batch, longest, self.progress
+        ):
+            decode = self._decodings(prompt, memory=memory)
+            figures = self._compare(f"decoding, {tokens:,} tokens written", decode, parts=self.settings.new_tokens)
+            rows.append({"tokens": tokens, **figures, "memory_bytes": memory[0].nbytes})
+        return rows
+
+    def _decodings(self, prompt: Tensor, forwards: Any = (None, None), **options: Any) -> list[Decoding]:
+        return [
+            Decoding(subject, prompt, self.settings.new_tokens, forward=forward, **options)
+            for subject, forward in zip(self._subjects, forwards, strict=True)
+        ]
+
+    def _compare(self, name: str, workloads: Sequence[Workload], parts: int = 1) -> Figures:
+        """Time the bare and the adapted workload, then see what memory they take; per part of which a run has so many."""
+        turns = take_turns(workloads, self.settings.runs, self._device, self.progress, name)
+        figures = Comparison([(base / parts, adapted / parts) for base, adapted in turns]).figures()
+        figures["memory_bytes"] = self.adapted.model.new_memory().nbytes
+        for key, workload in zip(("base_peak_bytes", "peak_bytes"), workloads, strict=True):
+            peak = peak_bytes(workload, self._device)
+            if peak is not None:
+                figures[key] = peak
+        return figures
+
+    def _prompt(self, tokens: int) -> Tensor:
+        """Random token ids `[batch, tokens]`, the same in every run."""
+        generator, vocabulary = torch.Generator().manual_seed(tokens), self.bare.model.config.vocab_size
+        return torch.randint(vocabulary, (self.settings.batch, tokens), generator=generator).to(self._device)
+
+    @property
+    def _subjects(self) -> tuple[Subject, Subject]:
+        return self.bare, self.adapted
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.settings.device)

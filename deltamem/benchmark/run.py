@@ -1,0 +1,72 @@
+"""`deltamem bench`: loads what is to be measured, and measures it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from deltamem.benchmark.comparison import TwinComparison
+from deltamem.benchmark.machine import describe_machine
+from deltamem.benchmark.rule_speed import time_rule
+from deltamem.benchmark.settings import DEFAULT_SHAPE, DTYPES, Settings
+from deltamem.benchmark.shapes import make_backbone
+from deltamem.benchmark.twins import VARIANTS, Adapted, Bare, twins
+from deltamem.config import DeltaMemConfig
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Measure; draws a progress bar if standard error is a terminal.
+
+    Returns:
+        `prefill`, `decode` and, where asked for, `train`, `decode_static`, `decode_compiled` and `profile` of the first prompt;
+        `prompts`, the same of every prompt; `written` and `rule`, where asked for; and what is needed to read them later. What
+        was not measured is absent.
+    """
+    device, console = torch.device(settings.device), Console(stderr=True)
+    figures = {**describe_machine(device), "batch": settings.batch, "runs": settings.runs}
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        if settings.only_rule:
+            config = VARIANTS[settings.variant or "tsw"]()
+        else:
+            bare, adapted = _load(settings, progress)
+            config = adapted.config
+            figures |= {"dtype": settings.dtype, "model": _describe_model(settings, bare), "new_tokens": settings.new_tokens}
+            figures |= TwinComparison(settings, bare, adapted, progress).run()
+        if settings.rule:
+            sizes = (settings.batch, config.num_states, config.r)
+            figures["rule"] = time_rule(settings.prompt, sizes, settings.runs, device, progress)
+    return {**figures, "adapter": _describe_adapter(settings, config)}
+
+
+def _load(settings: Settings, progress: Progress) -> tuple[Bare, Adapted]:
+    name = _model_name(settings)
+    task = progress.add_task(f"loading {name}", total=None)
+    backbone = make_backbone(name, torch.device(settings.device), DTYPES[settings.dtype], settings.most_tokens)
+    both = twins(backbone, settings.adapter, settings.variant or "tsw")
+    progress.remove_task(task)
+    return both
+
+
+def _model_name(settings: Settings) -> str:
+    if settings.model is not None:
+        return settings.model
+    if settings.adapter is None:
+        return DEFAULT_SHAPE
+    return str(PeftConfig.from_pretrained(settings.adapter).base_model_name_or_path)
+
+
+def _describe_model(settings: Settings, bare: Bare) -> dict[str, Any]:
+    config, parameters = bare.model.config, sum(weight.numel() for weight in bare.model.parameters())
+    shape = {name: getattr(config, name) for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
+    attention = config._attn_implementation
+    return {"name": _model_name(settings), **shape, "parameters": parameters, "attention": attention}
+
+
+def _describe_adapter(settings: Settings, config: DeltaMemConfig) -> dict[str, Any]:
+    name = settings.adapter or settings.variant or "tsw"
+    return {"name": name, "write": config.write, "num_states": config.num_states, "r": config.r}

@@ -1,0 +1,133 @@
+"""What is to be measured, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deltamem.benchmark.shapes import SHAPES, check_model_name
+from deltamem.benchmark.spread import FEWEST_RUNS
+from deltamem.benchmark.twins import VARIANTS
+
+DEFAULT_SHAPE = "smollm2-135m"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `deltamem bench` measures; its options have the same names.
+
+    Args:
+        model: a shape, a folder or a Hub name. If None: the adapter's own backbone, else `DEFAULT_SHAPE`, or no model at all
+            where only the rule is timed.
+        adapter: a trained adapter, a folder or a Hub name; if None a new one.
+        variant: of a new adapter, "tsw" if None.
+        device, dtype: where and in what precision the backbone runs.
+        prompt: lengths of prompts, in tokens.
+        new_tokens: tokens to decode.
+        batch: number of rows, each with a memory of its own.
+        runs: timed runs of everything.
+        train: also a training step.
+        rule: also the delta rule alone.
+        written: also decoding after so many tokens were written.
+        compiler: also decoding with a static cache, as it is and compiled by this backend of torch.compile.
+        profile: also which operations take the time.
+        plot: file to draw the figures to.
+
+    Raises:
+        ValueError: anything that cannot be measured; says what can.
+    """
+
+    model: str | None = None
+    adapter: str | None = None
+    variant: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    prompt: Sequence[int] = (512,)
+    new_tokens: int = 32
+    batch: int = 1
+    runs: int = 15
+    train: bool = False
+    rule: bool = False
+    written: Sequence[int] = ()
+    compiler: str | None = None
+    profile: bool = False
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None:
+            check_model_name(self.model)
+        self._check_adapter()
+        self._check_choice("dtype", self.dtype, DTYPES)
+        self._check_device()
+        for name, values in (("prompt", self.prompt), ("written", self.written)):
+            for value in values:
+                self._check_least(name, value, 1)
+        if not self.prompt:
+            raise ValueError("--prompt is missing; give at least one length in tokens")
+        for name, value, least in (("new-tokens", self.new_tokens, 1), ("batch", self.batch, 1)):
+            self._check_least(name, value, least)
+        self._check_least("runs", self.runs, FEWEST_RUNS, ": with fewer there is no interval of the median")
+        if self.compiler is not None:
+            self._check_choice("compile", self.compiler, torch._dynamo.list_backends(exclude_tags=()))
+        self._check_plot()
+
+    @property
+    def only_rule(self) -> bool:
+        """Whether the rule was asked for, and nothing that needs a model."""
+        needs_model = self.model or self.adapter or self.train or self.written or self.compiler or self.profile
+        return self.rule and not needs_model
+
+    @property
+    def most_tokens(self) -> int:
+        """The longest text that the model will see."""
+        return max(self.prompt) + self.new_tokens
+
+    def _check_adapter(self) -> None:
+        if self.adapter is not None and self.variant is not None:
+            raise ValueError(
+                f"--adapter {self.adapter!r} and --variant {self.variant!r} exclude each other: a trained adapter has its own. "
+                "Give one of them"
+            )
+        if self.adapter is not None and self.model in SHAPES:
+            raise ValueError(
+                f"--adapter {self.adapter!r} needs the weights it was trained on, but --model {self.model!r} is a shape with "
+                "random ones. Leave --model out to get the adapter's own backbone, or give --variant instead of --adapter"
+            )
+        if self.variant is not None:
+            self._check_choice("variant", self.variant, VARIANTS)
+
+    def _check_device(self) -> None:
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"--device {self.device!r} cannot be used: {reason}. Give cpu, or a device that is here"
+            ) from error
+
+    def _check_plot(self) -> None:
+        if self.plot is None:
+            return
+        if self.plot.suffix not in PLOT_SUFFIXES:
+            raise ValueError(f"--plot {str(self.plot)!r} is not accepted; give a file that ends in {', '.join(PLOT_SUFFIXES)}")
+        if not self.plot.parent.is_dir():
+            raise ValueError(f"--plot {str(self.plot)!r}: there is no folder {str(self.plot.parent)!r}; make it first")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("--plot needs matplotlib, which is not installed; run: pip install 'deltamem[plot]'")
+
+    @staticmethod
+    def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+        if value not in choices:
+            raise ValueError(f"--{name} {value!r} is not accepted; choose one of {', '.join(choices)}")
+
+    @staticmethod
+    def _check_least(name: str, value: int, least: int, why: str = "") -> None:
+        if value < least:
+            raise ValueError(f"--{name} {value} is not accepted; give at least {least}{why}")

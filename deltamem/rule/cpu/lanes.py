@@ -1,0 +1,105 @@
+"""Eight float32 numbers as one value inside compiled code, for what LLVM would not make vectors of by itself.
+
+Loops over the few rows of a state are too short for its loop vectoriser. Here a vector is a value of its own, with `+`, `-` and
+`*`; multiplying and adding may be contracted to one rounding, nothing else is assumed (a NaN stays a NaN).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 8
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_UNALIGNED = 4  # bytes: what float32 itself needs
+
+
+class _LanesType(types.Type):
+    def __init__(self) -> None:
+        super().__init__("float32_lanes")
+
+
+lanes = _LanesType()
+
+
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, type_: Any) -> None:
+        super().__init__(manager, type_, _VECTOR)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    return builder.bitcast(builder.gep(array.data, [args[1]]), _VECTOR.as_pointer())
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    """The eight numbers of a flat float32 array from an index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature, args), align=_UNALIGNED)
+
+    return lanes(array, types.intp), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Put eight numbers into a flat float32 array from an index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, signature, args), align=_UNALIGNED)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), generate
+
+
+@intrinsic
+def spread(typing_context: Any, number: Any) -> Any:
+    """One number eight times."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        index = ir.IntType(32)
+        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], index(0))
+        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
+
+    return lanes(types.float32), generate
+
+
+@intrinsic
+def total(typing_context: Any, vector: Any) -> Any:
+    """The sum of the eight numbers, in halves."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
+        add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+        return builder.call(add, [ir.Constant(ir.FloatType(), 0.0), args[0]], fastmath=("reassoc",))
+
+    return types.float32(lanes), generate
+
+
+def _define(operation: Callable[..., Any], instruction: str) -> None:
+    @intrinsic
+    def apply(typing_context: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, instruction)(*args, flags=("contract",))
+
+        return lanes(lanes, lanes), generate
+
+    @overload(operation, strict=False)  # not strict: it compares signatures with their annotations
+    def choose(left: Any, right: Any) -> Any:
+        if isinstance(left, _LanesType) and isinstance(right, _LanesType):
+            return lambda left, right: apply(left, right)
+        return None
+
+
+_define(operator.add, "fadd")
+_define(operator.iadd, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")

@@ -1,0 +1,81 @@
+"""The compiled way from projections to reads as an operator of PyTorch's; see `operator.py`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from deltamem.rule.gates import Decay, Gating
+
+
+@torch.library.custom_op("deltamem::gated_delta_rule", mutates_args=())
+def gated_rule_operator(
+    projected: Tensor,
+    gate_bias: Tensor,
+    state: Tensor,
+    mask: Tensor | None,
+    r: int,
+    num_states: int,
+    decay: str,
+    decay_first: bool,
+    rowwise_gates: bool,
+    reads: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `deltamem.rule.gated_delta_rule`; all tensors checked, float32 (the mask boolean) and on the CPU."""
+    gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
+    return _compiled(projected, gate_bias, state, mask, gating, reads)
+
+
+@gated_rule_operator.register_fake
+def _(projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Any, r: int, num_states: int, *settings: Any) -> Any:
+    batch, tokens, _ = projected.shape
+    width = num_states * r if settings[-1] else 0
+    return projected.new_empty(batch, tokens, width), state.new_empty(state.shape), state.new_empty(batch, num_states)
+
+
+@torch.library.custom_op("deltamem::gated_delta_rule_gradients", mutates_args=())
+def _gradients(
+    inputs: list[Tensor],
+    mask: Tensor | None,
+    gradients: list[Tensor],
+    r: int,
+    num_states: int,
+    decay: str,
+    decay_first: bool,
+    rowwise_gates: bool,
+    reads: bool,
+) -> list[Tensor]:
+    """The gradients of projected, gate_bias and state."""
+    gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
+    projected, gate_bias, state = (x.detach().requires_grad_() for x in inputs)
+    with torch.enable_grad():
+        outputs = _compiled(projected, gate_bias, state, mask, gating, reads)
+    return list(torch.autograd.grad(outputs, (projected, gate_bias, state), gradients))
+
+
+@_gradients.register_fake
+def _(inputs: list[Tensor], *others: Any) -> Any:
+    return [x.new_empty(x.shape) for x in inputs]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    projected, gate_bias, state, mask, *ctx.settings = inputs
+    ctx.save_for_backward(projected, gate_bias, state, mask)
+
+
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    *inputs, mask = ctx.saved_tensors
+    return *_gradients(inputs, mask, [x.contiguous() for x in gradients], *ctx.settings), *(None for _ in range(7))
+
+
+torch.library.register_autograd("deltamem::gated_delta_rule", _backward, setup_context=_save)
+
+
+def _compiled(
+    projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, reads: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from deltamem.rule.cpu.gated import compiled_gated_rule
+
+    return compiled_gated_rule(projected, gate_bias, state, mask, gating, reads, writes=True)

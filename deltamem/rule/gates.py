@@ -1,0 +1,118 @@
+"""From a layer's projections to queries, keys, values and gates: the definition, in plain PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+Decay = Literal["coupled", "learned", "none"]
+# The shortest length that a query or a key is divided by.
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Gating:
+    """What a layer's projections mean.
+
+    A token's projections are the rows q | k | v | β | λ, λ only if the decay is learned. q, k and v are `num_states * r` high,
+    β and λ are `num_states * gate_rows` high, each state's together.
+
+    Args:
+        r: width of a state.
+        num_states: parallel states.
+        decay: what a write keeps: "coupled" (1 - β), "learned" (λ), or "none" (everything).
+        decay_first: whether the state decays before a token's error is measured.
+        rowwise_gates: one gate for each row of a state, or one for the whole state.
+
+    Raises:
+        ValueError: an unknown decay.
+    """
+
+    r: int
+    num_states: int = 1
+    decay: Decay = "coupled"
+    decay_first: bool = False
+    rowwise_gates: bool = True
+
+    def __post_init__(self) -> None:
+        if self.decay not in get_args(Decay):
+            raise ValueError(f"unknown decay {self.decay!r}; choose one of {', '.join(get_args(Decay))}")
+
+    @property
+    def gate_rows(self) -> int:
+        """Gates of one kind per state."""
+        return self.r if self.rowwise_gates else 1
+
+    @property
+    def query_rows(self) -> int:
+        """Height of q, and of k and of v."""
+        return self.num_states * self.r
+
+    @property
+    def bias_rows(self) -> int:
+        """Height of β and λ together, which have a bias."""
+        return self.num_states * self.gate_rows * (2 if self.decay == "learned" else 1)
+
+    @property
+    def write_rows(self) -> int:
+        """Height of k, v, β and λ together."""
+        return 2 * self.query_rows + self.bias_rows
+
+
+class Writes(NamedTuple):
+    """What tokens write: `[batch, num_states, tokens, r]` each."""
+
+    k: Tensor
+    v: Tensor
+    keep: Tensor
+    erase: Tensor
+    write: Tensor
+
+
+def queries(projected: Tensor, gating: Gating, mask: Tensor | None) -> Tensor:
+    """Queries of unit length `[batch, num_states, tokens, r]` from their rows `[batch, tokens, num_states * r]`.
+
+    Those of a masked token are zero.
+    """
+    return _unit(_unmasked(projected, mask), gating)
+
+
+def writes(projected: Tensor, gate_bias: Tensor, gating: Gating, mask: Tensor | None) -> tuple[Writes, Tensor]:
+    """Keys, values and gates from the rows k | v | β | λ, and how far the tokens open the write gate.
+
+    Args:
+        projected: `[batch, tokens, gating.write_rows]`. gate_bias: `[gating.bias_rows]`.
+        mask: `[batch, tokens]`; a masked token becomes the rule's identity, whatever its projections are.
+
+    Returns:
+        The writes, and `[batch, num_states]`: β, its mean over the rows, summed over the tokens that count.
+    """
+    keys, values, logits = _unmasked(projected, mask).tensor_split([gating.query_rows, 2 * gating.query_rows], dim=-1)
+    gates = torch.sigmoid(logits + gate_bias)
+    gates = rearrange(gates, "b t (kind n g) -> kind b n t g", n=gating.num_states, g=gating.gate_rows)
+    gates = gates.expand(*gates.shape[:-1], gating.r)
+    beta = gates[0]
+    keep = {"coupled": 1 - beta, "learned": gates[-1], "none": torch.ones_like(beta)}[gating.decay]
+    erase = keep * beta if gating.decay_first else beta
+    if mask is not None:
+        real = mask[:, None, :, None]
+        keep, erase, beta = torch.where(real, keep, 1.0), torch.where(real, erase, 0.0), torch.where(real, beta, 0.0)
+    return Writes(_unit(keys, gating), _by_state(values, gating), keep, erase, beta), beta.mean(-1).sum(-1)
+
+
+def _unmasked(projected: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeros for the tokens that do not count: not even a gradient may see what stands there."""
+    return projected if mask is None else torch.where(mask[..., None], projected, 0.0)
+
+
+def _unit(projected: Tensor, gating: Gating) -> Tensor:
+    return F.normalize(_by_state(torch.tanh(projected), gating), dim=-1, eps=EPSILON)
+
+
+def _by_state(projected: Tensor, gating: Gating) -> Tensor:
+    return rearrange(projected, "b t (n r) -> b n t r", n=gating.num_states)

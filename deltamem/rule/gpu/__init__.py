@@ -1,0 +1,1 @@
+"""The delta rule on a CUDA device, in Triton: chunk-parallel for sequences, one launch for a decoding step."""

@@ -1,0 +1,84 @@
+"""One decoding step, from the projections of one token to its reads, in one launch."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deltamem.rule.gates import EPSILON, Gating
+from deltamem.rule.gpu.rule import on_device_of, warps
+
+
+def triton_step(projected: Tensor, gate_bias: Tensor, state: Tensor, gating: Gating) -> tuple[Tensor, Tensor, Tensor]:
+    """`deltamem.rule.gated_delta_rule` for one token per row that counts, without a gradient; CUDA tensors."""
+    projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
+    batch, _, rows = projected.shape
+    states, r = gating.num_states, gating.r
+    reads, end = projected.new_empty(batch, 1, states * r), torch.empty_like(state)
+    opened = projected.new_empty(batch, states)
+    R = triton.next_power_of_2(r)
+    with on_device_of(state):
+        _step[(batch, states)](
+            projected, gate_bias, state, reads, end, opened, rows, states, r, gating.gate_rows,
+            R, gating.decay, gating.decay_first, EPSILON, num_warps=warps(R * R),
+        )  # fmt: skip
+    return reads, end, opened
+
+
+@triton.jit
+def _step(
+    projected, bias, state, reads, end, opened, rows, states, r, gate_rows,
+    R: tl.constexpr, DECAY: tl.constexpr, DECAY_FIRST: tl.constexpr, EPSILON: tl.constexpr,
+):  # fmt: skip
+    row, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = tl.arange(0, R)
+    inside = columns < r
+    height = states * r
+    token = projected + row * rows + number * r + columns
+    query = _unit(tl.load(token, inside, 0.0), EPSILON)
+    key = _unit(tl.load(token + height, inside, 0.0), EPSILON)
+    value = tl.load(token + 2 * height, inside, 0.0)
+
+    gate = number * gate_rows + columns % gate_rows  # one for each row of the state, or the same for all
+    logits = projected + row * rows + 3 * height
+    beta = _logistic(tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0))
+    if DECAY == "learned":
+        gate += states * gate_rows
+        kept = _logistic(tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0))
+    elif DECAY == "coupled":
+        kept = 1.0 - beta
+    else:
+        kept = tl.full((R,), 1.0, tl.float32)
+    erased = kept * beta if DECAY_FIRST else beta
+
+    here = row * states + number
+    square = here * r * r + columns[:, None] * r + columns[None, :]
+    whole = inside[:, None] & inside[None, :]
+    s = tl.load(state + square, whole, 0.0)
+    change = beta * value - erased * tl.sum(s * key[None, :], 1)
+    tl.store(reads + here * r + columns, tl.sum(s * query[None, :], 1), inside)
+    tl.store(end + square, kept[:, None] * s + change[:, None] * key[None, :], whole)
+    tl.store(opened + here, tl.sum(tl.where(inside, beta, 0.0), 0) / r)
+
+
+@triton.jit
+def _unit(x, EPSILON: tl.constexpr):
+    y = _tanh(x)
+    length = tl.sqrt(tl.sum(y * y, 0))
+    return y / tl.where(length < EPSILON, EPSILON, length)
+
+
+@triton.jit
+def _logistic(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _tanh(x):
+    """Near zero by a polynomial (a near-minimax fit), elsewhere from exp, which would lose digits there."""
+    square, size = x * x, tl.abs(x)
+    tail = -0.33333284 + square * (0.1333149 + square * (-0.053743497 + square * (0.020650586 - square * 0.005717044)))
+    far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
+    return tl.where(size < 0.625, x + x * square * tail, tl.where(x > 0.0, far, -far))

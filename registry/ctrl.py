@@ -1,0 +1,5 @@
+"""CTRL: separate projections; the module gets the same hidden states three times."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = {"ctrl": AttentionHook("multi_head_attention", q="Wq", k="Wk", v="Wv", o="dense")}

@@ -1,0 +1,5 @@
+"""GLM 4 and 4.5, also those that see: Llama's attention with the rotary embedding in a part of each head."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = dict.fromkeys(("glm", "glm4", "glm4_moe", "glm4v_moe_text", "glm4v_text", "glm_ocr_text"), AttentionHook())

@@ -1,0 +1,5 @@
+"""GPT-OSS: each head has a learned sink beside the keys; every other layer slides."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = {"gpt_oss": AttentionHook()}

@@ -1,0 +1,5 @@
+"""JetMoE: a mixture of attentions."""
+
+from deltamem.hook import Unsupported
+
+HOOKS = {"jetmoe": Unsupported("its query and output projections are mixtures of experts, not one linear map each")}

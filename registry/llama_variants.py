@@ -1,0 +1,5 @@
+"""Llama's projections with other mathematics behind them: differential attention, and a mask computed from the values."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = dict.fromkeys(("diffllama", "doge"), AttentionHook())

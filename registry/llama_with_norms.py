@@ -1,0 +1,8 @@
+"""Llama's attention with norms on queries and keys per head, of vendors without another family.
+
+NanoChat normalises after the rotary embedding, the others before it: either way after the corrections.
+"""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = dict.fromkeys(("apertus", "flint", "hy_v3", "kolibri1", "mellum", "nanochat"), AttentionHook())

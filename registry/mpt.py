@@ -1,0 +1,9 @@
+"""MPT and DBRX: queries, keys and values in one projection, one after the other, clipped behind it."""
+
+from dataclasses import replace
+
+from deltamem.hook import AttentionHook
+
+DBRX = AttentionHook("attn", q="Wqkv", k="Wqkv", v="Wqkv", o="out_proj", packing={"Wqkv": "q k v"})
+
+HOOKS = {"dbrx": DBRX, "mpt": replace(DBRX, keywords=False)}

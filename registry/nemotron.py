@@ -1,0 +1,5 @@
+"""Nemotron: Llama's attention."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = {"nemotron": AttentionHook(keywords=False)}

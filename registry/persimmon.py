@@ -1,0 +1,14 @@
+"""Persimmon and Fuyu, whose text decoder it is: one projection, head by head, then norms of queries and keys."""
+
+from deltamem.hook import AttentionHook
+
+HOOKS = dict.fromkeys(
+    ("fuyu", "persimmon"),
+    AttentionHook(
+        q="query_key_value",
+        k="query_key_value",
+        v="query_key_value",
+        o="dense",
+        packing={"query_key_value": "heads x (q k v)"},
+    ),
+)

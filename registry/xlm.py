@@ -1,0 +1,8 @@
+"""XLM and XLNet: trained to fill gaps in a text."""
+
+from deltamem.hook import Unsupported
+
+HOOKS = dict.fromkeys(
+    ("xlm", "xlnet"),
+    Unsupported("it generates by filling a placeholder behind the text, which a memory would take for the text's"),
+)

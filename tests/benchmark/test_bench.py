@@ -1,0 +1,132 @@
+import json
+import statistics
+
+import pytest
+from tiny import tiny_backbone
+from tiny_chat import chat_model, chat_tokenizer
+from typer.testing import CliRunner
+
+from deltamem.benchmark import run as bench
+from deltamem.benchmark.shapes import SHAPES
+from deltamem.cli import app
+from deltamem.rule.backends import BACKENDS
+
+FAST = ["--prompt", "9", "--new-tokens", "3", "--runs", "6"]
+MEASURED = {"base_ms", "adapted_ms", "ratio", "ratio_interval", "memory_bytes"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A backbone with its tokenizer."""
+    tiny_backbone(eos_token_id=3).save_pretrained(tmp_path / "backbone")
+    chat_tokenizer().save_pretrained(tmp_path / "backbone")
+    return str(tmp_path / "backbone")
+
+
+def figures(*arguments):
+    result = CliRunner().invoke(app, ["bench", *FAST, *arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def check(measured):
+    """That figures are there and consistent."""
+    assert {*measured} >= MEASURED
+    bare, adapted = zip(*measured["pairs_ms"], strict=True)
+    assert len(bare) == 6
+    assert measured["ratio"] == statistics.median(a / b for b, a in zip(bare, adapted, strict=True))
+    assert measured["base_ms"] == statistics.median(bare)
+    assert measured["adapted_ms"] == statistics.median(adapted)
+    assert measured["ratio_interval"][0] <= measured["ratio"] <= measured["ratio_interval"][1]
+
+
+def test_what_is_measured_by_default(folder):
+    found = figures("--model", folder, "--prompt", "12")
+    assert [prompt["tokens"] for prompt in found["prompts"]] == [9, 12]
+    for prompt in found["prompts"]:
+        check(prompt["prefill"])
+        check(prompt["decode"])
+    assert found["prefill"] == found["prompts"][0]["prefill"]
+    assert found["prefill"]["memory_bytes"] == 2 * 8 * 8 * 4  # layers, rows, columns, bytes
+    assert not {"train", "rule", "written", "profile", "decode_static", "decode_compiled"} & {*found}
+    assert {"machine", "device", "threads", "versions", "date", "dtype", "batch", "runs", "model", "adapter"} <= {*found}
+    assert {"torch", "transformers", "peft", "deltamem"} <= {*found["versions"]}
+
+
+def test_all_that_can_be_measured(folder):
+    more = ["--train", "--rule", "--profile", "--compile", "eager", "--written", "8", "--written", "40", "--batch", "2"]
+    found = figures("--model", folder, "--variant", "msw", *more)
+    for phase in ("prefill", "decode", "train", "decode_static", "decode_compiled"):
+        check(found[phase])
+        assert found[phase]["memory_bytes"] == 2 * 4 * 8 * 8 * 4
+    assert found["decode_static"]["same_tokens"]
+    assert found["decode_compiled"]["same_tokens"]
+    for rows in found["profile"].values():
+        assert any(row["operation"] == "aten::cat" and row["adapted_calls"] > row["base_calls"] for row in rows)
+    assert [(row["tokens"], row["memory_bytes"]) for row in found["written"]] == [(8, 2048), (40, 2048)]
+    for row in found["written"]:
+        check(row)
+    assert {*BACKENDS} <= {row["backend"] for row in found["rule"]}
+    assert all(row["forward_ms"] > 0 and row["backward_ms"] > 0 for row in found["rule"])
+
+
+def test_a_trained_adapter(folder, tmp_path):
+    chat_model().save_pretrained(tmp_path / "adapter")
+    found = figures("--model", folder, "--adapter", str(tmp_path / "adapter"))
+    assert found["adapter"]["r"] == 4
+    assert found["decode"]["memory_bytes"] == 2 * 4 * 4 * 4
+
+
+def test_a_shape(monkeypatch):
+    tiny = {"hidden_size": 36, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 61}
+    monkeypatch.setitem(SHAPES, "smollm2-135m", {**SHAPES["smollm2-135m"], **tiny})
+    found = figures("--dtype", "bfloat16")
+    assert found["model"]["name"] == "smollm2-135m"
+    assert found["model"]["num_hidden_layers"] == 2
+    assert found["dtype"] == "bfloat16"
+
+
+def test_the_rule_needs_no_model(monkeypatch):
+    monkeypatch.setattr(bench, "make_backbone", None)
+    found = figures("--rule")
+    assert "prefill" not in found
+    assert {row["tokens"] for row in found["rule"]} == {9}
+
+
+def test_tables_and_a_plot(folder, tmp_path):
+    image = tmp_path / "figures.png"
+    more = ["--train", "--rule", "--profile", "--written", "8", "--plot", str(image)]
+    result = CliRunner().invoke(app, ["bench", *FAST, "--model", folder, *more], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    for expected in ("prefill", "decoding, per token", "training step", "tokens written", "reference", "aten::", "512"):
+        assert expected in result.output
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "smollm2-136m"], "Did you mean 'smollm2-135m'?"),
+        (["--variant", "lsw"], "choose one of tsw, ssw, msw"),
+        (["--variant", "tsw", "--adapter", "somewhere"], "exclude each other"),
+        (["--model", "qwen3-4b", "--adapter", "somewhere"], "random ones"),
+        (["--dtype", "int8"], "float32, bfloat16, float16"),
+        (["--device", "abacus"], "--device 'abacus' cannot be used"),
+        (["--prompt", "0"], "--prompt 0 is not accepted"),
+        (["--written", "-1"], "--written -1 is not accepted"),
+        (["--new-tokens", "0"], "--new-tokens 0 is not accepted"),
+        (["--batch", "0"], "--batch 0 is not accepted"),
+        (["--runs", "5"], "at least 6"),
+        (["--compile", "gcc"], "--compile 'gcc' is not accepted"),
+        (["--plot", "figures.txt"], ".png"),
+        (["--plot", "no/such/folder/figures.png"], "no/such/folder"),
+        (["--prompt", "8190", "--new-tokens", "3"], "8,193 tokens"),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(arguments, message, monkeypatch):
+    monkeypatch.setattr("deltamem.benchmark.shapes.AutoModelForCausalLM", None)
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,72 @@
+"""Tests of the Triton kernels for a process in which Triton interprets them; `test_triton.py` starts it."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deltamem.rule import Gating, delta_rule, gated_delta_rule
+from deltamem.rule.gpu import rule
+from deltamem.rule.reference import reference_delta_rule
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch", "heads", "r"), [(1, 1, 1, 8), (2, 2, 1, 3), (7, 1, 1, 1), (8, 1, 2, 4), (17, 2, 1, 5), (9, 1, 1, 33)]
+)
+def test_the_rule_equals_the_loop_with_every_gradient(monkeypatch, tokens, batch, heads, r):
+    monkeypatch.setattr(rule, "CHUNK", 8)  # the interpreter takes its time
+    monkeypatch.setattr(rule, "_HELD_NUMBERS", 256)  # so that a chunk is gone back through in parts
+    generator = torch.Generator().manual_seed(tokens)
+    q, k, v, *gates = (torch.randn(batch, heads, tokens, r, generator=generator) for _ in range(6))
+    gates = [gate.sigmoid() for gate in gates]
+    gates[0][:, :, ::3] = 0.0
+    state = torch.randn(batch, heads, r, r, generator=generator)
+    results = []
+    for function, dtype in ((partial(delta_rule, backend="triton"), torch.float32), (reference_delta_rule, torch.float64)):
+        inputs = (F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, *gates, state)
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        outputs = function(*leaves)
+        weights = [torch.randn(x.shape, generator=torch.Generator().manual_seed(9)).to(dtype) for x in outputs]
+        results.append([*outputs, *torch.autograd.grad(outputs, leaves, weights)])
+    for got, expected in zip(*results, strict=True):
+        assert (got - expected).norm() <= 1e-5 * expected.norm().clamp(min=1e-6)
+
+
+def gated_inputs(gating, tokens):
+    generator = torch.Generator().manual_seed(1)
+    rows = gating.query_rows + gating.write_rows
+    shapes = (2, tokens, rows), (gating.bias_rows,), (2, gating.num_states, gating.r, gating.r)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    "gating", [Gating(8), Gating(5, 2, "learned", True, False), Gating(1, 3, "none"), Gating(4, 2, "coupled", True)], ids=str
+)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0])
+def test_a_decoding_step_equals_the_definition(gating, scale):
+    projected, bias, state = gated_inputs(gating, 1)
+    inputs = (projected * scale, bias, state, None, gating)
+    for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_projections_of_a_masked_sequence_equal_the_definition(monkeypatch):
+    monkeypatch.setattr(rule, "CHUNK", 4)
+    gating = Gating(4, 2)
+    mask = torch.tensor([[False, True, True, False, True], [True, True, True, True, False]])
+    projected, bias, state = gated_inputs(gating, 5)
+    projected[~mask] = float("nan")
+    inputs = (projected, bias, state, mask, gating)
+    for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_nan_is_not_lost():
+    gating = Gating(4, decay="learned")
+    for place in (4, 8, 12, 16):
+        projected, bias, state = gated_inputs(gating, 1)
+        projected[0, 0, place] = float("nan")
+        end = gated_delta_rule(projected, bias, state, None, gating, "triton").state
+        assert end[0].isnan().any()
+        assert end[1].isfinite().all()
