@@ -115,21 +115,19 @@ def _verdict(model_type: str) -> tuple[str | None, str | None]:
         return None, str(error)
     if isinstance(hook, Unsupported):
         return None, hook.reason
-    if hook is not None:
-        package = package_of(model_type)
-        return describe_hook(hook), None if package == TESTED else f"not tested here: it is registered by {package}"
-    return _verdict_on_unregistered(model_type)
-
-
-def _verdict_on_unregistered(model_type: str) -> tuple[str | None, str | None]:
-    """As `_verdict`: such a model may be an encoder-decoder, or have a text decoder of a registered type."""
+    package = package_of(model_type)
+    untested = None if package == TESTED else f"not tested here: it is registered by {package}"
+    if isinstance(hook, AttentionHook):
+        return describe_hook(hook), untested
     if getattr(CONFIG_MAPPING[model_type], "is_encoder_decoder", False):
         return None, "it is an encoder-decoder, and a memory follows one text"
     decoder = _decoder_type(model_type)
     if decoder == model_type:
         return None, NOT_REGISTERED
     attention, reason = _verdict(decoder)
-    return attention and f"as {decoder}, {attention}", reason
+    if hook is None and attention is not None:
+        untested = f"not tested as a whole; a memory is attached to its text decoder, {decoder}"
+    return attention and f"as {decoder}, {attention}", reason or untested
 
 
 def _decoder_type(model_type: str) -> str:

@@ -131,8 +131,8 @@ def bench(
 def inspect(
     model: Annotated[str | None, typer.Argument(help="A folder or a Hub name, of which only config.json is read.")] = None,
     variant: Annotated[str, typer.Option(help="Of the adapter: tsw, ssw or msw.")] = "tsw",
-    r: Annotated[int | None, typer.Option(help="Width of a memory.  [default: 8]")] = None,
-    corrections: Annotated[str | None, typer.Option(help="What a memory corrects, such as qkvo.  [default: qo]")] = None,
+    r: Annotated[int | None, typer.Option(help="Width of a memory; 8 if not given.")] = None,
+    corrections: Annotated[str | None, typer.Option(help="What a memory corrects, such as qkvo; qo if not given.")] = None,
     architectures: Annotated[bool, typer.Option("--architectures", help="List all model types instead.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --architectures: as docs/architectures.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,

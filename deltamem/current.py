@@ -5,21 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from torch import Tensor
 
 from deltamem.passes import MemoryPass
 
 
+class Reads(NamedTuple):
+    """What an attention module has read from its memory, `[batch, tokens, num_states * r]`, and by which adapter."""
+
+    values: Tensor
+    adapter: str
+
+
 class _Current(threading.local):
     """Values of this thread alone.
 
     Args:
-        reads: what the attention module that runs has read from its memory.
+        reads: of the attention module that runs.
         memory: the pass, in models that hand no keywords down to their attention.
     """
 
-    reads: Tensor | None = None
+    reads: Reads | None = None
     memory: MemoryPass | None = None
 
 

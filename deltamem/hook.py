@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from deltamem.decoder import decoder_modules
-from deltamem.packing import KV_HEADS, Packing
+from deltamem.packing import KV_HEADS, OTHER_NAMES, Packing
 from deltamem.projection import Projection, is_linear, width_in
 
 ROLES = ("q", "k", "v", "o")
@@ -146,10 +146,9 @@ class AttentionHook:
         packed = values is not None and values.module is queries.module
         if packed and not any(":" in text for text in self.packing.values()) and queries.out_features != attended:
             raise ValueError(
-                f"packing={dict(self.packing)!r} makes the queries of {type(attention).__name__} {queries.out_features} wide, but "
-                f"its output projection takes {attended}: the configuration has the numbers of heads under other names "
-                f"than {', '.join(KV_HEADS)}; give it an attribute_map, such as "
-                '{"num_key_value_heads": "their_name"}'
+                f"packing={dict(self.packing)!r} makes the queries of {type(attention).__name__} {queries.out_features} wide, "
+                f"but its output projection takes {attended}: the numbers of heads are not those of {', '.join(KV_HEADS)}. "
+                f"{OTHER_NAMES}"
             )
 
     def entrance(self, attention: nn.Module) -> nn.Module:
@@ -182,6 +181,17 @@ class Unsupported:
     """
 
     reason: str
+
+
+@dataclass(frozen=True)
+class LikeItsDecoder:
+    """Takes a hook's place for a model type around a text decoder, whose own type has the hook.
+
+    It changes nothing: such a model has its decoder's hook all the same. It says that the model was tested as a whole.
+    """
+
+
+Entry = AttentionHook | Unsupported | LikeItsDecoder
 
 
 def _alternatives(names: Names | None) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def inspect_model(name: str, variant: str = "tsw", r: int | None = None, correct
         "class": type(backbone).__name__,
         "backbone_parameters": backbone_parameters,
         "hook": describe_hook(tuner._hook),
-        "inferred": not any(registered_hook(kind) for kind in _model_types(backbone.config)),
+        "inferred": tuner._hook not in map(registered_hook, _model_types(backbone.config)),
         "adapter": {"variant": variant, "r": config.r, "num_states": config.num_states, "corrections": [*config.corrections]},
         "layers": [{"name": name, **rows[name]} for name in order],
         "parameters": sum(row["parameters"] for row in rows.values()),

@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from deltamem.decoder import decoder_modules
-from deltamem.hook import AttentionHook, Unsupported
+from deltamem.hook import AttentionHook, Entry, Unsupported
 from deltamem.inferred_hook import attention_like, infer_hook, linear_maps
 from deltamem.projection import is_linear
 
 ENTRY_POINTS = "deltamem.registry"
 
-_registered: dict[str, AttentionHook | Unsupported] = {}
+_registered: dict[str, AttentionHook] = {}
 
 
 def register_hook(model_type: str, hook: AttentionHook) -> None:
@@ -46,7 +46,7 @@ def hook_for(model: nn.Module) -> AttentionHook:
         hook = registered_hook(config.model_type)
         if isinstance(hook, Unsupported):
             raise ValueError(_refused(config.model_type, hook.reason))
-        if hook is not None:
+        if isinstance(hook, AttentionHook):
             hook.check(config)
             return hook
     hook = infer_hook(model)
@@ -70,7 +70,7 @@ def attention_modules(model: nn.Module, hook: AttentionHook) -> dict[str, nn.Mod
     return modules
 
 
-def registered_hook(model_type: str) -> AttentionHook | Unsupported | None:
+def registered_hook(model_type: str) -> Entry | None:
     """What is registered for a model type, by hand or by a package.
 
     Raises:
@@ -103,7 +103,7 @@ def registered_types() -> list[str]:
 class _Entry:
     """What one package says of one model type; `source` names the package and the place in it."""
 
-    hook: AttentionHook | Unsupported
+    hook: Entry
     package: str
     source: str
 
@@ -120,7 +120,7 @@ def _packaged() -> Mapping[str, list[_Entry]]:
         except Exception as error:  # whatever a foreign module raises
             raise ValueError(f"the attention hooks of the package {source} cannot be loaded: {error!r}") from error
         for model_type, hook in hooks.items():
-            if not isinstance(hook, AttentionHook | Unsupported):
+            if not isinstance(hook, Entry):
                 raise ValueError(
                     f"the package {source} registers {hook!r} for the model type {model_type!r}; an AttentionHook is accepted"
                 )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deltamem.config import DeltaMemConfig
-from deltamem.current import current
+from deltamem.current import Reads, current
 from deltamem.hook import AttentionHook
 from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.projection import Projection, width_in
@@ -74,7 +72,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._width = width_in(hook.entrance(attention))
         self._handles: dict[str, RemovableHandle] = {}
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
-        self._traced_reads: Tensor | None = None
+        self._traced: Reads | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -112,8 +110,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         norm = self._norm[0]
         hidden = hidden if norm is None else norm(hidden)
-        with self._exposed(self._read_and_write(adapter, memory, hidden)):
+        # The hooks on the projections see the reads while this module runs, and nobody else does.
+        place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
+        outer = getattr(place, name)
+        setattr(place, name, Reads(self._read_and_write(adapter, memory, hidden), adapter))
+        try:
             return self.base_layer(*args, **kwargs)
+        finally:
+            setattr(place, name, outer)
 
     def detach(self) -> nn.Module:
         """Take the hooks off again and return the attention module as it was."""
@@ -141,9 +145,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     @property
     def _active(self) -> str | None:
-        if self.disable_adapters or not self.active_adapters or self.active_adapters[0] not in self.configs:
-            return None
-        return self.active_adapters[0]
+        active = () if self.disable_adapters else self.active_adapters
+        return active[0] if active and active[0] in self.configs else None
 
     def _corrected(self, config: DeltaMemConfig) -> list[str]:
         """The projections that are corrected here: a layer may share the keys and values of another."""
@@ -200,23 +203,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
-        reads = self._traced_reads if torch.compiler.is_compiling() else current.reads
-        adapter = self._active
-        if reads is None or adapter is None or adapter not in self._linear(role):
+        reads = self._traced if torch.compiler.is_compiling() else current.reads
+        if reads is None or reads.adapter not in self._linear(role):
             return output
-        config = self.configs[adapter]
-        return self._projections[role].corrected(output, reads, self._weight(role, adapter), config.alpha / config.r)
-
-    @contextmanager
-    def _exposed(self, reads: Tensor) -> Iterator[None]:
-        """Show the reads to the hooks on this module's projections while it runs, and to nobody else."""
-        place, name = (self, "_traced_reads") if torch.compiler.is_compiling() else (current, "reads")
-        outer = getattr(place, name)
-        setattr(place, name, reads)
-        try:
-            yield
-        finally:
-            setattr(place, name, outer)
+        config = self.configs[reads.adapter]
+        weight = self._weight(role, reads.adapter)
+        return self._projections[role].corrected(output, reads.values, weight, config.alpha / config.r)
 
     @torch.no_grad()
     def _initialise(self, adapter: str, inference_mode: bool) -> None:
@@ -292,6 +284,6 @@ def _fetched(module: nn.Module, name: str) -> Tensor:
 
 def _offload_hook(module: nn.Module) -> AlignDevicesHook | None:
     """The hook with which accelerate keeps a module's weights elsewhere while it does not run, if any."""
-    hook = getattr(module, "_hf_hook", None)
+    hook = vars(module).get("_hf_hook")  # where it is; to look for what is not there takes a module long
     hooks = hook.hooks if isinstance(hook, SequentialHook) else (hook,)
     return next((hook for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)

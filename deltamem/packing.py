@@ -17,6 +17,10 @@ PART = re.compile(r"(?P<name>\w+)(:(?P<width>\w+))?")
 # The names under which attention modules and configurations keep the numbers of heads.
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 KV_HEADS = ("num_kv_heads", "num_key_value_heads", "kv_heads", *HEADS)
+OTHER_NAMES = (
+    "If they have other names in the configuration, give its class an attribute_map, such as "
+    '{"num_attention_heads": "their_name", "num_key_value_heads": "their_name"}'
+)
 # Which number of heads a part has. A "gate" scales the attention's outcome, head by head.
 COUNTED_BY = {"q": HEADS, "gate": HEADS, "k": KV_HEADS, "v": KV_HEADS}
 
@@ -77,7 +81,7 @@ class Packing:
         if left or unit < 0 or any(number % groups for number in heads.values()):
             raise ValueError(
                 f"a packing of {groups} groups of {' '.join(sizes)} ({heads} heads) does not fit {type(attention).__name__}: "
-                f"its projection has {width_out(module)} outputs"
+                f"its projection has {width_out(module)} outputs. {OTHER_NAMES}"
             )
         names = [*sizes]
         before, after = names[: names.index(role)], names[names.index(role) + 1 :]
@@ -94,4 +98,6 @@ def _number(names: tuple[str, ...], attention: nn.Module, config: Any) -> int:
             value = getattr(owner, name, None)
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
-    raise ValueError(f"neither {type(attention).__name__} nor the model's configuration has any of {', '.join(names)}")
+    raise ValueError(
+        f"neither {type(attention).__name__} nor the model's configuration has any of {', '.join(names)}. {OTHER_NAMES}"
+    )

@@ -7,11 +7,11 @@ group `deltamem.registry`, just as any other package would.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from deltamem.hook import AttentionHook, Unsupported
+from deltamem.hook import Entry
 
 
-def _collected() -> dict[str, AttentionHook | Unsupported]:
-    hooks: dict[str, AttentionHook | Unsupported] = {}
+def _collected() -> dict[str, Entry]:
+    hooks: dict[str, Entry] = {}
     for family in iter_modules(__path__):
         own = import_module(f"{__name__}.{family.name}").HOOKS
         twice = hooks.keys() & own.keys()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import pytest
 from peft import get_peft_model
@@ -92,6 +93,20 @@ def test_a_module_that_is_no_linear_map_is_refused(registry):
     register_hook("qwen3", AttentionHook(k="k_norm"))
     with pytest.raises(ValueError, match=r"k projection 'k_norm' of Qwen3Attention is a Qwen3RMSNorm"):
         get_peft_model(tiny_backbone("qwen3"), tiny_config())
+
+
+def test_heads_of_keys_under_another_name_are_not_taken_for_as_many_as_the_queries():
+    """The output can be divided all the same, into 24 heads of 2 where there are 12 of 4."""
+    attention = tiny_backbone("phi3", num_attention_heads=8, num_key_value_heads=2, head_dim=4).model.layers[0].self_attn
+    del attention.num_key_value_heads
+    hook, config = registered_hook("phi3"), SimpleNamespace(num_attention_heads=8, multi_query_group_num=2)
+    with pytest.raises(
+        ValueError, match=r"queries of Phi3Attention 16 wide, but its output projection takes 32.*attribute_map"
+    ):
+        hook.projections(attention, config)
+    config.num_key_value_heads = config.multi_query_group_num
+    widths = {role: part.out_features for role, part in hook.projections(attention, config).items()}
+    assert widths == {"q": 32, "k": 8, "v": 8, "o": 32}
 
 
 def test_the_first_of_several_names_that_is_there_counts(registry):

@@ -9,8 +9,8 @@ from transformers.pytorch_utils import Conv1D
 from deltamem.packing import Packing
 
 WIDTH = 3
-# Descriptions of a projection with `heads` queries and `kv` keys of one width, and by hand the order of its outputs: the parts of
-# each head as "q0", "k1", ...
+# Descriptions of a projection with `heads` queries and `kv` keys of one width, and by hand the order of its outputs: the parts
+# of each head as "q0", "k1", ...
 PACKED = [
     ("q k v", 4, 4, "q0 q1 q2 q3 k0 k1 k2 k3 v0 v1 v2 v3"),
     ("q k v", 4, 2, "q0 q1 q2 q3 k0 k1 v0 v1"),

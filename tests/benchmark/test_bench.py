@@ -62,7 +62,7 @@ def test_all_that_can_be_measured(folder):
     assert found["decode_static"]["same_tokens"]
     assert found["decode_compiled"]["same_tokens"]
     for rows in found["profile"].values():
-        assert any(row["operation"] == "aten::cat" and row["adapted_calls"] > row["base_calls"] for row in rows)
+        assert sum(row["adapted_calls"] for row in rows) > sum(row["base_calls"] for row in rows) > 0
     assert [(row["tokens"], row["memory_bytes"]) for row in found["written"]] == [(8, 2048), (40, 2048)]
     for row in found["written"]:
         check(row)

@@ -20,4 +20,5 @@ def in_turn(output, config):
 FAMILIES = {
     "gpt_neox": Family(unpack=dict.fromkeys("qkv", by_head)),
     "phi3": Family(unpack=dict.fromkeys("qkv", in_turn)),
+    "phi4_multimodal": Family(unpack=dict.fromkeys("qkv", in_turn)),
 }
