@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from deltamem.contents import Contents, OpenSegment
@@ -179,17 +179,23 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[s
     """Read a memory and its metadata; raises what `DeltaMemState.load` raises."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
+    # Read at once: safe_open would open the file a second time for the tensors, and find another's there if somebody saves.
+    data = Path(path).read_bytes()
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:  # the latter from torch, for absurd shapes
+        tensors, metadata = load(data), _metadata_in(data)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError) as error:  # from torch: for absurd shapes
         raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
     try:
         fingerprint = _fingerprint_in(metadata)
         return DeltaMemState(Contents.from_flat(tensors), fingerprint), metadata
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} holds no usable memory: {error}") from error
+
+
+def _metadata_in(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, which `load` leaves out: its header is JSON behind its length, 8 bytes."""
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + length]).get("__metadata__") or {})
 
 
 def _layout(state: DeltaMemState) -> dict[str, tuple[int, ...]]:
