@@ -83,8 +83,8 @@ class MemoryCacheLayer(DummyLayer):
         """Take over the memory after a pass and remember how to undo it."""
         self.contents = outcome
         self.block = None if memory.block is None else weakref.ref(memory.block)
-        states = {name: memory.start.states.get(name, torch.zeros_like(state)) for name, state in outcome.states.items()}
-        start = Contents(states, memory.start.tokens, memory.start.open_segment)
+        before = memory.start.states or {name: torch.zeros_like(state) for name, state in outcome.states.items()}
+        start = Contents(before, memory.start.tokens, memory.start.open_segment)
         step = _Step(memory.tokens, start, dict(memory.token_writes), memory.valid, memory.write)
         if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
             self.steps = [step]

@@ -9,14 +9,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass
 
 
 class Reads(NamedTuple):
-    """What an attention module has read from its memory, `[batch, tokens, num_states * r]`, and by which adapter."""
+    """What an attention module has read from its memory, for the hooks on its projections.
+
+    Args:
+        values: `[batch, tokens, num_states * r]`, contiguous.
+        parts: of the adapter that read.
+        in_place: whether the projections' outputs may be changed, as no gradients are computed.
+    """
 
     values: Tensor
-    adapter: str
+    parts: AdapterParts
+    in_place: bool
 
 
 class _Current(threading.local):

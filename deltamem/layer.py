@@ -16,9 +16,10 @@ from torch.utils.hooks import RemovableHandle
 from deltamem.config import DeltaMemConfig
 from deltamem.current import Reads, current
 from deltamem.hook import AttentionHook
+from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.projection import Projection, width_in
-from deltamem.rule import Gated, Gating, gated_delta_rule, gated_read, gated_write
+from deltamem.rule import Gated, gated_delta_rule, gated_read, gated_write
 
 # The keyword under which a pass travels from the top of the model to its attention modules.
 PASS_KEYWORD = "delta_mem_pass"
@@ -48,14 +49,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         "delta_mem_v",
         "delta_mem_o",
     )
-    other_param_names = ("configs",)
+    other_param_names = ("configs", "parts")
 
     def __init__(self, attention: nn.Module, name: str, hook: AttentionHook, model_config: Any) -> None:
         super().__init__()
         self.base_layer = attention
         self.name = name
         self.configs: dict[str, DeltaMemConfig] = {}
-        self._gatings: dict[str, Gating] = {}
+        self.parts: dict[str, AdapterParts] = {}
         # One matrix for all that is computed from the hidden state: the rows that `Gating` describes.
         self.delta_mem_in = nn.ModuleDict()
         # Biases of β | λ.
@@ -87,12 +88,20 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def update_layer(self, adapter_name: str, config: DeltaMemConfig, inference_mode: bool = False) -> None:
         """Add an adapter's parameters to this layer."""
         gating = config.gating
-        self.configs[adapter_name], self._gatings[adapter_name] = config, gating
+        self.configs[adapter_name] = config
         self.delta_mem_in[adapter_name] = nn.Linear(self._width, gating.query_rows + gating.write_rows, bias=False)
         self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gating.bias_rows))
         for role in self._corrected(config):
             out_features = self._projections[role].out_features
             self._linear(role)[adapter_name] = nn.Linear(gating.query_rows, out_features, bias=False)
+        self.parts[adapter_name] = AdapterParts(
+            name=adapter_name,
+            config=config,
+            gating=gating,
+            scale=config.alpha / config.r,
+            entrance=self.delta_mem_in[adapter_name],
+            corrections={role: self._linear(role)[adapter_name] for role in self._corrected(config)},
+        )
         self._initialise(adapter_name, inference_mode)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -104,18 +113,22 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
         memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else current.memory
-        adapter = self._active
-        if memory is None or adapter is None:
-            return self.base_layer(*args, **kwargs)
+        active = self._active
+        attention: Any = self._modules["base_layer"]  # not self.base_layer: every look-up tells while decoding
+        if memory is None or active is None:
+            return attention(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         norm = self._norm[0]
         hidden = hidden if norm is None else norm(hidden)
         # The hooks on the projections see the reads while this module runs, and nobody else does.
-        place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
+        compiling = torch.compiler.is_compiling()
+        place, name = (self, "_traced") if compiling else (current, "reads")
         outer = getattr(place, name)
-        setattr(place, name, Reads(self._read_and_write(adapter, memory, hidden), adapter))
+        parts = self.parts[active]
+        values = self._read_and_write(parts, memory, hidden)
+        setattr(place, name, Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled())))
         try:
-            return self.base_layer(*args, **kwargs)
+            return attention(*args, **kwargs)
         finally:
             setattr(place, name, outer)
 
@@ -144,6 +157,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         return _device(*_weight_of(self._projections["q"].module))
 
     @property
+    def is_active(self) -> bool:
+        """Whether an adapter is at work here."""
+        return self._active is not None
+
+    @property
     def _active(self) -> str | None:
         active = () if self.disable_adapters else self.active_adapters
         return active[0] if active and active[0] in self.configs else None
@@ -162,14 +180,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _gate_bias(self, adapter: str) -> Tensor:
         return _fetched(self.delta_mem_gate_bias, adapter)
 
-    def _read_and_write(self, adapter: str, memory: MemoryPass, hidden: Tensor) -> Tensor:
+    def _read_and_write(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
         if memory.linked and not torch.is_grad_enabled():
             raise NotImplementedError(
                 "reentrant activation checkpointing cuts the gradients between the passes of a memory; call "
                 "torch.utils.checkpoint with use_reentrant=False"
             )
-        config, gating = self.configs[adapter], self._gatings[adapter]
+        config, gating = parts.config, parts.gating
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
         if valid is not None and torch.is_grad_enabled():  # what stands in the padding must not reach any gradient
             hidden = torch.where(valid[:, :, None], hidden, 0)
@@ -177,11 +195,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if start is None:
             start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
         start = start.to(hidden.device)
-        weight, bias = self._weight("in", adapter), self._gate_bias(adapter)
+        weight, bias = _fetched(parts.entrance, "weight"), self._gate_bias(parts.name)
         if memory.write and not config.writes_segments:
             projected = _project(hidden, weight)
             passed = gated_delta_rule(projected, bias, start, valid, gating)
-            memory.token_writes[self.name] = TokenWrites(projected[..., gating.query_rows :], bias, valid, gating)
+            memory.token_writes[self.name] = TokenWrites(projected, bias, valid, gating)
             self._report(memory, passed, valid, hidden.shape[1])
             return passed.reads
         memory.end[self.name] = start
@@ -204,11 +222,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
         reads = self._traced if torch.compiler.is_compiling() else current.reads
-        if reads is None or reads.adapter not in self._linear(role):
+        linear = None if reads is None else reads.parts.corrections.get(role)
+        if reads is None or linear is None:
             return output
-        config = self.configs[reads.adapter]
-        weight = self._weight(role, reads.adapter)
-        return self._projections[role].corrected(output, reads.values, weight, config.alpha / config.r)
+        projection, weight = self._projections[role], _fetched(linear, "weight")
+        if not reads.in_place:
+            return projection.corrected(output, reads.values, weight, reads.parts.scale)
+        projection.correct_(output, reads.values, weight, reads.parts.scale)
+        return output
 
     @torch.no_grad()
     def _initialise(self, adapter: str, inference_mode: bool) -> None:
@@ -258,7 +279,9 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
 def _project(hidden: Tensor, weight: Tensor) -> Tensor:
     """`hidden weight^T` in the weight's precision; float32 from here on, so that gates keep their smallest differences."""
-    return F.linear(hidden.to(weight.dtype), weight).float()
+    hidden = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)
+    projected = F.linear(hidden, weight)
+    return projected if projected.dtype == torch.float32 else projected.float()
 
 
 def _weight_of(projection: nn.Module) -> tuple[nn.Module, str]:

@@ -149,7 +149,7 @@ class DeltaMemModel(BaseTuner):
 
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
-        if not self._active_layers():
+        if not any(layer.is_active for layer in self._layers.values()):
             return None
         memory = self._carrier().begin(model, args, kwargs)
         kept = kwargs.get("logits_to_keep")
@@ -181,7 +181,7 @@ class DeltaMemModel(BaseTuner):
 
     def _active_layers(self) -> dict[str, DeltaMemLayer]:
         """The layers in which the active adapter is at work, by name."""
-        return {name: layer for name, layer in self._layers.items() if layer.state_shape(1) is not None}
+        return {name: layer for name, layer in self._layers.items() if layer.is_active}
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
         """The active layers; there must be some.
@@ -200,6 +200,8 @@ class DeltaMemModel(BaseTuner):
         return self.peft_config[self.active_adapters[0]]
 
     def _check_reached(self, memory: MemoryPass) -> None:
+        if len(memory.end) == len(self._layers):
+            return
         missing = [name for name in self._active_layers() if name not in memory.end]
         if missing:
             raise RuntimeError(

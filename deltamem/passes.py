@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,12 +12,11 @@ from deltamem.rule import Gating, gated_write
 from deltamem.segments import Segments
 
 
-@dataclass(frozen=True)
-class TokenWrites:
+class TokenWrites(NamedTuple):
     """What one layer wrote, token by token: enough to write it again.
 
     Args:
-        projected: the rows k | v | β | λ of every token, `[batch, tokens, gating.write_rows]`.
+        projected: the rows q | k | v | β | λ of every token, `[batch, tokens, gating.query_rows + gating.write_rows]`.
         gate_bias: added to the rows β | λ.
         valid: `[batch, tokens]`, False for padding; None if every token is real.
         gating: what the rows mean.
@@ -34,11 +33,12 @@ class TokenWrites:
         def part(tensor: Tensor) -> Tensor:
             return (tensor if rows is None else tensor[rows.to(tensor.device)])[:, :tokens]
 
-        return replace(self, projected=part(self.projected), valid=None if self.valid is None else part(self.valid))
+        return self._replace(projected=part(self.projected), valid=None if self.valid is None else part(self.valid))
 
     def onto(self, state: Tensor | None) -> Tensor:
         """The states `[batch, num_states, r, r]` after these writes; `state` before them, zero if None."""
-        return gated_write(self.projected, self.gate_bias, state, self.valid, self.gating).state
+        written = self.projected[..., self.gating.query_rows :]
+        return gated_write(written, self.gate_bias, state, self.valid, self.gating).state
 
 
 @dataclass

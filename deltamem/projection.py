@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -30,24 +30,26 @@ class Projection:
         return width_out(self.module) - self.groups * (self.before + self.after)
 
     def corrected(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> Tensor:
-        """The module's output with a correction of this projection; in place where no gradient is wanted.
+        """The module's output with a correction of this projection.
 
         Args:
             output: `[batch, tokens, width]`. reads: `[batch, tokens, rows]`, float32. weight: `[out_features, rows]`.
             scale: what the correction, `reads weight^T`, is multiplied with.
         """
-        in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling() and output.is_contiguous()
-        if in_place and not self._packed and output.dtype == reads.dtype == weight.dtype:
-            output.view(-1, output.shape[-1]).addmm_(reads.reshape(-1, reads.shape[-1]), weight.t(), alpha=scale)
-            return output
         correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
-        if not self._packed:
-            return output.add_(correction) if in_place else output + correction
-        correction = rearrange(correction, "b t (g d) -> b t g d", g=self.groups)
-        if in_place:
-            self._own(rearrange(output, "b t (g d) -> b t g d", g=self.groups), dim=3).add_(correction)
-            return output
-        return output + rearrange(F.pad(correction, (self.before, self.after)), "b t g d -> b t (g d)")
+        if self._packed:
+            parts = rearrange(correction, "b t (g d) -> b t g d", g=self.groups)
+            correction = rearrange(F.pad(parts, (self.before, self.after)), "b t g d -> b t (g d)")
+        return output + correction
+
+    def correct_(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> None:
+        """As `corrected`, in place: for passes without gradients."""
+        if output.dtype == weight.dtype and not self._packed and output.is_contiguous():
+            output.view(-1, output.shape[-1]).addmm_(reads.view(-1, reads.shape[-1]), weight.t(), alpha=scale)
+            return
+        correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
+        groups = (self.groups, -1)
+        self._own(output.unflatten(-1, groups), dim=-1).add_(correction.unflatten(-1, groups))
 
     def rows_of(self, weight: Tensor) -> Tensor:
         """Those rows of the module's weight that are this projection's, `[out_features, in_features]`."""
@@ -55,7 +57,7 @@ class Projection:
         groups = rearrange(weight, "(g d) i -> g d i", g=self.groups)
         return rearrange(self._own(groups, dim=1), "g d i -> (g d) i")
 
-    @property
+    @cached_property
     def _packed(self) -> bool:
         return bool(self.before or self.after)
 

@@ -99,5 +99,5 @@ def _check_shapes(q: Tensor, others: dict[str, Tensor], state: Tensor | None, ma
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], partner: str) -> None:
     """Refuse a tensor whose shape does not go with that of its partner."""
-    if tuple(tensor.shape) != expected:
+    if tensor.shape != expected:
         raise ValueError(f"{name} must have the shape {expected} to go with {partner}, got {tuple(tensor.shape)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -73,10 +75,8 @@ def gated_read(projected: Tensor, state: Tensor, mask: Tensor | None, gating: Ga
     projected, state = projected.float(), state.float()
     mask = None if mask is None else mask.bool()
     if choose(backend, projected.device.type) == "compiled" and projected.shape[1] and not torch.compiler.is_compiling():
-        from deltamem.rule.cpu.gated import compiled_gated_rule
-
         bias = projected.new_empty(0)
-        return compiled_gated_rule(projected, bias, state, mask, gating, reads=True, writes=False)[0]
+        return _compiled_rule()(projected, bias, state, mask, gating, reads=True, writes=False)[0]
     return _joined(read(queries(projected, gating, mask), state))
 
 
@@ -95,9 +95,7 @@ def _run(
         if torch.compiler.is_compiling():
             parts = (gating.r, gating.num_states, gating.decay, gating.decay_first, gating.rowwise_gates)
             return Gated(*gated_rule_operator(projected, gate_bias, state, mask, *parts, reads))
-        from deltamem.rule.cpu.gated import compiled_gated_rule
-
-        return Gated(*compiled_gated_rule(projected, gate_bias, state, mask, gating, reads, writes=True))
+        return Gated(*_compiled_rule()(projected, gate_bias, state, mask, gating, reads, writes=True))
     if backend == "triton" and reads and tokens == 1 and mask is None and not _needs_gradient(projected, gate_bias, state):
         from deltamem.rule.gpu.step import triton_step
 
@@ -106,6 +104,13 @@ def _run(
     q = queries(projected[..., :query_rows], gating, mask) if reads else made.k
     seen, state = delta_rule(q, *made, state, backend=backend)
     return Gated(_joined(seen) if reads else projected[..., :0], state, opened)
+
+
+@cache
+def _compiled_rule() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    from deltamem.rule.cpu.gated import compiled_gated_rule
+
+    return compiled_gated_rule
 
 
 def _joined(reads: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -43,22 +44,22 @@ class Gating:
         if self.decay not in get_args(Decay):
             raise ValueError(f"unknown decay {self.decay!r}; choose one of {', '.join(get_args(Decay))}")
 
-    @property
+    @cached_property
     def gate_rows(self) -> int:
         """Gates of one kind per state."""
         return self.r if self.rowwise_gates else 1
 
-    @property
+    @cached_property
     def query_rows(self) -> int:
         """Height of q, and of k and of v."""
         return self.num_states * self.r
 
-    @property
+    @cached_property
     def bias_rows(self) -> int:
         """Height of β and λ together, which have a bias."""
         return self.num_states * self.gate_rows * (2 if self.decay == "learned" else 1)
 
-    @property
+    @cached_property
     def write_rows(self) -> int:
         """Height of k, v, β and λ together."""
         return 2 * self.query_rows + self.bias_rows

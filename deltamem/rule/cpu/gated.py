@@ -92,10 +92,12 @@ def _launch(
     batch, length, _ = projected.shape
     out = projected.new_empty(batch, length, gating.query_rows if reads else 0)
     end, opened = torch.empty_like(state), projected.new_empty(batch, gating.num_states)
-    addresses = [x.data_ptr() for x in (projected, bias, state, out, end, opened)]
+    addresses = (
+        projected.data_ptr(), bias.data_ptr(), state.data_ptr(), out.data_ptr(), end.data_ptr(), opened.data_ptr(),
+        _address(starts), _address(mask),
+    )  # fmt: skip
     sizes = _sizes(projected, gating, reads, writes)
-    work = 8 * length * gating.r * gating.r
-    run(_forward, batch * gating.num_states, work, *addresses, _address(starts), _address(mask), *sizes)
+    run(_forward, batch * gating.num_states, 8 * length * gating.r * gating.r, *addresses, *sizes)
     return out, end, opened
 
 
