@@ -103,6 +103,7 @@ class Carrier:
 
     def end(self, memory: MemoryPass, output: Any) -> None:
         """Hand the outcome of a pass to the KV cache and to the open block."""
+        memory.over = True
         outcome = memory.outcome()
         cache = own_cache(getattr(output, "past_key_values", None))
         cache = memory.cache if cache is None else cache

@@ -187,6 +187,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
                 "reentrant activation checkpointing cuts the gradients between the passes of a memory; call "
                 "torch.utils.checkpoint with use_reentrant=False"
             )
+        if self.name in memory.end and not memory.over:
+            raise NotImplementedError(
+                f"{self.name} runs more than once in one pass, and a memory reads and writes every token once; δ-mem does not fit "
+                "such a model"
+            )
         config, gating = parts.config, parts.gating
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
         if valid is not None and torch.is_grad_enabled():  # what stands in the padding must not reach any gradient

@@ -60,6 +60,7 @@ class MemoryPass:
         sums: what the layers have seen of the segments that stay open, by module.
         token_writes: what was written, filled in by the layers that write tokens.
         write_gates: the mean write gate β of each layer that wrote, a scalar with its gradient.
+        over: whether the model has run; a layer that runs after that is computed again, for its gradients.
     """
 
     start: Contents
@@ -75,6 +76,7 @@ class MemoryPass:
     sums: dict[str, Tensor] = field(default_factory=dict)
     token_writes: dict[str, TokenWrites] = field(default_factory=dict)
     write_gates: dict[str, Tensor] = field(default_factory=dict)
+    over: bool = False
 
     def outcome(self) -> Contents:
         """The memory after the pass."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import TOLERANCE, adapted, error, replay, told
-from tiny import FAMILIES, random_tokens
+from tiny import FAMILIES, random_tokens, tiny_adapted, tiny_backbone
 from transformers import DataCollatorWithFlattening, GenerationConfig
 
 
@@ -100,3 +100,13 @@ def test_masks_of_no_known_kind(mask, match):
     with pytest.raises(ValueError, match=match), model.memory(state):
         model(input_ids=random_tokens(1, 5), attention_mask=mask)
     assert state.contents is before
+
+
+def test_a_layer_that_runs_twice_in_one_pass_has_no_memory():
+    backbone = tiny_backbone()
+    backbone.model.layers[1] = backbone.model.layers[0]
+    model = tiny_adapted(backbone=backbone)
+    state = model.new_memory()
+    with pytest.raises(NotImplementedError, match=r"layers\.0\.self_attn runs more than once in one pass"), model.memory(state):
+        model(input_ids=random_tokens(1, 5), use_cache=False)
+    assert not any(tensor.any() for tensor in state.tensors.values())
