@@ -189,8 +189,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             )
         if self.name in memory.end and not memory.over:
             raise NotImplementedError(
-                f"{self.name} runs more than once in one pass, and a memory reads and writes every token once; δ-mem does not fit "
-                "such a model"
+                f"{self.name} runs more than once in one pass, and a memory reads and writes every token once; δ-mem does not "
+                "fit such a model"
             )
         config, gating = parts.config, parts.gating
         valid = None if memory.valid is None else memory.valid.to(hidden.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import cast
 
 import torch.nn.functional as F
@@ -44,7 +43,7 @@ class Projection:
 
     def correct_(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> None:
         """As `corrected`, in place: for passes without gradients."""
-        if output.dtype == weight.dtype and not self._packed and output.is_contiguous():
+        if output.dtype == weight.dtype == reads.dtype and not self._packed and output.is_contiguous():
             output.view(-1, output.shape[-1]).addmm_(reads.view(-1, reads.shape[-1]), weight.t(), alpha=scale)
             return
         correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
@@ -57,7 +56,7 @@ class Projection:
         groups = rearrange(weight, "(g d) i -> g d i", g=self.groups)
         return rearrange(self._own(groups, dim=1), "g d i -> (g d) i")
 
-    @cached_property
+    @property
     def _packed(self) -> bool:
         return bool(self.before or self.after)
 

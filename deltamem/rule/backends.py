@@ -43,7 +43,6 @@ def backend(name: str) -> Backend:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@cache
 def choose(name: str, device: str) -> str:
     """The name of the backend to use for tensors on a type of device.
 

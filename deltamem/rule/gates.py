@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -39,30 +38,21 @@ class Gating:
     decay: Decay = "coupled"
     decay_first: bool = False
     rowwise_gates: bool = True
+    # Heights: of the gates of one kind per state; of q, and of k and of v; of β and λ together, which have a bias; and of all
+    # but q.
+    gate_rows: int = field(init=False, repr=False, compare=False)
+    query_rows: int = field(init=False, repr=False, compare=False)
+    bias_rows: int = field(init=False, repr=False, compare=False)
+    write_rows: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.decay not in get_args(Decay):
             raise ValueError(f"unknown decay {self.decay!r}; choose one of {', '.join(get_args(Decay))}")
-
-    @cached_property
-    def gate_rows(self) -> int:
-        """Gates of one kind per state."""
-        return self.r if self.rowwise_gates else 1
-
-    @cached_property
-    def query_rows(self) -> int:
-        """Height of q, and of k and of v."""
-        return self.num_states * self.r
-
-    @cached_property
-    def bias_rows(self) -> int:
-        """Height of β and λ together, which have a bias."""
-        return self.num_states * self.gate_rows * (2 if self.decay == "learned" else 1)
-
-    @cached_property
-    def write_rows(self) -> int:
-        """Height of k, v, β and λ together."""
-        return 2 * self.query_rows + self.bias_rows
+        gate_rows, query_rows = self.r if self.rowwise_gates else 1, self.num_states * self.r
+        bias_rows = self.num_states * gate_rows * (2 if self.decay == "learned" else 1)
+        heights = {"gate_rows": gate_rows, "query_rows": query_rows, "bias_rows": bias_rows}
+        for name, height in {**heights, "write_rows": 2 * query_rows + bias_rows}.items():
+            object.__setattr__(self, name, height)  # once, as every token asks for them; the class is frozen
 
 
 class Writes(NamedTuple):
