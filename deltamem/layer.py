@@ -49,13 +49,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         "delta_mem_v",
         "delta_mem_o",
     )
-    other_param_names = ("configs", "parts")
+    other_param_names = ("parts",)
 
     def __init__(self, attention: nn.Module, name: str, hook: AttentionHook, model_config: Any) -> None:
         super().__init__()
         self.base_layer = attention
         self.name = name
-        self.configs: dict[str, DeltaMemConfig] = {}
         self.parts: dict[str, AdapterParts] = {}
         # One matrix for all that is computed from the hidden state: the rows that `Gating` describes.
         self.delta_mem_in = nn.ModuleDict()
@@ -88,13 +87,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def update_layer(self, adapter_name: str, config: DeltaMemConfig, inference_mode: bool = False) -> None:
         """Add an adapter's parameters to this layer."""
         gating = config.gating
-        self.configs[adapter_name] = config
         self.delta_mem_in[adapter_name] = nn.Linear(self._width, gating.query_rows + gating.write_rows, bias=False)
         self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gating.bias_rows))
         for role in self._corrected(config):
             out_features = self._projections[role].out_features
             self._linear(role)[adapter_name] = nn.Linear(gating.query_rows, out_features, bias=False)
-        self.parts[adapter_name] = AdapterParts(
+        self.parts[adapter_name] = parts = AdapterParts(
             name=adapter_name,
             config=config,
             gating=gating,
@@ -105,7 +103,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._initialise(adapter_name, inference_mode)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
-        for role in self._corrected(config):  # not before, or an adapter that is refused would leave hooks behind
+        for role in parts.corrections:  # not before, or an adapter that is refused would leave hooks behind
             if role not in self._handles:
                 hooked = self._projections[role].module
                 self._handles[role] = hooked.register_forward_hook(partial(self._correct, role))
@@ -141,14 +139,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def adapter_weights(self, adapter: str) -> dict[str, Tensor]:
         """The parameters of one adapter in this layer."""
         weights = {"gate_bias": self._gate_bias(adapter)}
-        roles = ("in", *self._corrected(self.configs[adapter]))
+        roles = ("in", *self.parts[adapter].corrections)
         return weights | {role: self._weight(role, adapter) for role in roles}
 
     def state_shape(self, batch: int) -> tuple[int, int, int, int] | None:
         """The shape of this layer's state under the active adapter, None if that has none here."""
         if self._active is None:
             return None
-        config = self.configs[self._active]
+        config = self.parts[self._active].config
         return batch, config.num_states, config.r, config.r
 
     @property
@@ -164,7 +162,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     @property
     def _active(self) -> str | None:
         active = () if self.disable_adapters else self.active_adapters
-        return active[0] if active and active[0] in self.configs else None
+        return active[0] if active and active[0] in self.parts else None
 
     def _corrected(self, config: DeltaMemConfig) -> list[str]:
         """The projections that are corrected here: a layer may share the keys and values of another."""
@@ -238,9 +236,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def _initialise(self, adapter: str, inference_mode: bool) -> None:
-        config = self.configs[adapter]
+        config = self.parts[adapter].config
         weight, bias = self._weight("in", adapter), self.delta_mem_gate_bias[adapter]
-        rows, gate_rows = config.num_states * config.r, config.num_states * config.gating.gate_rows
+        gating = self.parts[adapter].gating
+        rows, gate_rows = gating.query_rows, config.num_states * gating.gate_rows
         for part in (weight[:rows], weight[rows : 2 * rows], weight[2 * rows : 3 * rows]):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
         if config.tie_query_init:
@@ -248,7 +247,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weight[3 * rows :].zero_()
         bias[:gate_rows].fill_(config.beta_bias)
         bias[gate_rows:].fill_(LAMBDA_BIAS)
-        for role in self._corrected(config):
+        for role in self.parts[adapter].corrections:
             if inference_mode:  # its weights come from a file; if that is refused, the model is to be as it was
                 self._weight(role, adapter).zero_()
             else:
