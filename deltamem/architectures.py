@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from deltamem.hook import ROLES, AttentionHook, Unsupported
-from deltamem.known_hooks import package_of, registered_hook, registered_types
+from deltamem.known_hooks import ENCODER_DECODER, package_of, registered_hook, registered_types
 
 # The package whose hooks the contract in tests/contract proves.
 TESTED = "deltamem"
@@ -120,7 +120,7 @@ def _verdict(model_type: str) -> tuple[str | None, str | None]:
     if isinstance(hook, AttentionHook):
         return describe_hook(hook), untested
     if getattr(CONFIG_MAPPING[model_type], "is_encoder_decoder", False):
-        return None, "it is an encoder-decoder, and a memory follows one text"
+        return None, ENCODER_DECODER
     decoder = _decoder_type(model_type)
     if decoder == model_type:
         return None, NOT_REGISTERED

@@ -178,3 +178,7 @@ class DeltaMemConfig(PeftConfig):
 
 def _is_module_name(name: Any) -> bool:
     return isinstance(name, str) and MODULE_NAME.fullmatch(name) is not None
+
+
+# The paper's variants, by the names that commands take.
+VARIANTS = {"tsw": DeltaMemConfig.tsw, "ssw": DeltaMemConfig.ssw, "msw": DeltaMemConfig.msw}

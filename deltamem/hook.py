@@ -169,7 +169,7 @@ class AttentionHook:
 
     def _matches(self, name: str, module: nn.Module) -> bool:
         named = any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in _alternatives(self.attention))
-        return named and all(_first(module, names) is not None for names in (self.q, self.o, self.marker or self.q))
+        return named and all(_first(module, names) is not None for names in (self.q, self.o, self.marker) if names)
 
 
 @dataclass(frozen=True)

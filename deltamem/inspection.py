@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -27,12 +26,11 @@ from transformers import (
 
 from deltamem.architectures import describe_hook
 from deltamem.backbones import find_backbone, on_hub
-from deltamem.config import DeltaMemConfig
+from deltamem.config import VARIANTS, DeltaMemConfig
 from deltamem.known_hooks import registered_hook
 from deltamem.layer import DeltaMemLayer
 from deltamem.projection import Projection, width_out
 
-VARIANTS = {"tsw": DeltaMemConfig.tsw, "ssw": DeltaMemConfig.ssw, "msw": DeltaMemConfig.msw}
 # A model's classes, that with which it is used as a language model first.
 CLASSES = (
     (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
@@ -61,7 +59,8 @@ def inspect_model(name: str, variant: str = "tsw", r: int | None = None, correct
     model = get_peft_model(backbone, config)
     tuner = model.base_model
     layers = {name: module for name, module in tuner.model.named_modules() if isinstance(module, DeltaMemLayer)}
-    described = {name: _describe_layer(layer) for name, layer in layers.items()}
+    memory = model.new_memory()
+    described = {name: _describe_layer(layer, memory.tensors[name]) for name, layer in layers.items()}
     rows = described | {name: _without_memory(module) for name, module in _other_layers(tuner.model, [*layers]).items()}
     order = [name for name, _ in tuner.model.named_modules() if name in rows]
     return {
@@ -74,7 +73,7 @@ def inspect_model(name: str, variant: str = "tsw", r: int | None = None, correct
         "adapter": {"variant": variant, "r": config.r, "num_states": config.num_states, "corrections": [*config.corrections]},
         "layers": [{"name": name, **rows[name]} for name in order],
         "parameters": sum(row["parameters"] for row in rows.values()),
-        "memory_bytes": model.new_memory().nbytes,
+        "memory_bytes": memory.nbytes,
     }
 
 
@@ -149,11 +148,9 @@ def _adapter_config(variant: str, r: int | None, corrections: str | None) -> Del
     return VARIANTS[variant](**{name: value for name, value in options.items() if value is not None})
 
 
-def _describe_layer(layer: DeltaMemLayer) -> dict[str, Any]:
+def _describe_layer(layer: DeltaMemLayer, state: Tensor) -> dict[str, Any]:
     weights = layer.adapter_weights("default")
     names = {module: name for name, module in layer.base_layer.named_modules()}
-    shape = layer.state_shape(1)
-    assert shape is not None  # the adapter was attached to every layer
     return {
         "class": type(layer.base_layer).__name__,
         "reads": weights["in"].shape[1],
@@ -161,9 +158,9 @@ def _describe_layer(layer: DeltaMemLayer) -> dict[str, Any]:
             role: {**_describe_projection(projection, names), "corrected": role in weights}
             for role, projection in layer._projections.items()
         },
-        "state": [*shape[1:]],
+        "state": [*state.shape[1:]],
         "parameters": sum(weight.numel() for weight in weights.values()),
-        "memory_bytes": math.prod(shape) * torch.float32.itemsize,
+        "memory_bytes": state.nbytes,
     }
 
 

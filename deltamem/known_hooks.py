@@ -16,6 +16,7 @@ from deltamem.inferred_hook import attention_like, infer_hook, linear_maps
 from deltamem.projection import is_linear
 
 ENTRY_POINTS = "deltamem.registry"
+ENCODER_DECODER = "it is an encoder-decoder, and a memory follows one text"
 
 _registered: dict[str, AttentionHook] = {}
 
@@ -42,7 +43,7 @@ def hook_for(model: nn.Module) -> AttentionHook:
     """
     for config in _configs(model):
         if getattr(config, "is_encoder_decoder", False):
-            raise ValueError(_refused(config.model_type, "it is an encoder-decoder, and a memory follows one text"))
+            raise ValueError(_refused(config.model_type, ENCODER_DECODER))
         hook = registered_hook(config.model_type)
         if isinstance(hook, Unsupported):
             raise ValueError(_refused(config.model_type, hook.reason))

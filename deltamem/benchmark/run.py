@@ -14,8 +14,8 @@ from deltamem.benchmark.machine import describe_machine
 from deltamem.benchmark.rule_speed import time_rule
 from deltamem.benchmark.settings import DEFAULT_SHAPE, DTYPES, Settings
 from deltamem.benchmark.shapes import make_backbone
-from deltamem.benchmark.twins import VARIANTS, Adapted, Bare, twins
-from deltamem.config import DeltaMemConfig
+from deltamem.benchmark.twins import Adapted, Bare, twins
+from deltamem.config import VARIANTS, DeltaMemConfig
 
 
 def run(settings: Settings) -> dict[str, Any]:

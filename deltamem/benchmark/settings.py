@@ -11,7 +11,7 @@ import torch
 
 from deltamem.benchmark.shapes import SHAPES, check_model_name
 from deltamem.benchmark.spread import FEWEST_RUNS
-from deltamem.benchmark.twins import VARIANTS
+from deltamem.config import VARIANTS
 
 DEFAULT_SHAPE = "smollm2-135m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

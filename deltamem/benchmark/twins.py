@@ -12,10 +12,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from deltamem.config import DeltaMemConfig
+from deltamem.config import VARIANTS, DeltaMemConfig
 from deltamem.state import DeltaMemState
 
-VARIANTS = {"tsw": DeltaMemConfig.tsw, "ssw": DeltaMemConfig.ssw, "msw": DeltaMemConfig.msw}
 # Length of a message where an adapter writes messages or sentences (SSW).
 MESSAGE_TOKENS = 64
 

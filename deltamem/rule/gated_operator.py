@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deltamem.rule.gates import Decay, Gating
+from deltamem.rule.operator import gradients_again
 
 
 @torch.library.custom_op("deltamem::gated_delta_rule", mutates_args=())
@@ -49,10 +50,11 @@ def _gradients(
 ) -> list[Tensor]:
     """The gradients of projected, gate_bias and state."""
     gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
-    projected, gate_bias, state = (x.detach().requires_grad_() for x in inputs)
-    with torch.enable_grad():
-        outputs = _compiled(projected, gate_bias, state, mask, gating, reads)
-    return list(torch.autograd.grad(outputs, (projected, gate_bias, state), gradients))
+
+    def run(projected: Tensor, gate_bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _compiled(projected, gate_bias, state, mask, gating, reads)
+
+    return gradients_again(run, inputs, gradients)
 
 
 @_gradients.register_fake

@@ -32,7 +32,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tenso
 
 @torch.library.custom_op("deltamem::delta_rule_gradients", mutates_args=())
 def _delta_rule_gradients(inputs: list[Tensor], gradients: list[Tensor], backend: str) -> list[Tensor]:
-    return _gradients(backend_function(backend), inputs, gradients)
+    return gradients_again(backend_function(backend), inputs, gradients)
 
 
 @_delta_rule_gradients.register_fake
@@ -47,14 +47,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     if ctx.backend in BACKENDS:
-        return *_gradients(BACKENDS[ctx.backend], ctx.saved_tensors, gradients), None
+        return *gradients_again(BACKENDS[ctx.backend], ctx.saved_tensors, gradients), None
     return *_delta_rule_gradients(list(ctx.saved_tensors), list(gradients), ctx.backend), None
 
 
 torch.library.register_autograd("deltamem::delta_rule", _backward, setup_context=_save)
 
 
-def _gradients(function: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+def gradients_again(function: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     """Run a function again, this time with its graph."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     with torch.enable_grad():

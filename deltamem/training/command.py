@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from transformers import HfArgumentParser, set_seed
 
 from deltamem.backbones import SMOLLM2, load_backbone
-from deltamem.config import DeltaMemConfig
+from deltamem.config import VARIANTS, DeltaMemConfig
 from deltamem.training.data import DataArguments, training_chats
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
@@ -32,7 +32,7 @@ class AdapterArguments:
 
     def config(self) -> DeltaMemConfig:
         """The configuration of a new adapter."""
-        make = {"tsw": DeltaMemConfig.tsw, "ssw": DeltaMemConfig.ssw, "msw": DeltaMemConfig.msw}[self.variant]
+        make = VARIANTS[self.variant]
         return make(task_type="CAUSAL_LM", r=self.r, beta_bias=self.beta_bias, tie_query_init=self.tie_query_init)
 
 

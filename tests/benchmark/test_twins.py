@@ -2,7 +2,8 @@ import pytest
 import torch
 from tiny import random_tokens, tiny_backbone
 
-from deltamem.benchmark.twins import VARIANTS, twins
+from deltamem.benchmark.twins import twins
+from deltamem.config import VARIANTS
 from deltamem.layer import DeltaMemLayer
 
 
