@@ -178,7 +178,7 @@ def _commit(block: MemoryBlock) -> None:
         )
     block.check_adapter()
     # Weights that are being trained have changed by the time somebody asks.
-    block.state.fingerprint = None if block.owner.training else block.owner.fingerprint()
+    block.state.fingerprint = None if block.owner.model.training else block.owner.fingerprint()
     if block.detach:
         block.state.contents = block.state.contents.map(_plain)
 

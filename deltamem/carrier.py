@@ -16,7 +16,8 @@ from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
-from deltamem.unsupported import check_call, check_compiling, check_positions, generation_settings
+from deltamem.sharding import after_output, is_sharded
+from deltamem.unsupported import check_call, check_compiling, check_learns, check_positions, generation_settings
 from deltamem.validity import valid_tokens
 
 
@@ -68,7 +69,7 @@ class Carrier:
         """Make the pass for a call of the model.
 
         Raises:
-            ValueError: rows, segment ids or a cache that do not fit the memory.
+            ValueError: rows, segment ids or a cache that do not fit the memory; training in which nothing is learnt.
             NotImplementedError: rows that are not one user's text each.
         """
         call = {**dict(zip(self.owner.forward_names, args, strict=False)), **kwargs}
@@ -80,6 +81,8 @@ class Carrier:
         valid = _unless_all(valid_tokens(call.get("attention_mask"), tokens, cache))
         check_positions(call.get("position_ids"), valid)
         start = self._start(block, cache, batch, new.device)
+        if block is None and self.segments_of is not None and not start.states:
+            check_learns(model, self.segments_of, self.owner.prefix)
         if block is not None and torch.compiler.is_compiling():
             start = confirmed(start, block)
         linked = torch.is_grad_enabled() and (
@@ -105,6 +108,8 @@ class Carrier:
         """Hand the outcome of a pass to the KV cache and to the open block."""
         memory.over = True
         outcome = memory.outcome()
+        if memory.linked and is_sharded(self.owner.model):
+            outcome = after_output(outcome, output)
         cache = own_cache(getattr(output, "past_key_values", None))
         cache = memory.cache if cache is None else cache
         if hasattr(cache, "layers"):

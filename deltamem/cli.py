@@ -50,6 +50,34 @@ def demo(
 
 
 @app.command()
+def chat(
+    model: Annotated[
+        str | None, typer.Argument(help="Backbone: a folder or a Hub name. The adapter's own by default.", show_default=False)
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter: a folder or a Hub name. The shipped one by default.")] = None,
+    session: Annotated[Path, typer.Option(metavar="FOLDER", help="Where /save and /load keep sessions.")] = Path("sessions"),
+    system: Annotated[
+        str | None,
+        typer.Option(
+            help='System prompt of new sessions, "" for none. By default the chat template\'s own; with the shipped adapter none.'
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Sample at this temperature; 0: the likeliest token every time. The model's own by default."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Talk to a model with a memory in the terminal; /help there lists what can be done with the memory."""
+    from deltamem.chat import command  # imports torch and transformers, which --help should not wait for
+
+    with _errors_in_words():
+        command.run(model, adapter, session, system, max_new_tokens, temperature, dtype, device)
+
+
+@app.command()
 def bench(
     model: Annotated[
         str | None,
@@ -129,21 +157,42 @@ def bench(
 
 @app.command()
 def inspect(
-    model: Annotated[str | None, typer.Argument(help="A folder or a Hub name, of which only config.json is read.")] = None,
-    variant: Annotated[str, typer.Option(help="Of the adapter: tsw, ssw or msw.")] = "tsw",
-    r: Annotated[int | None, typer.Option(help="Width of a memory; 8 if not given.")] = None,
-    corrections: Annotated[str | None, typer.Option(help="What a memory corrects, such as qkvo; qo if not given.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="BACKBONE|ADAPTER|MEMORY",
+            help="A backbone or an adapter (a folder or a Hub name), the file of a memory, or the folder of a session.",
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="Of a memory, or the one that --chat leaves: another memory to compare with.")
+    ] = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(help='Of an adapter: JSON lines of {"messages": [...]}; one is written to a memory, turn by turn.'),
+    ] = None,
+    line: Annotated[int | None, typer.Option(help="Which chat of --chat is taken, from 1.  [default: 1]")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Of a memory, or with --chat: write a page with pictures to this file.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Of a backbone: tsw, ssw or msw.  [default: tsw]")] = None,
+    r: Annotated[int | None, typer.Option(help="Of a backbone: width of a memory.  [default: 8]")] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="Of a backbone: what a memory corrects, such as qkvo.  [default: qo]")
+    ] = None,
     architectures: Annotated[bool, typer.Option("--architectures", help="List all model types instead.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --architectures: as docs/architectures.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show where a memory is attached to a model, layer by layer, and what it adds; nothing is downloaded but its config.json.
+    """Look at a backbone, an adapter, a memory, or at what a conversation writes to one.
 
-    With --architectures: which model types are supported, and why others are not.
+    Of a backbone only config.json is read: where a memory is attached, layer by layer, and what it adds. Of an adapter: its
+    norms and gates, layer by layer; with --chat, what each turn of a conversation writes and what later turns leave of it. Of
+    a memory: how much it holds. With --architectures: which model types are supported, and why others are not.
     """
     with _errors_in_words():
-        if architectures == (model is not None) or (markdown and not architectures) or (markdown and as_json):
-            raise ValueError("give a MODEL or --architectures, and with it --json, or --architectures --markdown")
+        if architectures == (what is not None) or (markdown and not architectures) or (markdown and as_json):
+            raise ValueError("give something to inspect or --architectures, and with it --json, or --architectures --markdown")
         if architectures:
             from deltamem import architectures as listing  # imports torch and transformers, which --help should not wait for
 
@@ -155,13 +204,14 @@ def inspect(
             else:
                 listing.print_architectures(found)
             return
-        from deltamem import inspection
+        from deltamem.inspection import command
 
-        figures = inspection.inspect_model(str(model), variant, r, corrections)
+        options = command.Options(variant, r, corrections, compare, chat, line, html)
+        figures = command.run(str(what), options, show_progress=not as_json)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
-        inspection.print_inspection(figures)
+        command.print_figures(figures)
 
 
 @app.command(
@@ -173,3 +223,155 @@ def train(context: typer.Context) -> None:
 
     with _errors_in_words():
         command.main(context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
+)
+def baseline(context: typer.Context) -> None:
+    """Train what a memory is compared with on the same chats without their history: `deltamem baseline lora` or `prefix`.
+
+    Options as for `deltamem train`, which also say how many parameters it gets: those of the adapter that they describe, or of
+    `--adapter`.
+    """
+    from deltamem.training import baselines
+
+    with _errors_in_words():
+        baselines.main(context.args)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with an adapter.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder for the converted one: empty, or a new one.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="peft: from the format of the authors' code to PEFT's. reference: from PEFT's to theirs, as safetensors."
+        ),
+    ] = "peft",
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="The model that the adapter was made for, a folder or a Hub name; their format does not say."),
+    ] = None,
+) -> None:
+    """Take over an adapter of the authors' research code (delta_mem_config.json, delta_mem_adapter.pt), or give one back."""
+    from deltamem.convert import command  # imports torch and transformers, which --help should not wait for
+
+    with _errors_in_words():
+        written = command.convert(source, target, to, base_model)
+    typer.echo(f"{target}: {written['tensors']} tensors, {written['parameters']:,} parameters")
+
+
+@app.command("eval")
+def evaluate(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="facts, arc_easy, lambada_openai.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Backbone: a folder or a Hub name. The adapter's own by default, without an adapter SmolLM2."),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Adapter of δ-mem, or any other of PEFT: a folder or a Hub name. None by default.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How the questions are asked; may be given several times. facts: memory, none, zero, shuffled, full, tail; "
+            "adapter, of one without a memory. Other tasks: none (the bare backbone), zero (an empty memory), filled (a memory "
+            "of a conversation), writing (written while the question is read).  [default: all]"
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data of the task. The official data set of the Hub by default.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="A folder with the data of the tasks, each in TASK.jsonl.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many questions, drawn by the seed; not for facts.")
+    ] = None,
+    facts: Annotated[
+        list[int] | None, typer.Option(help="Facts told in an episode; may be given several times.  [default: 1, 4]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the facts: train, held_out or unseen_values.")] = "held_out",
+    tokens_since: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens of small talk between telling and asking; may be given several times.  [default: 0]"),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="What is asked of the facts: value, update, count or list.")] = None,
+    updates: Annotated[float, typer.Option(help="Probability that a fact is replaced later: the newest counts.")] = 0.0,
+    episodes: Annotated[int, typer.Option(help="Episodes for each number of facts.")] = 150,
+    system: Annotated[
+        str | None, typer.Option(help='System prompt of every chat, "" for none. The chat template\'s own by default.')
+    ] = None,
+    write_chunk_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Write histories in chunks of so many tokens, each in a context of its own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
+    output: Annotated[
+        Path | None, typer.Option(help="Keep every answer in this folder; a run that was broken off goes on from there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Ask questions with a memory and without: recall of facts, and what the adapter costs on other tasks."""
+    from deltamem.evaluation import command, summary  # imports torch and transformers, which --help should not wait for
+    from deltamem.evaluation.task import Options
+
+    with _errors_in_words():
+        options = Options(
+            data=data,
+            data_dir=data_dir,
+            limit=limit,
+            facts=tuple(facts or (1, 4)),
+            split=split,
+            tokens_since=tuple(tokens_since or (0,)),
+            kind=kind,
+            updates=updates,
+            episodes=episodes,
+            seed=seed,
+        )
+        evaluated = command.Evaluated(model, adapter, system, write_chunk_tokens, batch_size)
+        figures = command.run(tasks, evaluated, options, setting or (), output, show_progress=not as_json)
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        summary.print_summary(figures["results"])
+
+
+@app.command()
+def study(
+    grid: Annotated[Path, typer.Argument(help="What is trained, varied and measured: a YAML file, as in docs/studies.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for the runs, the images and the summary.  [default: studies/NAME]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Run so many at most.")] = None,
+    only: Annotated[str | None, typer.Option(help="Run the variants of this curve alone.")] = None,
+    part: Annotated[str | None, typer.Option(help="1/2, 2/2: a half of the runs, for two processes; and so on.")] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Run nothing, draw again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Run a grid of trainings and measurements, or what is left of it, and draw its curves."""
+    from deltamem.study import command  # imports torch and transformers, which --help should not wait for
+
+    folder = results or Path("studies") / grid.stem
+    with _errors_in_words():
+        summary = command.main(grid, folder, limit, only, part, draw)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        command.print_summary(summary, folder)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a saved adapter.")],
+    repo: Annotated[str, typer.Argument(help="Where to on the Hub: OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository one that only its owner sees.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch.  [default: main]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show all that would be sent.")] = False,
+) -> None:
+    """Check an adapter, complete its model card, and send both to the Hub."""
+    from deltamem.hub import upload  # imports torch and transformers, which --help should not wait for
+
+    with _errors_in_words():
+        prepared = upload.prepare(folder, repo)
+        typer.echo(upload.as_text(prepared) if dry_run else upload.send(prepared, private, revision))

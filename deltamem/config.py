@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from peft import PeftConfig
 
 from deltamem.backbone_match import check_description, is_finite
+from deltamem.hub.card import write_card
 from deltamem.peft_type import DELTA_MEM
 from deltamem.rule.gates import Decay, Gating
 
@@ -117,6 +120,11 @@ class DeltaMemConfig(PeftConfig):
     def msw(cls, **options: Any) -> DeltaMemConfig:
         """Multi-state write: four parallel states, written by every token."""
         return cls(**{"write": "token", "num_states": 4, **options})
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As peft's. Beside an adapter's weights, which peft saves before, also completes the model card."""
+        super().save_pretrained(save_directory, **kwargs)
+        write_card(Path(save_directory), self)
 
     @property
     def gating(self) -> Gating:

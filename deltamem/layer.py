@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.hooks import AlignDevicesHook, SequentialHook  # type: ignore[import-untyped]
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -39,6 +41,10 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         name: its name in the model, under which its state is kept.
         hook: which projections it has.
         model_config: the configuration of the model's text decoder.
+
+    Attributes:
+        projections: the attention's projections by role: "q", "k", "v", "o", those it has of its own.
+        parts: what each adapter has here, by its name.
     """
 
     adapter_layer_names = (
@@ -68,7 +74,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._takes_keywords = hook.keywords
         # In a tuple, as a module's attribute would give it a second name in the model.
         self._norm = (hook.norm_before(attention),)
-        self._projections = hook.projections(attention, model_config)
+        self.projections = hook.projections(attention, model_config)
         self._width = width_in(hook.entrance(attention))
         self._handles: dict[str, RemovableHandle] = {}
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
@@ -90,7 +96,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.delta_mem_in[adapter_name] = nn.Linear(self._width, gating.query_rows + gating.write_rows, bias=False)
         self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gating.bias_rows))
         for role in self._corrected(config):
-            out_features = self._projections[role].out_features
+            out_features = self.projections[role].out_features
             self._linear(role)[adapter_name] = nn.Linear(gating.query_rows, out_features, bias=False)
         self.parts[adapter_name] = parts = AdapterParts(
             name=adapter_name,
@@ -105,7 +111,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
         for role in parts.corrections:  # not before, or an adapter that is refused would leave hooks behind
             if role not in self._handles:
-                hooked = self._projections[role].module
+                hooked = self.projections[role].module
                 self._handles[role] = hooked.register_forward_hook(partial(self._correct, role))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +129,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         place, name = (self, "_traced") if compiling else (current, "reads")
         outer = getattr(place, name)
         parts = self.parts[active]
-        values = self._read_and_write(parts, memory, hidden)
+        with _without_autocast(hidden.device.type):
+            values = self._read_and_write(parts, memory, hidden)
         setattr(place, name, Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled())))
         try:
             return attention(*args, **kwargs)
@@ -152,7 +159,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     @property
     def device(self) -> torch.device:
         """Where this layer computes; "meta" for a model without weights."""
-        return _device(*_weight_of(self._projections["q"].module))
+        return _device(*_weight_of(self.projections["q"].module))
 
     @property
     def is_active(self) -> bool:
@@ -166,7 +173,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _corrected(self, config: DeltaMemConfig) -> list[str]:
         """The projections that are corrected here: a layer may share the keys and values of another."""
-        return [role for role in config.corrections if role in self._projections]
+        return [role for role in config.corrections if role in self.projections]
 
     def _linear(self, role: str) -> nn.ModuleDict:
         """The linear maps of all adapters for a role: "in", or a correction's."""
@@ -228,7 +235,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         linear = None if reads is None else reads.parts.corrections.get(role)
         if reads is None or linear is None:
             return output
-        projection, weight = self._projections[role], _fetched(linear, "weight")
+        projection, weight = self.projections[role], _fetched(linear, "weight")
         if not reads.in_place:
             return projection.corrected(output, reads.values, weight, reads.parts.scale)
         projection.correct_(output, reads.values, weight, reads.parts.scale)
@@ -251,7 +258,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             if inference_mode:  # its weights come from a file; if that is refused, the model is to be as it was
                 self._weight(role, adapter).zero_()
             else:
-                self._initialise_correction(self._weight(role, adapter), self._projections[role], config)
+                self._initialise_correction(self._weight(role, adapter), self.projections[role], config)
 
     def _initialise_correction(self, weight: Tensor, projection: Projection, config: DeltaMemConfig) -> None:
         if config.init == "random":
@@ -268,8 +275,9 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
                 f"init='base_slice' copies columns of the frozen weights, but those of {self.name} are quantised "
                 f"({source.dtype}); choose init='zero' or init='random'"
             )
-        columns = min(BASE_SLICE_COLUMNS, config.r, source.shape[1])
-        slice_ = F.normalize(projection.rows_of(source[:, :columns]).float(), dim=0)
+        with gather_params_ctx(source):  # ZeRO 3 of DeepSpeed leaves a process a part of it
+            columns = min(BASE_SLICE_COLUMNS, config.r, source.shape[1])
+            slice_ = F.normalize(projection.rows_of(source[:, :columns]).float(), dim=0)
         weight[:, :columns].copy_(BASE_SLICE_GAIN * slice_)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
@@ -279,6 +287,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         those that wrote it.
         """
         return self.device, None
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Mixed precision would round gates and states, which are float32."""
+    return torch.autocast(device, enabled=False) if device != "meta" and torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _project(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from deltamem.hook import AttentionHook
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
+from deltamem.sharding import is_sharded, whole
 from deltamem.state import DeltaMemState
 from deltamem.unsupported import check_call
 
@@ -53,6 +54,36 @@ class DeltaMemModel(BaseTuner):
     _may_skip_tokens: bool
     # The weights that were hashed last, with their versions, and the hash.
     _fingerprinted: tuple[list[tuple[int, int]], dict[str, Tensor], str] | None
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        shared = getattr(model, "peft_config", {})
+        before = dict(shared)
+        try:
+            super().__init__(model, *args, **kwargs)
+        except BaseException:  # peft enters a refused adapter among those that the model has
+            shared.clear()
+            shared.update(before)
+            raise
+
+    @classmethod
+    def of(cls, model: nn.Module) -> DeltaMemModel:
+        """The part with the memory of a model into which transformers itself loaded an adapter.
+
+        `AutoModelForCausalLM.from_pretrained(ADAPTER)`, `model.load_adapter(ADAPTER)` and `pipeline(model=ADAPTER)` attach an
+        adapter without a PeftModel around the model: it runs as in one, but has no `new_memory` and no `memory`. What this
+        returns has them, and goes where a PeftModel goes, into a ChatSession for one.
+
+        Args:
+            model: such a model; a PeftModel, too.
+
+        Raises:
+            ValueError: no δ-mem adapter is attached to the model.
+        """
+        hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+        found = [owner for owner in (getattr(hook, "__self__", None) for hook in hooks) if isinstance(owner, cls)]
+        if not found:
+            raise ValueError(f"this {type(model).__name__} has no δ-mem adapter; load one, or attach one with get_peft_model")
+        return found[0]
 
     # ----------------------------------------------------------------------------------------------------- the memory
 
@@ -99,7 +130,7 @@ class DeltaMemModel(BaseTuner):
             ValueError: the state belongs to another adapter or model, or segments that this adapter does not write.
         """
         self._check_state(state)
-        config = self._active_config()
+        config = self.active_peft_config
         if (segment_ids is not None or keep_open) and not config.writes_segments:
             given = "segment_ids are" if segment_ids is not None else "keep_open is"
             raise ValueError(f"{given} for adapters that write segments; this one has write={config.write!r}")
@@ -139,10 +170,11 @@ class DeltaMemModel(BaseTuner):
             for name, layer in self._active_layers().items()
             for key, weight in layer.adapter_weights(adapter).items()
         }
-        # Hashed again only after a weight changed or was replaced. To hold the weights keeps their ids from being reused.
+        # Hashed again only after a weight changed or was replaced, which FSDP does without counting the version. To hold the
+        # weights keeps their ids from being reused.
         seen = [(id(weight), weight._version) for weight in weights.values()]
-        if self._fingerprinted is None or self._fingerprinted[0] != seen:
-            self._fingerprinted = seen, weights, _digest(self._active_config(), weights)
+        if self._fingerprinted is None or self._fingerprinted[0] != seen or is_sharded(self.model):
+            self._fingerprinted = seen, weights, _digest(self.active_peft_config, weights)
         return self._fingerprinted[2]
 
     # ------------------------------------------------------------------------------------------ one pass of the model
@@ -173,7 +205,7 @@ class DeltaMemModel(BaseTuner):
         current.memory = None
 
     def _carrier(self) -> Carrier:
-        config = self._active_config()
+        config = self.active_peft_config
         segments_of = config.write if config.writes_segments else None
         return Carrier(self, self.active_adapters[0], segments_of, self._hook.keywords)
 
@@ -196,7 +228,9 @@ class DeltaMemModel(BaseTuner):
             )
         return layers
 
-    def _active_config(self) -> DeltaMemConfig:
+    @property
+    def active_peft_config(self) -> DeltaMemConfig:
+        """The active adapter's configuration, under the name that it has in a PeftModel."""
         return self.peft_config[self.active_adapters[0]]
 
     def _check_reached(self, memory: MemoryPass) -> None:
@@ -218,7 +252,7 @@ class DeltaMemModel(BaseTuner):
         given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
         if segment is not None:
             given |= {OPEN_SUMS + name: tuple(sums.shape) for name, sums in segment.sums.items()}
-            if self._active_config().writes_segments:
+            if self.active_peft_config.writes_segments:
                 widths = {name: layer.adapter_weights(self.active_adapters[0])["in"].shape[1] for name, layer in layers.items()}
                 expected |= {OPEN_SUMS + name: (state.batch_size, width) for name, width in widths.items()}
         if given != expected:
@@ -229,7 +263,7 @@ class DeltaMemModel(BaseTuner):
                 f"{example} has {given.get(example, 'nothing')} in the memory and {expected.get(example, 'nothing')} in the "
                 "model. Use the adapter and backbone that wrote it, or start with model.new_memory()"
             )
-        if state.fingerprint is not None and not self.training and state.fingerprint != self.fingerprint():
+        if state.fingerprint is not None and not self.model.training and state.fingerprint != self.fingerprint():
             raise ValueError(
                 f"this memory was written by the adapter {state.fingerprint}, but {self.active_adapters[0]!r} is "
                 f"{self.fingerprint()}: its numbers mean nothing to other weights. Load the adapter that wrote it, or start "
@@ -397,5 +431,7 @@ def _digest(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         if not weight.is_meta:
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+            # A copy: the memory that NumPy shares can no longer be freed, as FSDP does between passes.
+            values = whole(weight.detach()).to("cpu", torch.float32, copy=True).contiguous()
+            digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:16]

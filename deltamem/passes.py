@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -41,11 +40,12 @@ class TokenWrites(NamedTuple):
         return gated_write(written, self.gate_bias, state, self.valid, self.gating).state
 
 
-@dataclass
 class MemoryPass:
     """The memory in one forward pass: where it starts, what counts, and, once the layers ran, where it ended.
 
     `start` is never changed, so a layer that is computed again (activation checkpointing) computes the same again.
+
+    No dataclass: sharding (FSDP) copies those that it meets among a layer's arguments, and what the layer fills in would be lost.
 
     Args:
         start: the memory before the pass.
@@ -56,6 +56,8 @@ class MemoryPass:
         linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
         cache: the `past_key_values` of the call, if any.
+
+    Attributes:
         end: the states after the pass by module, filled in by the layers.
         sums: what the layers have seen of the segments that stay open, by module.
         token_writes: what was written, filled in by the layers that write tokens.
@@ -63,20 +65,32 @@ class MemoryPass:
         over: whether the model has run; a layer that runs after that is computed again, for its gradients.
     """
 
-    start: Contents
-    valid: Tensor | None
-    write: bool
-    segments: Segments | None
-    batch: int
-    tokens: int
-    linked: bool = False
-    block: Any = None
-    cache: Any = None
-    end: dict[str, Tensor] = field(default_factory=dict)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    token_writes: dict[str, TokenWrites] = field(default_factory=dict)
-    write_gates: dict[str, Tensor] = field(default_factory=dict)
-    over: bool = False
+    def __init__(
+        self,
+        start: Contents,
+        valid: Tensor | None,
+        write: bool,
+        segments: Segments | None,
+        batch: int,
+        tokens: int,
+        linked: bool = False,
+        block: Any = None,
+        cache: Any = None,
+    ) -> None:
+        self.start = start
+        self.valid = valid
+        self.write = write
+        self.segments = segments
+        self.batch = batch
+        self.tokens = tokens
+        self.linked = linked
+        self.block = block
+        self.cache = cache
+        self.end: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.token_writes: dict[str, TokenWrites] = {}
+        self.write_gates: dict[str, Tensor] = {}
+        self.over = False
 
     def outcome(self) -> Contents:
         """The memory after the pass."""

@@ -54,6 +54,26 @@ def check_compiling(model: nn.Module, keywords: bool) -> None:
         )
 
 
+def check_learns(model: nn.Module, segments_of: str, prefix: str) -> None:
+    """Refuse to train a memory of segments (SSW) with a pass that neither writes it nor reads anything from it.
+
+    Args:
+        model: the model, whose parameters are an adapter's if `prefix` is in their names.
+        segments_of: what one write is.
+
+    Raises:
+        ValueError: the model is in training mode and the adapter is trained.
+    """
+    if not (model.training and torch.is_grad_enabled()):
+        return
+    if any(weight.requires_grad for name, weight in model.named_parameters() if f".{prefix}" in name):
+        raise ValueError(
+            f"this adapter writes one {segments_of} at a time, which are marked with model.memory(state, segment_ids=...). A "
+            "pass without a memory writes nothing, and nothing would be learnt from it. Train this adapter with "
+            "DeltaMemTrainer, or one that writes tokens (write='token')"
+        )
+
+
 def check_positions(position_ids: Any, valid: Tensor | None) -> None:
     """Refuse rows in which the positions start anew: several documents packed into one.
 

@@ -20,7 +20,7 @@ def test_the_wheel_adds_one_import_name(tmp_path):
     subprocess.run([*wheel, source], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deltamem"}
-    assert {"deltamem/py.typed", "deltamem/registry/llama.py", "deltamem/training/facts.json"} <= {*names}
+    assert {"deltamem/py.typed", "deltamem/registry/llama.py", "deltamem/training/facts/attributes.json"} <= {*names}
     adapters = {name for name in names if name.startswith("deltamem/adapters/")}
     assert any(name.endswith("/adapter_model.safetensors") for name in adapters)
 

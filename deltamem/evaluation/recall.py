@@ -1,28 +1,36 @@
-"""How many facts a memory recalls: episodes answered from the memory alone, next to controls that have none, or another's."""
+"""How many facts a model recalls after they left its context, next to controls: no memory, another's, the context itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
-from deltamem.chat_tokens import ChatTokens, Message, with_system
+from deltamem.evaluation.intervals import Interval, wilson
+from deltamem.evaluation.kv_cache import kv_numbers
+from deltamem.evaluation.subject import Subject
 from deltamem.state import DeltaMemState
-from deltamem.training.facts import FactEpisode
+from deltamem.training.facts import FactEpisode, Kind
 
-# memory: the episode's own. no_memory: the bare backbone. zero_memory: the adapter, with an empty memory. shuffled_memory: the
-# adapter, with the memory of another episode. None of them has the history in its context.
-Setting = Literal["memory", "no_memory", "zero_memory", "shuffled_memory"]
-SETTINGS: tuple[Setting, ...] = get_args(Setting)
+T = TypeVar("T")
+
+# With a δ-mem adapter: its own memory, an empty one, another episode's. With any other adapter: `adapter`, which has nothing
+# of the history. The bare backbone: `no_memory` has nothing of the history, `full_context` all of it in the prompt, `tail` its
+# last tokens, as many as a KV cache of a memory's size holds, one at least.
+Setting = Literal["memory", "no_memory", "zero_memory", "shuffled_memory", "adapter", "full_context", "tail"]
+# What a memory is compared with: none of these has the history in its context.
+SETTINGS: tuple[Setting, ...] = ("memory", "no_memory", "zero_memory", "shuffled_memory")
+WITH_MEMORY: tuple[Setting, ...] = (*SETTINGS, "full_context", "tail")
 
 
 @dataclass(frozen=True)
@@ -40,27 +48,55 @@ class Recall:
     choices: Sequence[str]
 
     @property
+    def right(self) -> list[bool]:
+        """For each episode, whether its answer was ranked first among the candidates."""
+        return [choice == episode.answer for choice, episode in zip(self.choices, self.episodes, strict=True)]
+
+    @property
     def accuracy(self) -> float:
-        """Share of episodes whose answer was ranked first among the candidates."""
-        right = sum(choice == episode.answer for choice, episode in zip(self.choices, self.episodes, strict=True))
-        return right / len(self.episodes)
+        """Share of episodes whose answer was ranked first."""
+        return sum(self.right) / len(self.episodes)
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95% interval of the accuracy."""
+        return wilson(sum(self.right), len(self.episodes))
+
+    def by_kind(self) -> dict[Kind, Recall]:
+        """The same answers for each kind of question."""
+        return {kind: self._of_kind(kind) for kind in dict.fromkeys(episode.kind for episode in self.episodes)}
+
+    def _of_kind(self, kind: Kind) -> Recall:
+        pairs = [pair for pair in zip(self.episodes, self.choices, strict=True) if pair[0].kind == kind]
+        return Recall(self.setting, [episode for episode, _ in pairs], [choice for _, choice in pairs])
 
 
 @dataclass(frozen=True)
-class RecallTest:
+class RecallTest(Subject):
     """Asks a model for facts that it was told before its context was dropped.
 
     Args:
-        model: a model with a δ-mem adapter.
+        model: a model with a δ-mem adapter, with any other adapter of PEFT, or bare; `settings` says what each can be asked.
         tokenizer: its tokenizer.
         system: the system prompt of every pass; the chat template's own if None.
+        write_chunk_tokens: histories are written in chunks of so many tokens, each in a context of its own; at once if None.
         batch_size: episodes at a time.
     """
 
-    model: PeftModel
-    tokenizer: Any
-    system: str | None = None
     batch_size: int = 20
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that the model can be asked under."""
+        if self.has_memory:
+            return WITH_MEMORY
+        return ("adapter", "no_memory", "full_context") if isinstance(self.model, PeftModel) else ("no_memory", "full_context")
+
+    @cached_property
+    def tail_tokens(self) -> int:
+        """How many tokens' KV cache, in float32, takes as many bytes as a memory; at least one."""
+        size: int = self.model.new_memory().nbytes
+        return max(size // (torch.float32.itemsize * kv_numbers(self.model.config)), 1)
 
     def run(
         self, episodes: Sequence[FactEpisode], settings: Sequence[Setting] = SETTINGS, step: Callable[[int], None] | None = None
@@ -68,38 +104,31 @@ class RecallTest:
         """Write every history, drop it, and rank the candidates under every setting.
 
         Args:
-            episodes: at least two, so that there is another's memory.
-            settings: which memories to answer from.
+            episodes: at least two for "shuffled_memory", so that there is another's memory.
+            settings: what to answer from.
             step: called with the number of episodes done, for a progress bar.
+
+        Raises:
+            ValueError: a setting that the model cannot be asked under, too few episodes, or too long ones.
         """
-        if len(episodes) < 2:
-            raise ValueError(f"the control with another episode's memory needs at least 2 episodes, got {len(episodes)}")
+        self._check(episodes, settings)
+        if "tail" in settings:
+            _ = self.tail_tokens  # known before the adapter, and with it the memory's size, is switched off
         choices: dict[Setting, list[str]] = {setting: [] for setting in settings}
-        for batch in _batches(episodes, self.batch_size):
-            memory = self.write([episode.history for episode in batch])
+        for batch in batches(episodes, self.batch_size):
+            memory = self._memory(batch, settings)
             for setting in settings:
-                with self.under(setting, memory):
-                    choices[setting] += self.rank(batch)
+                choices[setting] += self._choices(batch, setting, memory)
             if step is not None:
                 step(len(batch))
         return [Recall(setting, episodes, choices[setting]) for setting in settings]
 
-    @torch.no_grad()
-    def write(self, histories: Sequence[Sequence[Message]]) -> DeltaMemState:
-        """Write one history per row to an empty memory."""
-        write = self.model.active_peft_config.write
-        tokens = [self._tokens(history, write) for history in histories]
-        ids, mask = self._left_padded([row.ids for row in tokens])
-        memory = self.model.new_memory(len(histories))
-        segment_ids = None if write == "token" else self._left_padded([row.segment_ids for row in tokens], fill=-1)[0]
-        with self.model.memory(memory, segment_ids=segment_ids):
-            self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-        return memory
-
-    def under(self, setting: Setting, memory: DeltaMemState) -> AbstractContextManager[Any]:
-        """The context in which questions are asked under a setting; `memory` has one row per question."""
-        if setting == "no_memory":
-            return self.model.disable_adapter()
+    def under(self, setting: Setting, memory: DeltaMemState | None) -> AbstractContextManager[Any]:
+        """The context in which questions are asked under a setting; `memory` has one row per question, for a δ-mem adapter."""
+        if setting in ("no_memory", "full_context", "tail"):
+            return self.bare()
+        if memory is None:
+            return nullcontext()
         if setting == "zero_memory":
             memory = self.model.new_memory(len(memory))
         elif setting == "shuffled_memory":
@@ -107,13 +136,18 @@ class RecallTest:
         return self.model.memory(memory, write=False)
 
     @torch.no_grad()
-    def rank(self, episodes: Sequence[FactEpisode]) -> list[str]:
-        """The candidate whose tokens, end of turn included, are likeliest as the answer to each question."""
-        cache = DynamicCache(config=self.model.config)
-        ids, mask = self._left_padded(
-            [self._tokens([episode.question], add_generation_prompt=True).ids for episode in episodes]
-        )
-        predicted = self._log_probs(ids, mask, mask.cumsum(1).sub(1).clamp(min=0), cache)  # [b, vocabulary]
+    def rank(self, episodes: Sequence[FactEpisode], setting: Setting = "memory") -> list[str]:
+        """The candidate whose tokens, end of turn included, are likeliest as the answer to each question.
+
+        Args:
+            episodes: what is asked; all have as many candidates.
+            setting: that `under` opened: it decides what of the history the prompt holds.
+        """
+        model, cache, before = self._start(setting, len(episodes))
+        ids, mask = self.left_padded([self._prompt(episode, setting) for episode in episodes])
+        mask = F.pad(mask, (before, 0), value=1)
+        positions = mask.cumsum(1).sub(1).clamp(min=0)[:, before:]
+        predicted = _log_probs(model, ids, mask, positions, cache)  # [b, vocabulary]
 
         candidates = len(episodes[0].candidates)
         answers = [self._answer_ids(value) for episode in episodes for value in episode.candidates]
@@ -127,7 +161,7 @@ class RecallTest:
             longer = (lengths[rows] > position).nonzero().squeeze(1)
             cache.batch_select_indices(longer)
             rows, mask = rows[longer], F.pad(mask[longer], (0, 1), value=1)
-            predicted = self._log_probs(targets[rows, position - 1, None], mask, mask.sum(1, keepdim=True) - 1, cache)
+            predicted = _log_probs(model, targets[rows, position - 1, None], mask, mask.sum(1, keepdim=True) - 1, cache)
             scores[rows] += predicted.gather(1, targets[rows, position, None]).squeeze(1)
         best = rearrange(scores, "(b c) -> b c", c=candidates).argmax(1).tolist()
         return [episode.candidates[index] for episode, index in zip(episodes, best, strict=True)]
@@ -135,7 +169,7 @@ class RecallTest:
     @torch.no_grad()
     def answer(self, episode: FactEpisode, max_new_tokens: int = 12) -> str:
         """What the model says, greedily, when asked the question."""
-        ids, mask = self._left_padded([self._tokens([episode.question], add_generation_prompt=True).ids])
+        ids, mask = self.left_padded([self.tokens([episode.question], add_generation_prompt=True).ids])
         output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -147,35 +181,78 @@ class RecallTest:
 
     def history_tokens(self, episode: FactEpisode) -> int:
         """Length of an episode's history as it is written."""
-        return len(self._tokens(episode.history).ids)
+        return len(self.tokens(episode.history).ids)
 
-    def _log_probs(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
-        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last
-        )
-        return output.logits[:, -1].float().log_softmax(-1)
+    def _check(self, episodes: Sequence[FactEpisode], settings: Sequence[Setting]) -> None:
+        refused = [setting for setting in settings if setting not in self.settings]
+        if refused:
+            raise ValueError(
+                f"this model cannot be asked under the setting {refused[0]!r}; choose among {', '.join(self.settings)} (of "
+                f"{', '.join(get_args(Setting))} in all)"
+            )
+        if "shuffled_memory" in settings and len(episodes) < 2:
+            raise ValueError(f"the control with another episode's memory needs at least 2 episodes, got {len(episodes)}")
+        writes = self.write_chunk_tokens is None and {*settings} & {"memory", "shuffled_memory"}
+        if writes or "full_context" in settings:
+            longest = max((self.history_tokens(episode) for episode in episodes), default=0)
+            self.check_window(longest, "the longest history")
 
-    def _tokens(self, messages: Sequence[Message], write: Any = "token", add_generation_prompt: bool = False) -> ChatTokens:
-        return ChatTokens.of(self.tokenizer, with_system(self.system, messages), write, add_generation_prompt)
+    def _memory(self, episodes: Sequence[FactEpisode], settings: Sequence[Setting]) -> DeltaMemState | None:
+        """The memories of episodes, empty if no setting looks into them; None without a δ-mem adapter."""
+        if not self.has_memory:
+            return None
+        if not {*settings} & {"memory", "shuffled_memory"}:
+            empty: DeltaMemState = self.model.new_memory(len(episodes))
+            return empty
+        return self.write([episode.history for episode in episodes])
+
+    def _choices(self, episodes: Sequence[FactEpisode], setting: Setting, memory: DeltaMemState | None) -> list[str]:
+        # Ten candidates behind a whole history each: one episode's KV caches at a time are enough.
+        parts = [[episode] for episode in episodes] if setting == "full_context" else [episodes]
+        with self.under(setting, memory):
+            return [choice for part in parts for choice in self.rank(part, setting)]
+
+    def _prompt(self, episode: FactEpisode, setting: Setting) -> Tensor:
+        """Token ids of what stands before the answer, `[tokens]`."""
+        if setting == "full_context":
+            return self.tokens([*episode.history, episode.question], add_generation_prompt=True).ids
+        question = self.tokens([episode.question], add_generation_prompt=True).ids
+        if setting != "tail":
+            return question
+        return torch.cat([self.tokens(episode.history).last(self.tail_tokens).ids, question])
+
+    def _start(self, setting: Setting, rows: int) -> tuple[Any, Cache, int]:
+        """What reads the prompts: a model, a KV cache, and how many tokens of a trained prefix it holds already.
+
+        Raises:
+            ValueError: an adapter that puts something else before the prompt.
+        """
+        config = self.model.active_peft_config if setting == "adapter" else None
+        if config is None or not config.is_prompt_learning:
+            return self.model, DynamicCache(config=self.model.config), 0
+        if config.peft_type != PeftType.PREFIX_TUNING:
+            raise ValueError(
+                f"recall of {config.peft_type.value} adapters cannot be measured; of LoRA and prefix tuning it can"
+            )
+        # peft itself would start every pass with the prefix, and so forget the prompt.
+        return self.model.base_model, self.model.get_prompt(rows), config.num_virtual_tokens
 
     def _answer_ids(self, value: str) -> Tensor:
         ids = self.tokenizer(value, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
 
-    def _left_padded(self, rows: Sequence[Tensor], fill: int | None = None) -> tuple[Tensor, Tensor]:
-        device = self.model.device
-        fill = (self.tokenizer.pad_token_id or 0) if fill is None else fill
-        ids = pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-        return ids.to(device), mask.to(device)
 
-
-def _batches(episodes: Sequence[FactEpisode], size: int) -> Iterator[Sequence[FactEpisode]]:
-    """Batches of at least two, for the control with another's memory."""
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Batches of at least two where there are as many, for the control with another's memory."""
     start = 0
-    while start < len(episodes):
-        end = start + size if len(episodes) - start - size != 1 else len(episodes)
-        yield episodes[start:end]
+    while start < len(items):
+        end = start + size if len(items) - start - size != 1 else len(items)
+        yield items[start:end]
         start = end
+
+
+def _log_probs(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last)
+    return output.logits[:, -1].float().log_softmax(-1)

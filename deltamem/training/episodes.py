@@ -1,7 +1,7 @@
 """Episodes: a chat turned into the two passes that a memory is trained with.
 
 The *write pass* reads the history into the memory; the *read pass* sees, in a fresh context, only the system prompt, the last
-question and its answer, and has to get the rest from the memory.
+question and its answer, and has to get the rest from the memory. In some views it sees the history as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, render
 from deltamem.config import WriteUnit
+from deltamem.training.views import ALL_VIEWS
 
 IGNORED = -100
 
@@ -28,11 +29,13 @@ class Episode:
         write: the history, `[write tokens]`, with its segments.
         read_ids: system prompt, question and answer, `[read tokens]`.
         labels: the tokens of `read_ids` that are trained on, the others `IGNORED`.
+        view: the name of the view that it is passed through the model in.
     """
 
     write: ChatTokens
     read_ids: Tensor
     labels: Tensor
+    view: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class EpisodeEncoder:
         write: what makes one write, from the adapter's config: it decides the segments.
         answer_only: train on the content of the answer and its end token; otherwise on the header of the turn as well.
         max_write_tokens: longer histories lose their beginning.
-        max_read_tokens: longer read passes are refused.
+        max_read_tokens: longer read passes are refused; where the history is in the context, `max_write_tokens` are added.
     """
 
     tokenizer: Any
@@ -53,13 +56,14 @@ class EpisodeEncoder:
     max_write_tokens: int = 8192
     max_read_tokens: int = 512
 
-    def __call__(self, messages: Sequence[Message], read_turns: int = 1) -> Episode:
+    def __call__(self, messages: Sequence[Message], read_turns: int = 1, view: str = "memory") -> Episode:
         """Tokenise one chat.
 
         Args:
             messages: the chat.
             read_turns: how many questions and answers at its end are read, one after the other in one context; all before
                 them is written.
+            view: one of `ALL_VIEWS`, which decides whether the history is in the context as well.
 
         Raises:
             ValueError: a chat without history, or without questions and answers at the end; too long a read pass.
@@ -74,14 +78,17 @@ class EpisodeEncoder:
                 f"an episode needs a history, then {read_turns} questions of a user, each with its answer; got the roles: "
                 + ", ".join(message["role"] for message in messages)
             )
-        read_ids, labels = self._read_pass(system, turns)
-        if len(read_ids) > self.max_read_tokens:
+        context = history if ALL_VIEWS[view].context else []
+        read_ids, labels = self._read_pass([*system, *context], turns)
+        limit = self.max_read_tokens + (self.max_write_tokens if context else 0)
+        if len(read_ids) > limit:
+            names = "max_read_tokens + max_write_tokens" if context else "max_read_tokens"
             raise ValueError(
-                f"the read pass has {len(read_ids)} tokens, more than max_read_tokens={self.max_read_tokens}; shorten "
-                "the question or the answer, or raise the limit"
+                f"the read pass has {len(read_ids)} tokens, more than {names}={limit}; shorten the question or the answer, or "
+                "raise the limit"
             )
         written = ChatTokens.of(self.tokenizer, [*system, *history], self.write).last(self.max_write_tokens)
-        return Episode(written, read_ids, labels)
+        return Episode(written, read_ids, labels, view)
 
     def _read_pass(self, system: Sequence[Message], turns: Sequence[Message]) -> tuple[Tensor, Tensor]:
         """Tokens and labels of a context that holds the system prompt and the given questions and answers."""
@@ -108,15 +115,23 @@ class EpisodeEncoder:
 class EpisodeCollator:
     """Makes a batch of chats: tokenises and pads on the left, so that the answers end together.
 
-    The batch holds, for the write pass, `write_input_ids`, `write_attention_mask` and, for adapters that write segments,
-    `write_segment_ids`; for the read pass `input_ids`, `attention_mask` and `labels`; all `[batch, tokens]`.
+    The batch holds `view`, `[batch]`, the place in `ALL_VIEWS` of each chat's view; and under the name of each view its
+    chats: for the write pass `write_input_ids`, `write_attention_mask` and, for adapters that write segments,
+    `write_segment_ids`; for the read pass `input_ids`, `attention_mask` and `labels`; all `[chats, tokens]`.
     """
 
     encoder: EpisodeEncoder
 
-    def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` where these are not 1."""
-        episodes = [self.encoder(chat["messages"], chat.get("read_turns", 1)) for chat in chats]
+    def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` and its `"view"` where not 1 and "memory"."""
+        episodes = [self.encoder(chat["messages"], chat.get("read_turns", 1), chat.get("view", "memory")) for chat in chats]
+        # First, as that is where a Trainer looks for the size of a batch.
+        batch: dict[str, Any] = {"view": torch.tensor([[*ALL_VIEWS].index(episode.view) for episode in episodes])}
+        for view in dict.fromkeys(episode.view for episode in episodes):
+            batch[view] = self._padded([episode for episode in episodes if episode.view == view])
+        return batch
+
+    def _padded(self, episodes: Sequence[Episode]) -> dict[str, Tensor]:
         pad = self.encoder.tokenizer.pad_token_id or 0
         batch = {
             "write_input_ids": _pad([episode.write.ids for episode in episodes], pad),

@@ -15,8 +15,8 @@ def read_records(source: str, split: str = "train", config: str | None = None) -
     """All records of a data set.
 
     Args:
-        source: a file of JSON lines, or of one JSON list (or a mapping whose "data" is one), perhaps gzipped; a folder of such
-            files, read in the order of their names; or the name of a data set on the Hub.
+        source: a file of JSON lines, or of one JSON list (or a mapping with one under "data" or "Data"), perhaps gzipped; a
+            folder of such files, read in the order of their names; or the name of a data set on the Hub.
         split, config: of a data set on the Hub.
 
     Raises:
@@ -47,7 +47,7 @@ def _of_file(path: Path) -> Iterator[Any]:
 
 def _of_document(path: Path, text: str) -> list[Any]:
     document = _parsed(text, str(path))
-    records = document.get("data") if isinstance(document, dict) else document
+    records = document.get("data", document.get("Data")) if isinstance(document, dict) else document
     if not isinstance(records, list):
         raise ValueError(f'{path} is neither a JSON list of records nor a mapping with one under "data"')
     return records

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from deltamem.model import DeltaMemModel
-from deltamem.training.episodes import IGNORED
+from deltamem.training.loss import Answers, EpisodeLoss
+from deltamem.training.statistics import memory_statistics
+from deltamem.training.views import ALL_VIEWS
 
 
 @dataclass
@@ -22,6 +23,12 @@ class DeltaMemTrainingArguments(TrainingArguments):
     Args:
         write_penalty: weight of `(mean β - write_target)²` in the loss, β being the write gates of the write pass.
         write_target: the mean write gate that costs nothing.
+        write_chunk_tokens: long histories are written in chunks of so many tokens, the memory carried from one to the next.
+        gradient_chunks: how many chunks at the end of a history gradients flow through.
+        memory_statistics: whether every log says how far the gates open, how large the states and the corrections are.
+
+    Raises:
+        ValueError: numbers that are out of range.
     """
 
     learning_rate: float = field(default=2e-4)
@@ -31,13 +38,34 @@ class DeltaMemTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=32)
     max_steps: int = field(default=70)
     remove_unused_columns: bool = field(default=False)
-    prediction_loss_only: bool = field(default=True)
     write_penalty: float = field(default=0.01, metadata={"help": "Weight of (mean write gate - write_target)^2."})
     write_target: float = field(default=0.05, metadata={"help": "The mean write gate that costs nothing."})
+    write_chunk_tokens: int | None = field(
+        default=None, metadata={"help": "Write the history in chunks of so many tokens, each in a context of its own."}
+    )
+    gradient_chunks: int | None = field(
+        default=None, metadata={"help": "Gradients flow through so many chunks at the end of the history; all if not given."}
+    )
+    memory_statistics: bool = field(
+        default=True, metadata={"help": "Log mean gates, norms of states, and corrections in proportion to what they correct."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("write_chunk_tokens", "gradient_chunks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not accepted; give a whole number of at least 1, or leave it out")
+        if self.gradient_chunks is not None and self.write_chunk_tokens is None:
+            raise ValueError("gradient_chunks counts chunks of write_chunk_tokens; give these, too")
 
 
 class DeltaMemTrainer(Trainer):
-    """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`."""
+    """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`.
+
+    Evaluation counts, besides the loss, `recall`: the share of answers whose every token is the likeliest. Give it
+    `in_views_and_controls(chats, ...)` as `eval_dataset` to have both for every view, for an empty and for another's memory.
+    """
 
     def __init__(self, model: PeftModel, *args: Any, **kwargs: Any) -> None:
         if not isinstance(getattr(model, "base_model", None), DeltaMemModel):
@@ -45,45 +73,52 @@ class DeltaMemTrainer(Trainer):
                 f"DeltaMemTrainer trains a model with a δ-mem adapter, got {type(model).__name__}; make one with "
                 "get_peft_model(model, DeltaMemConfig(...))"
             )
-        super().__init__(model, *args, **kwargs)
+        super().__init__(model, *args, **{"compute_metrics": recall, **kwargs})
         # The loss is the mean over each batch, for the Trainer to divide over gradient accumulation.
         self.model_accepts_loss_kwargs = False
+        self._newest: tuple[EpisodeLoss, dict[str, Tensor]] | None = None
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Write the history to an empty memory, then read it: cross-entropy of the answers plus the write penalty."""
-        tuner = self.accelerator.unwrap_model(model).base_model
-        state = tuner.new_memory(inputs["input_ids"].shape[0])
-        segment_ids = inputs.get("write_segment_ids")
-        with tuner.memory(state, segment_ids=segment_ids, detach=False) as written:
-            model(
-                input_ids=inputs["write_input_ids"],
-                attention_mask=inputs["write_attention_mask"],
-                use_cache=False,
-                logits_to_keep=_last_positions(inputs["write_input_ids"], 1),
-            )
-        labels = inputs["labels"]
-        targets = int((labels != IGNORED).any(0).long().argmax())  # the first column that is trained on
-        with tuner.memory(state, write=False):
-            outputs = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                use_cache=False,
-                logits_to_keep=_last_positions(labels, labels.shape[1] - targets + 1),
-            )
-        predicted = outputs.logits[:, :-1].float().flatten(0, 1)
-        loss = F.cross_entropy(predicted, labels[:, targets:].flatten(), ignore_index=IGNORED)
-        if written.write_gates:
-            gate = torch.stack(written.write_gates).mean().to(loss.device)
+        """Write the histories to empty memories, then read them: the mean over the episodes, plus the write penalty.
+
+        With `return_outputs`, also what each view's episodes cost, by the view's name.
+        """
+        costs = EpisodeLoss(self.accelerator.unwrap_model(model), self.args.write_chunk_tokens, self.args.gradient_chunks)
+        answers = {name: costs(model, inputs[name], view) for name, view in ALL_VIEWS.items() if name in inputs}
+        episodes = len(inputs["view"])
+        loss = torch.stack([cost.loss * (len(cost.asked) / episodes) for cost in answers.values()]).sum()
+        if costs.write_gates:
+            gate = torch.stack(costs.write_gates).mean().to(loss.device)
             loss = loss + self.args.write_penalty * (gate - self.args.write_target) ** 2
-        return (loss, {"loss": loss}) if return_outputs else loss
+        if model.training:
+            self._newest = costs, inputs[next(iter(answers))]
+        return (loss, answers) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The loss of a batch, and for each episode the numbers of right answers and of all answers, `[batch, 2]`."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, answers = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, torch.cat([_counts(cost) for cost in answers.values()]), inputs["view"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's, and with the memory's statistics where the training loss is logged."""
+        if self.args.memory_statistics and "loss" in logs and self._newest is not None:
+            logs = {**logs, **memory_statistics(*self._newest)}
+        super().log(logs, *args, **kwargs)
 
 
-def _last_positions(ids: Tensor, count: int) -> Tensor:
-    """The last positions of `[batch, tokens]`, for `logits_to_keep`.
+def recall(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of right answers, from `[episodes, 2]`: right ones, and all."""
+    right, asked = prediction.predictions.sum(0)
+    return {"recall": float(right / asked)} if asked else {}
 
-    As indices, not as a number: a slice of the hidden states is not contiguous, and the vocabulary's matrix would then be
-    copied for every row.
-    """
-    return torch.arange(ids.shape[1] - count, ids.shape[1], device=ids.device)
+
+def _counts(answers: Answers) -> Tensor:
+    return torch.stack([answers.right, answers.asked], dim=1)

@@ -66,7 +66,7 @@ def test_a_correction_enters_where_the_method_says(model_type, family, role):
     layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
     hooked = 0
     for name, layer in layers.items():
-        projection = layer._projections.get(role)
+        projection = layer.projections.get(role)
         if projection is None:
             continue
         config, weights = layer.parts["default"].config, layer.adapter_weights("default")
@@ -103,7 +103,7 @@ def test_the_output_correction_changes_the_output_alone(model_type, family):
     ids, outputs = tokens(2, 12), []
     model = adapted(bare(model_type, family), corrections=("o",))
     first = next(module for module in model.modules() if isinstance(module, DeltaMemLayer))
-    for role, projection in first._projections.items():
+    for role, projection in first.projections.items():
         projection.module.register_forward_hook(lambda module, args, output, role=role: outputs.append((role, output)))
     with model.memory(memory_of(model), write=False):
         logits(model, ids, use_cache=False)

@@ -66,6 +66,7 @@ def test_an_episode_needs_history_question_and_answer(chat):
 def test_a_batch_is_padded_on_the_left():
     longer = [*CHAT[:1], {"role": "user", "content": "Hello there."}, *CHAT[1:]]
     batch = EpisodeCollator(EpisodeEncoder(chat_tokenizer(), write="message"))([{"messages": CHAT}, {"messages": longer}])
+    batch = batch["memory"]
     assert batch["write_input_ids"].shape == batch["write_attention_mask"].shape == batch["write_segment_ids"].shape
     padding = batch["write_attention_mask"][0] == 0
     assert padding.sum() == 8

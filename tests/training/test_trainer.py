@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from deltamem.training import command
 from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder
+from deltamem.training.options import TrainingOptions
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
+from deltamem.training.views import in_views_and_controls
 
 QUESTION = {"role": "user", "content": "What does Anna like?"}
 
@@ -26,6 +29,7 @@ CHATS = [chat("teal"), chat("red"), chat("Oslo"), chat("Rome")]
 
 def trainer(folder, model=None, chats=CHATS, **options):
     model = model or chat_model()
+    eval_dataset = options.pop("eval_dataset", None)
     encoder = EpisodeEncoder(chat_tokenizer(), write=model.active_peft_config.write, answer_only=True)
     arguments = DeltaMemTrainingArguments(
         **{
@@ -39,7 +43,8 @@ def trainer(folder, model=None, chats=CHATS, **options):
             **options,
         }
     )
-    return DeltaMemTrainer(model, arguments, train_dataset=chats, data_collator=EpisodeCollator(encoder))
+    collator = EpisodeCollator(encoder)
+    return DeltaMemTrainer(model, arguments, train_dataset=chats, eval_dataset=eval_dataset, data_collator=collator)
 
 
 def losses(run):
@@ -51,6 +56,7 @@ def test_the_loss_is_cross_entropy_of_the_answers_plus_the_write_penalty(tmp_pat
     model, batch = run.model, run.data_collator(CHATS)
     loss = run.compute_loss(model, batch)
 
+    batch = batch["memory"]
     state = model.new_memory(4)
     with torch.no_grad():
         with model.memory(state):
@@ -79,7 +85,7 @@ def test_a_memory_is_learnt(tmp_path):
     run = trainer(tmp_path, model=chat_model(spread=0.5), **options)  # weights large enough to be sure of a word
     run.train()
     assert losses(run)[-1] < 0.3  # without its memory no model gets below log(4) for the value: 0.46 a token
-    questions = run.data_collator(CHATS)["input_ids"][:, :-3]  # without the answer and the end of its turn
+    questions = run.data_collator(CHATS)["memory"]["input_ids"][:, :-3]  # without the answer and the end of its turn
     assert (questions == questions[0]).all()  # so that nothing but the memory can tell them apart
 
 
@@ -141,3 +147,118 @@ def test_the_train_command_on_facts_goes_on_with_an_adapter(tmp_path, backbone):
     options = f"--model {backbone} --adapter {tmp_path / 'adapter'} --output_dir {tmp_path / 'output'} --max_facts 2"
     command.main([*options.split(), *"--max_steps 1 --per_device_train_batch_size 2 --use_cpu --report_to none".split()])
     assert (tmp_path / "output" / "adapter_model.safetensors").exists()
+
+
+def test_evaluation_names_every_view_and_control(tmp_path):
+    chats = in_views_and_controls(CHATS, ["memory", "context_and_memory"], [], seed=0)
+    run = trainer(tmp_path, model=chat_model(spread=0.5), max_steps=1, eval_strategy="steps", eval_dataset=chats)
+    run.train()
+    logged = {name for entry in run.state.log_history for name in entry}
+    views = ("memory", "context_and_memory", "zero_memory", "shuffled_memory")
+    assert {f"eval_{view}_{figure}" for view in views for figure in ("loss", "recall")} <= logged
+
+
+def test_recall_is_that_of_the_memory_asked_from(tmp_path):
+    """A memory that was learnt answers; an empty one cannot tell four histories apart, and another's tells the wrong one."""
+    options = {"learning_rate": 3e-2, "max_steps": 80, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    chats = in_views_and_controls(CHATS, ["memory"], [], seed=0)
+    run = trainer(tmp_path, model=chat_model(spread=0.5), eval_dataset=chats, per_device_eval_batch_size=3, **options)
+    run.train()
+    metrics = run.evaluate()
+    assert metrics["eval_memory_recall"] == 1
+    assert metrics["eval_zero_memory_recall"] <= 0.25
+    assert metrics["eval_shuffled_memory_recall"] == 0
+    assert metrics["eval_memory_loss"] < min(metrics["eval_zero_memory_loss"], metrics["eval_shuffled_memory_loss"])
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": "learned"}, {"num_states": 2, "corrections": ("q", "k", "v", "o")}])
+def test_statistics_of_the_memory_are_logged(tmp_path, options):
+    model = chat_model(spread=0.5, **options)
+    run = trainer(tmp_path, model=model, max_steps=1, learning_rate=0.0)
+    run.train()
+    logged = run.state.log_history[0]
+
+    batch, block_gates = run.data_collator(CHATS)["memory"], []
+    state = model.new_memory(4)
+    with model.memory(state) as block:
+        model(input_ids=batch["write_input_ids"], attention_mask=batch["write_attention_mask"])
+        block_gates += block.write_gates
+    assert logged["write_gate"] == pytest.approx(block_gates[0].item(), rel=1e-4)
+    if "decay" not in options:
+        assert logged["keep_gate"] == pytest.approx(1 - logged["write_gate"], rel=1e-4)
+    norms = [tensor.norm(dim=(2, 3)).mean().item() for tensor in state.tensors.values()]
+    assert logged["state_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-4)
+    corrections = model.active_peft_config.corrections
+    assert {name for name in logged if name.startswith("correction_ratio")} == {
+        f"correction_ratio_{role}" for role in corrections
+    }
+    assert all(0 < logged[f"correction_ratio_{role}"] < 1 for role in corrections)
+
+
+def test_statistics_leave_the_curve_as_it_is(tmp_path):
+    runs = []
+    for logged in (True, False):
+        torch.manual_seed(0)
+        runs.append(trainer(tmp_path, memory_statistics=logged))
+        runs[-1].train()
+    assert losses(runs[0]) == losses(runs[1])
+    assert "write_gate" not in runs[1].state.log_history[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"write_chunk_tokens": 0}, "write_chunk_tokens=0 is not accepted"),
+        ({"write_chunk_tokens": 8, "gradient_chunks": -1}, "gradient_chunks=-1 is not accepted"),
+        ({"gradient_chunks": 2}, "give these, too"),
+    ],
+)
+def test_wrong_chunks_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        DeltaMemTrainingArguments(output_dir=str(tmp_path), report_to="none", **options)
+
+
+def parse(arguments):
+    return TrainingOptions.parse(arguments, "deltamem train", None)
+
+
+def test_a_preset_gives_defaults_that_the_command_line_overrides(tmp_path):
+    recipe = parse(["--preset", "facts", "--output_dir", str(tmp_path), "--max_facts", "2", "--report_to", "none"])
+    adapter, data, facts, training = recipe
+    assert (adapter.tie_query_init, data.answer_only, facts.max_facts, training.learning_rate) == (True, True, 2, 4e-3)
+    paper = parse(["--preset", "paper", "--output_dir", str(tmp_path), "--report_to", "none"])
+    none = parse(["--output_dir", str(tmp_path), "--report_to", "none"])
+    none[0].preset = "paper"
+    assert list(map(str, paper)) == list(map(str, none))  # the library's own defaults are the paper's
+    with pytest.raises(ValueError, match="no preset 'mine'; choose one of paper, facts"):
+        parse(["--preset", "mine", "--output_dir", str(tmp_path)])
+
+
+def test_the_train_command_evaluates_and_resumes_the_same_curve(tmp_path, backbone):
+    data = tmp_path / "chats.jsonl"
+    data.write_text("\n".join(map(json.dumps, CHATS * 4)))
+
+    def run(folder, *more):
+        options = (
+            f"--model {backbone} --data {data} --eval_data {data} --output_dir {tmp_path / folder} --r 4 --max_steps 4 "
+            "--per_device_train_batch_size 4 --use_cpu --report_to none --logging_steps 1 --save_steps 2 --eval_strategy steps "
+            "--eval_steps 2 --views memory=1 context=1"
+        )
+        command.main([*options.split(), *more])
+        return json.loads((tmp_path / folder / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+
+    def figures(history):
+        return [{key: value for key, value in entry.items() if "loss" in key or "recall" in key} for entry in history]
+
+    whole = figures(run("run"))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    assert figures(run("run", "--resume_from_checkpoint", "true")) == whole
+    assert any("eval_context_recall" in entry for entry in whole)
+
+
+def test_chats_that_are_trained_on_are_not_evaluated_on(tmp_path, backbone):
+    data = tmp_path / "chats.jsonl"
+    data.write_text("\n".join(map(json.dumps, CHATS)))
+    options = f"--model {backbone} --data {data} --output_dir {tmp_path / 'output'} --use_cpu --eval_strategy steps"
+    with pytest.raises(ValueError, match="--eval_data"):
+        command.main([*options.split(), "--report_to", "none"])

@@ -1,4 +1,4 @@
-"""What `deltamem inspect MODEL` shows: where a memory would be attached, and what it would add."""
+"""What `deltamem inspect BACKBONE` shows: where a memory would be attached, and what it would add."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from transformers import (
 from deltamem.architectures import describe_hook
 from deltamem.backbones import find_backbone, on_hub
 from deltamem.config import VARIANTS, DeltaMemConfig
+from deltamem.inspection.kind import ACCEPTED
 from deltamem.known_hooks import registered_hook
 from deltamem.layer import DeltaMemLayer
 from deltamem.projection import Projection, width_out
@@ -135,9 +136,7 @@ def _source(name: str) -> str:
     except HFValidationError:  # a path
         found = False
     if not found:
-        raise OSError(
-            f"{name!r} is no folder, and the Hub cannot be asked for it; give a folder with a config.json, or a name on the Hub"
-        )
+        raise OSError(f"{name!r} is no file and no folder, and the Hub cannot be asked for it; give {ACCEPTED}")
     return source
 
 
@@ -156,7 +155,7 @@ def _describe_layer(layer: DeltaMemLayer, state: Tensor) -> dict[str, Any]:
         "reads": weights["in"].shape[1],
         "projections": {
             role: {**_describe_projection(projection, names), "corrected": role in weights}
-            for role, projection in layer._projections.items()
+            for role, projection in layer.projections.items()
         },
         "state": [*state.shape[1:]],
         "parameters": sum(weight.numel() for weight in weights.values()),

@@ -1,0 +1,96 @@
+"""The terminal: lines in, answers out, and what the keys and the signals of a terminal do."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from deltamem.chat.commands import run_command
+from deltamem.chat.conversation import Conversation
+
+# What ends the chat from outside: a closed terminal, a shutdown. Windows has no hang-up.
+ENDINGS = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
+
+
+def talk(conversation: Conversation, console: Console) -> None:
+    """Read lines and answer them until the input ends."""
+    with suppress(ImportError):  # a line editor with a history, which input() then uses; not on Windows
+        importlib.import_module("readline")
+    broken_off = False
+    while True:
+        prompt = "\n" * broken_off + _prompt(conversation)
+        try:
+            broken_off = False
+            _handle(input(prompt).strip(), conversation, console)
+        except EOFError:
+            return
+        except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
+            broken_off = True
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is as it was before
+            console.print(f"[red]{escape(str(error))}[/]", highlight=False)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Leave in an orderly way when the terminal is closed: an answer is broken off, a save is completed or undone."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        for ending in ENDINGS:  # a second one must not disturb the way out
+            signal.signal(ending, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {ending: signal.signal(ending, end) for ending in ENDINGS}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
+
+
+def _prompt(conversation: Conversation) -> str:
+    off = "" if conversation.bare is None else "(memory off)"
+    return " ".join(filter(None, (conversation.name, off))) + "> "
+
+
+def _handle(line: str, conversation: Conversation, console: Console) -> None:
+    if line.startswith("/"):
+        run_command(line, conversation, console)
+    elif line:
+        _answer(line, conversation, console)
+
+
+def _answer(text: str, conversation: Conversation, console: Console) -> None:
+    turns = conversation.turns
+    with _interrupts() as interrupted, closing(conversation.stream(text)) as pieces:
+        for piece in pieces:
+            console.out(_printable(piece), end="", highlight=False)
+            if interrupted.is_set():
+                break
+    console.print()
+    if conversation.turns == turns:
+        console.print("[dim](stopped; nothing of this turn is kept)[/]")
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """While an answer is generated, Ctrl-C sets an event: an exception could come while the answer is being taken back."""
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _printable(text: str) -> str:
+    """Without the characters that steer a terminal, which a model could be led to say."""
+    return "".join(character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc")

@@ -1,0 +1,119 @@
+"""Adapters in folders: in the reference's format, and in PEFT's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from deltamem.adapter_checks import shape_of_weight
+from deltamem.config import DeltaMemConfig
+from deltamem.convert.card import card
+
+REFERENCE_CONFIG, REFERENCE_PICKLE, REFERENCE_WEIGHTS = (
+    "delta_mem_config.json",
+    "delta_mem_adapter.pt",
+    "delta_mem_adapter.safetensors",
+)
+# The first torch whose weights_only unpickler cannot be made to write where it should not: GHSA-63cw-57p8-fm3p.
+SAFE_TORCH = "2.10"
+
+
+def read_reference(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The options and weights of a reference adapter; of a file of safetensors, if there is one, not of the pickle.
+
+    Raises:
+        FileNotFoundError: the folder has no such files.
+        ValueError: a file that holds something else, or this torch cannot read a pickle safely.
+    """
+    path = _file(folder, REFERENCE_CONFIG, "an adapter of PEFT is converted with --to reference")
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is not JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{os.fspath(path)!r} holds {type(options).__name__} where an object with options belongs")
+    if (folder / REFERENCE_WEIGHTS).is_file():
+        return options, _safetensors(folder / REFERENCE_WEIGHTS)
+    return options, _pickled(_file(folder, REFERENCE_PICKLE, f"or {REFERENCE_WEIGHTS}"))
+
+
+def write_reference(folder: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter under the reference's names; its weights as safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), folder / REFERENCE_WEIGHTS)
+    (folder / REFERENCE_CONFIG).write_text(json.dumps(options, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
+    """The config and weights of an adapter of PEFT.
+
+    Raises:
+        FileNotFoundError: the folder has no such files.
+        ValueError: a file that holds something else, such as an adapter of another method.
+    """
+    _file(folder, CONFIG_NAME, "an adapter of the reference is converted with --to peft")
+    config = PeftConfig.from_pretrained(os.fspath(folder))
+    if not isinstance(config, DeltaMemConfig):
+        raise ValueError(f"{os.fspath(folder)!r} holds an adapter of the method {config.peft_type}, not of δ-mem")
+    return config, _safetensors(_file(folder, SAFETENSORS_WEIGHTS_NAME, "save the adapter again with save_pretrained"))
+
+
+def write_adapter(folder: Path, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> None:
+    """Write an adapter as PEFT's `save_pretrained` does, with a card that says what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(weights), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    (folder / "README.md").write_text(card(folder.name, config, weights), encoding="utf-8")
+    config.save_pretrained(os.fspath(folder))
+
+
+def _file(folder: Path, name: str, otherwise: str) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {os.fspath(folder)!r}; fetch an adapter of the Hub with `hf download` first"
+        )
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"the folder {os.fspath(folder)!r} has no {name}; {otherwise}")
+    return folder / name
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return _checked(path, load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    if torch.__version__ < SAFE_TORCH:
+        raise ValueError(
+            f"{os.fspath(path)!r} is a pickle, and this is torch {torch.__version__}: before {SAFE_TORCH}, a crafted one can "
+            "run code even where nothing but weights is accepted (GHSA-63cw-57p8-fm3p). Install a newer torch, or give "
+            f"the weights as {REFERENCE_WEIGHTS}"
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a dozen kinds, for what is damaged and for what asks to run code
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{os.fspath(path)!r} is not a file of weights alone, so it is not read: {reason}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise ValueError(f"{os.fspath(path)!r} holds {type(loaded).__name__} where a dictionary of tensors by name belongs")
+    return _checked(path, loaded)
+
+
+def _checked(path: Path, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        for name, tensor in tensors.items():
+            shape_of_weight(name, tensor)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r}: {error}") from error
+    return dict(tensors)

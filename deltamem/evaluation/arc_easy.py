@@ -1,0 +1,74 @@
+"""ARC-Easy: science questions of elementary school, the answer ranked among its choices as lm-evaluation-harness does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltamem.evaluation.off_task import OffTask, identity, records_of, sampled
+from deltamem.evaluation.scoring import Score
+from deltamem.evaluation.task import Options, share
+
+NAME = "arc_easy"
+HUB = ("allenai/ai2_arc", "ARC-Easy")
+# acc: the likeliest choice. acc_norm: the likeliest by its characters.
+METRICS = {"acc": share("acc"), "acc_norm": share("acc_norm")}
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """A question whose answer is one of several.
+
+    Args:
+        query: the question.
+        choices: the answers.
+        gold: the place of the right one.
+    """
+
+    query: str
+    choices: tuple[str, ...]
+    gold: int
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The question with each of its answers."""
+        return [(f"{self.query}\nAnswer:", f" {choice}") for choice in self.choices]
+
+    def figures(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """Whether the right choice is the likeliest, as it is, and by its number of characters."""
+        likelihoods = [score.log_likelihood for score in scores]
+        by_length = [likelihood / len(choice) for likelihood, choice in zip(likelihoods, self.choices, strict=True)]
+        return {
+            "log_likelihoods": likelihoods,
+            "gold": self.gold,
+            "acc": float(likelihoods.index(max(likelihoods)) == self.gold),
+            "acc_norm": float(by_length.index(max(by_length)) == self.gold),
+        }
+
+
+def tasks(options: Options) -> list[OffTask]:
+    """The task, as one.
+
+    Raises:
+        ValueError: no data, or of another format.
+    """
+    records = records_of(NAME, HUB, options)
+    questions = [_question(record, number) for number, record in enumerate(records, 1)]
+    return [OffTask(NAME, sampled(questions, options), METRICS, identity(options), options.seed)]
+
+
+def _question(record: Any, number: int) -> MultipleChoice:
+    try:
+        if "query" in record:
+            query, choices, gold = record["query"], record["choices"], record["gold"]
+        else:
+            query, choices = f"Question: {record['question']}", record["choices"]["text"]
+            gold = record["choices"]["label"].index(record["answerKey"])
+        choices[gold]
+        return MultipleChoice(query, tuple(choices), gold)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f'{NAME}, record {number}: expected {{"question", "choices": {{"text", "label"}}, "answerKey"}}, or '
+            f'{{"query", "choices", "gold"}}, got {record!r:.200} ({error!r})'
+        ) from error

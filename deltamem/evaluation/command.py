@@ -1,0 +1,141 @@
+"""`deltamem eval`: tasks asked under several settings, resumable, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.evaluation.recall import batches
+from deltamem.evaluation.results import Results, open_results
+from deltamem.evaluation.subject import Subject
+from deltamem.evaluation.summary import summarise
+from deltamem.evaluation.task import Options, Row, Task
+from deltamem.evaluation.tasks import make_tasks
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is evaluated, and how.
+
+    Args:
+        model: the backbone, a folder or a Hub name; the adapter's own if None, and without an adapter SmolLM2.
+        adapter: of δ-mem or any other of PEFT, a folder or a Hub name; the bare backbone if None.
+        system: see `Subject`.
+        write_chunk_tokens: see `Subject`.
+        batch_size: questions at a time.
+    """
+
+    model: str | None = None
+    adapter: str | None = None
+    system: str | None = None
+    write_chunk_tokens: int | None = None
+    batch_size: int = 8
+
+
+def run(
+    names: Sequence[str],
+    evaluated: Evaluated,
+    options: Options,
+    settings: Sequence[str],
+    output: Path | None,
+    show_progress: bool,
+) -> dict[str, Any]:
+    """Ask all tasks under all settings.
+
+    Args:
+        names: of the tasks.
+        evaluated: the model.
+        options: of the tasks.
+        settings: each task is asked under those of them that it has; under all that it has if there are none.
+        output: a folder for the rows, from which a run that was broken off goes on.
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        `model`, `adapter`, and as `results` what `summarise` makes of every task.
+
+    Raises:
+        ValueError, OSError: unknown tasks or settings, missing data, an adapter for another backbone, results of other
+            options in `output`; before anything is asked.
+    """
+    tasks = make_tasks(names, options)
+    subject = load(evaluated)
+    chosen = _chosen(tasks, subject, settings)
+    for task in tasks:
+        task.prepare(subject)
+    common = _identity(evaluated, options, subject)
+    results = {
+        task.name: open_results(output and output / task.name, chosen[task.name], {**common, **task.identity}) for task in tasks
+    }
+    with Progress(*COLUMNS, disable=not show_progress, transient=True) as progress:
+        for task in tasks:
+            _ask(task, subject, results[task.name], evaluated.batch_size, progress)
+    figures = [entry for task in tasks for entry in summarise(task, _rows(results[task.name]))]
+    return {"model": common["model"], "adapter": evaluated.adapter, "results": figures}
+
+
+def load(evaluated: Evaluated) -> Subject:
+    """The model to evaluate.
+
+    Raises:
+        ValueError, OSError: there is none, or its adapter was made for another.
+    """
+    if evaluated.batch_size < 2:
+        raise ValueError(f"--batch-size {evaluated.batch_size} is not accepted; give 2 or more questions at a time")
+    model, tokenizer = load_backbone(_backbone(evaluated))
+    if evaluated.adapter is not None:
+        model = PeftModel.from_pretrained(model, evaluated.adapter)
+    return Subject(model.eval(), tokenizer, evaluated.system, evaluated.write_chunk_tokens)
+
+
+def _backbone(evaluated: Evaluated) -> str:
+    if evaluated.model is not None or evaluated.adapter is None:
+        return evaluated.model or SMOLLM2
+    name: str | None = PeftConfig.from_pretrained(evaluated.adapter).base_model_name_or_path
+    if name is None:
+        raise ValueError(f"the adapter {evaluated.adapter} does not say what its backbone is; give it with --model")
+    return name
+
+
+def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> dict[str, list[str]]:
+    """The settings that each task is asked under."""
+    known = {task.name: task.settings(subject) for task in tasks}
+    unknown = {*given}.difference(*known.values())
+    chosen = {name: [setting for setting in settings if setting in given or not given] for name, settings in known.items()}
+    if unknown or not all(chosen.values()):
+        of_each = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in known.items())
+        raise ValueError(
+            f"--setting {', '.join(given)} is not accepted; with this model there are, of each task one at least, {of_each}"
+        )
+    return chosen
+
+
+def _identity(evaluated: Evaluated, options: Options, subject: Subject) -> dict[str, Any]:
+    """What all results depend on."""
+    fingerprint = subject.model.fingerprint() if subject.has_memory else None
+    return {**vars(evaluated), "model": _backbone(evaluated), "fingerprint": fingerprint, "seed": options.seed}
+
+
+def _ask(task: Task, subject: Subject, results: Mapping[str, Results], batch_size: int, progress: Progress) -> None:
+    """Ask what was not asked yet; always in the same batches, so that a run in two parts has the figures of one."""
+    ends = [batch[-1] + 1 for batch in batches(range(len(task)), batch_size)]
+    for kept in results.values():
+        kept.keep(max((end for end in ends if end <= len(kept.rows)), default=0))
+    bar = progress.add_task(f"{task.name}: {', '.join(results)}", total=len(task))
+    for places in batches(range(len(task)), batch_size):
+        missing = [setting for setting, kept in results.items() if len(kept.rows) <= places[0]]
+        rows = task.answer(subject, missing, places) if missing else {}
+        for setting, several in rows.items():
+            results[setting].add(several)
+        progress.advance(bar, len(places))
+
+
+def _rows(results: Mapping[str, Results]) -> dict[str, list[Row]]:
+    return {setting: kept.rows for setting, kept in results.items()}

@@ -1,0 +1,146 @@
+"""The task "facts": generated facts, recalled after they left the context."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, cast, get_args
+
+from deltamem.evaluation.recall import RecallTest, Setting
+from deltamem.evaluation.subject import Subject
+from deltamem.evaluation.task import Options, Row, share
+from deltamem.training.facts import (
+    FactEpisode,
+    FactEpisodeConfig,
+    Kind,
+    Messages,
+    Split,
+    fact_episodes,
+    load_fillers,
+    told_long_ago,
+)
+from deltamem.training.facts.fillers import SMALL_TALK
+
+# What the command calls the settings of a RecallTest.
+SETTINGS: dict[str, Setting] = {
+    "memory": "memory",
+    "none": "no_memory",
+    "zero": "zero_memory",
+    "shuffled": "shuffled_memory",
+    "adapter": "adapter",
+    "full": "full_context",
+    "tail": "tail",
+}
+METRICS = {"recall": share("recall")}
+
+
+@dataclass
+class Facts:
+    """Episodes with so many facts, told so long ago.
+
+    Args:
+        config: of the episodes.
+        split: that they are of.
+        count: how many there are.
+        tokens_since: tokens of other talk between telling and asking, at least.
+        seed: of the episodes.
+    """
+
+    config: FactEpisodeConfig
+    split: Split
+    count: int
+    tokens_since: int
+    seed: int
+    metrics = METRICS
+    _episodes: list[FactEpisode] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """See `Task`."""
+        since = f"-{self.tokens_since}_tokens_ago" if self.tokens_since else ""
+        return f"facts-{self.config.max_facts}{since}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {
+            **vars(self.config),
+            "split": self.split,
+            "episodes": self.count,
+            "tokens_since": self.tokens_since,
+        }
+
+    def __len__(self) -> int:
+        return self.count
+
+    def settings(self, subject: Subject) -> tuple[str, ...]:
+        """See `Task`."""
+        known = _test(subject).settings
+        return tuple(name for name, setting in SETTINGS.items() if setting in known)
+
+    def prepare(self, subject: Subject) -> None:
+        """See `Task`: draws the episodes."""
+        drawn = fact_episodes(self.count, self.seed, self.config, self.split)
+        self._episodes = [self._told_long_ago(subject, episode, place) for place, episode in enumerate(drawn)]
+
+    def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
+        """See `Task`."""
+        episodes = [self._episodes[place] for place in places]
+        recalls = _test(subject, len(episodes)).run(episodes, [SETTINGS[name] for name in settings])
+        return {
+            name: [
+                {
+                    "index": place,
+                    "group": episode.kind,
+                    "question": episode.question["content"],
+                    "answer": episode.answer,
+                    "choice": choice,
+                    "recall": float(right),
+                }
+                for place, episode, choice, right in zip(places, episodes, recall.choices, recall.right, strict=True)
+            ]
+            for name, recall in zip(settings, recalls, strict=True)
+        }
+
+    def _told_long_ago(self, subject: Subject, episode: FactEpisode, place: int) -> FactEpisode:
+        before = len(subject.tokens(episode.history).ids)
+
+        def length(messages: Messages) -> int:
+            return len(subject.tokens([*episode.history, *messages]).ids) - before
+
+        rng = random.Random(f"{self.seed}-{place}-since")
+        return told_long_ago(episode, self.tokens_since, length, load_fillers(SMALL_TALK, self.split), rng)
+
+
+def tasks(options: Options) -> list[Facts]:
+    """A task for every number of facts and every distance.
+
+    Raises:
+        ValueError: an unknown split or kind, or numbers out of range.
+    """
+    if options.split not in get_args(Split):
+        raise ValueError(f"--split {options.split!r} is not accepted; choose one of {', '.join(get_args(Split))}")
+    if options.kind is not None and options.kind not in get_args(Kind):
+        raise ValueError(f"--kind {options.kind!r} is not accepted; choose one of {', '.join(get_args(Kind))}")
+    if options.episodes < 2:
+        raise ValueError(f"--episodes {options.episodes} is too few; give 2 or more, so that there is another's memory")
+    return [
+        Facts(_config(options, facts), cast(Split, options.split), options.episodes, tokens, options.seed)
+        for facts in options.facts
+        for tokens in options.tokens_since
+    ]
+
+
+def _config(options: Options, facts: int) -> FactEpisodeConfig:
+    return FactEpisodeConfig(
+        min_facts=facts,
+        max_facts=facts,
+        updates=1.0 if options.kind == "update" else options.updates,
+        counting=float(options.kind == "count"),
+        lists=float(options.kind == "list"),
+    )
+
+
+def _test(subject: Subject, batch_size: int = 2) -> RecallTest:
+    return RecallTest(**{part.name: getattr(subject, part.name) for part in fields(Subject)}, batch_size=batch_size)

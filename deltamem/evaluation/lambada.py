@@ -1,0 +1,62 @@
+"""LAMBADA, in OpenAI's version: the last word of a passage, which only the whole passage tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltamem.evaluation.off_task import OffTask, identity, records_of, sampled
+from deltamem.evaluation.scoring import Score
+from deltamem.evaluation.task import Options, perplexity, share
+
+NAME = "lambada_openai"
+HUB = ("EleutherAI/lambada_openai", "en")
+# acc: all tokens of the word are the likeliest. perplexity: of the word, not of its tokens.
+METRICS = {"acc": share("acc"), "perplexity": perplexity("log_likelihood")}
+
+
+@dataclass(frozen=True)
+class LastWord:
+    """A passage whose last word is to be told.
+
+    Args:
+        passage: what stands before it.
+        word: the word.
+    """
+
+    passage: str
+    word: str
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The passage with its word."""
+        return [(self.passage, f" {self.word}")]
+
+    def figures(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """Whether the word is what the model would say, and how likely it is."""
+        (score,) = scores
+        return {"acc": float(score.greedy), "log_likelihood": score.log_likelihood}
+
+
+def tasks(options: Options) -> list[OffTask]:
+    """The task, as one.
+
+    Raises:
+        ValueError: no data, or of another format.
+    """
+    records = records_of(NAME, HUB, options)
+    questions = [_question(record, number) for number, record in enumerate(records, 1)]
+    return [OffTask(NAME, sampled(questions, options), METRICS, identity(options), options.seed)]
+
+
+def _question(record: Any, number: int) -> LastWord:
+    if isinstance(record, dict):
+        passage, word = record.get("context"), record.get("continuation")
+        if isinstance(record.get("text"), str):
+            passage, _, word = record["text"].rpartition(" ")
+        if passage and word and isinstance(passage, str) and isinstance(word, str):
+            return LastWord(passage, word.removeprefix(" "))
+    raise ValueError(
+        f'{NAME}, record {number}: expected {{"text"}} of several words, or {{"context", "continuation"}}, got {record!r:.200}'
+    )

@@ -1,0 +1,158 @@
+"""Does an adapter cost general ability? Questions that have nothing to do with its memory, asked with and without one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import torch
+
+from deltamem.chat_tokens import Message
+from deltamem.evaluation.scoring import Score, Text, score
+from deltamem.evaluation.subject import Subject
+from deltamem.evaluation.task import Metric, Options, Row
+from deltamem.state import DeltaMemState
+from deltamem.training.facts import FactEpisodeConfig, fact_episode
+from deltamem.training.records import read_records
+
+# none: the bare backbone. zero: an empty memory, and nothing is written. filled: a memory that holds a conversation, another
+# for each question, and nothing is written. writing: an empty memory that is written while the question is read.
+BARE = "none"
+SETTINGS = (BARE, "zero", "filled", "writing")
+# What a filled memory was told: four facts, and small talk between them.
+CONVERSATION = FactEpisodeConfig(min_facts=4, max_facts=4, separate_turns=0.5, min_fillers=2, max_fillers=6)
+
+
+class Question(Protocol):
+    """Continuations of texts, and what their scores say."""
+
+    @property
+    def texts(self) -> Sequence[tuple[str, str]]:
+        """What is scored: contexts with their continuations."""
+
+    def figures(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """What the scores, one of each text, say about the answer."""
+
+
+@dataclass
+class OffTask:
+    """A benchmark whose questions are answered by scoring continuations.
+
+    Args:
+        name: of the benchmark.
+        questions: by their numbers in the data.
+        metrics: what the questions' figures make.
+        identity: the options that chose the questions.
+        seed: of the conversations that fill memories.
+    """
+
+    name: str
+    questions: dict[int, Question]
+    metrics: dict[str, Metric]
+    identity: dict[str, Any]
+    seed: int
+    _texts: list[tuple[int, list[Text]]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def settings(self, subject: Subject) -> tuple[str, ...]:
+        """See `Task`."""
+        return SETTINGS if subject.has_memory else (BARE,)
+
+    def prepare(self, subject: Subject) -> None:
+        """See `Task`; the longest questions come first, so that those of a batch are alike, and memory runs out at once."""
+        texts = {
+            number: [Text.of(subject.tokenizer, *text) for text in question.texts]
+            for number, question in self.questions.items()
+        }
+        self._texts = sorted(texts.items(), key=lambda item: -_longest(item[1]))
+        subject.check_window(_longest(self._texts[0][1]), f"the longest text of {self.name}")
+
+    def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
+        """See `Task`."""
+        batch = [self._texts[place] for place in places]
+        return {setting: self._rows(subject, setting, batch) for setting in settings}
+
+    def _rows(self, subject: Subject, setting: str, batch: Sequence[tuple[int, list[Text]]]) -> list[Row]:
+        asked_of = [number for number, texts in batch for _ in texts]
+        texts = [text for _, several in batch for text in several]
+        with self._under(subject, setting, asked_of, texts):
+            scores = iter(score(subject, texts))
+        return [
+            {"index": number, **self.questions[number].figures([next(scores) for _ in several])} for number, several in batch
+        ]
+
+    def _under(
+        self, subject: Subject, setting: str, asked_of: Sequence[int], texts: Sequence[Text]
+    ) -> AbstractContextManager[Any]:
+        """The context of a setting, for texts of the questions of these numbers."""
+        if setting == BARE:
+            return subject.bare()
+        if setting == "filled":
+            return cast(AbstractContextManager[Any], subject.model.memory(self._filled(subject, asked_of), write=False))
+        memory = subject.model.new_memory(len(texts))
+        if setting == "zero":
+            return cast(AbstractContextManager[Any], subject.model.memory(memory, write=False))
+        segment_ids = None
+        if subject.model.active_peft_config.writes_segments:  # a text is one segment
+            segment_ids = subject.left_padded([torch.zeros_like(text.ids) for text in texts], fill=-1)[0]
+        return cast(AbstractContextManager[Any], subject.model.memory(memory, segment_ids=segment_ids))
+
+    def _filled(self, subject: Subject, asked_of: Sequence[int]) -> DeltaMemState:
+        """For each text the memory of its question's conversation, `[texts]`."""
+        numbers = [*dict.fromkeys(asked_of)]
+        memory = subject.write([conversation(self.seed, number) for number in numbers])
+        return DeltaMemState.stack(memory[numbers.index(number)] for number in asked_of)
+
+
+def conversation(seed: int, number: int) -> Sequence[Message]:
+    """A generated conversation that has nothing to do with the question of this number."""
+    return fact_episode(random.Random(f"{seed}-{number}"), CONVERSATION, "held_out").history
+
+
+def records_of(name: str, hub: tuple[str, str], options: Options) -> list[Any]:
+    """The records of a benchmark: of `--data`, of a folder, or of the Hub.
+
+    Args:
+        name: of the benchmark, and so of its file in the folder.
+        hub: its official data set and configuration.
+        options: which name the file or the folder.
+
+    Raises:
+        ValueError: no such file, or nothing in it; the Hub cannot be asked.
+    """
+    file = options.data or (options.data_dir and options.data_dir / f"{name}.jsonl")
+    if file is None:
+        try:
+            return read_records(hub[0], "test", hub[1])
+        except ValueError as error:
+            raise ValueError(
+                f"{name} needs its data: give a file with --data, or a folder that holds {name}.jsonl with --data-dir, or "
+                f"connect to the Hub. {error}"
+            ) from error
+    if not file.is_file():
+        raise ValueError(f"{name} needs its data, and {file} is no file; give it with --data, or its folder with --data-dir")
+    return read_records(str(file))
+
+
+def sampled(questions: Sequence[Question], options: Options) -> dict[int, Question]:
+    """At most `--limit` of the questions, by number."""
+    count = len(questions) if options.limit is None else min(options.limit, len(questions))
+    return {number: questions[number] for number in sorted(random.Random(options.seed).sample(range(len(questions)), count))}
+
+
+def identity(options: Options) -> dict[str, Any]:
+    """What the choice of the questions depends on."""
+    return {
+        "data": None if options.data is None else str(options.data),
+        "data_dir": None if options.data_dir is None else str(options.data_dir),
+        "limit": options.limit,
+    }
+
+
+def _longest(texts: Sequence[Text]) -> int:
+    return max(len(text.ids) for text in texts)

@@ -1,0 +1,70 @@
+"""Rows of an evaluation, kept in files so that a run that was broken off can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deltamem.evaluation.task import Row
+
+OPTIONS = "options.json"
+
+
+class Results:
+    """The rows of one task under one setting, in the order in which the questions were asked.
+
+    Args:
+        file: of JSON lines, one for each row; what it holds is taken over, but for a line that was broken off. None to keep
+            them nowhere.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self.rows: list[Row] = []
+        if file is not None and file.exists():
+            whole, _, _ = file.read_text(encoding="utf-8").rpartition("\n")
+            self.rows = [json.loads(line) for line in whole.splitlines()]
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first rows."""
+        self.rows = self.rows[:count]
+        if self.file is not None:
+            new = self.file.with_suffix(".new")
+            new.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+            new.replace(self.file)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add rows, on disk when this returns."""
+        self.rows += rows
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("".join(map(_line, rows)))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def open_results(folder: Path | None, settings: Sequence[str], identity: Mapping[str, Any]) -> dict[str, Results]:
+    """The results of one task by setting, in a folder that says what they depend on.
+
+    Raises:
+        ValueError: the folder has results of other options; names them.
+    """
+    if folder is None:
+        return {setting: Results() for setting in settings}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / OPTIONS
+    if not file.exists():
+        file.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+    before, now = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(identity))
+    other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if other:
+        was = ", ".join(f"{name}={before.get(name)!r}" for name in other)
+        raise ValueError(f"{folder} has results with {was}; give the same options to go on with them, or another --output")
+    return {setting: Results(folder / f"{setting}.jsonl") for setting in settings}
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,67 @@
+"""How likely a model finds continuations of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text whose end is scored.
+
+    Args:
+        ids: the whole, `[tokens]`.
+        scored: how many tokens at its end are the continuation.
+    """
+
+    ids: Tensor
+    scored: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, context: str, continuation: str) -> Text:
+        """Tokenise both together, as lm-evaluation-harness does, behind the token that the tokenizer starts a text with."""
+        start = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
+        before, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation))
+        return cls(torch.tensor(start + whole), len(whole) - len(before))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is.
+
+    Args:
+        log_likelihood: of all its tokens, in nats.
+        greedy: whether each of them is the likeliest at its place.
+    """
+
+    log_likelihood: float
+    greedy: bool
+
+
+@torch.no_grad()
+def score(subject: Subject, texts: Sequence[Text]) -> list[Score]:
+    """Score texts in one pass; an open memory has one row for each."""
+    ids, mask = subject.left_padded([text.ids for text in texts])
+    most = max(text.scored for text in texts)
+    tokens = ids.shape[1]
+    output = subject.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=mask.cumsum(1).sub(1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=torch.arange(tokens - most - 1, tokens - 1, device=ids.device),
+    )
+    predicted = output.logits.float().log_softmax(-1)  # [texts, most, vocabulary]
+    targets = ids[:, -most:]
+    lengths = torch.tensor([text.scored for text in texts], device=ids.device)
+    scored = torch.arange(most, 0, -1, device=ids.device) <= lengths[:, None]  # [texts, most]
+    likelihoods = predicted.gather(2, targets[..., None]).squeeze(2).where(scored, 0.0).sum(1)
+    greedy = ((predicted.argmax(2) == targets) | ~scored).all(1)
+    return [Score(*pair) for pair in zip(likelihoods.tolist(), greedy.tolist(), strict=True)]

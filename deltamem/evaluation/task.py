@@ -1,0 +1,96 @@
+"""What an evaluation's task is, and what it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deltamem.evaluation.intervals import Aggregate, Numbers
+from deltamem.evaluation.subject import Subject
+
+Row = dict[str, Any]  # what is kept of one question under one setting
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `deltamem eval` that its tasks look at; the command describes them."""
+
+    data: Path | None = None
+    data_dir: Path | None = None
+    limit: int | None = None
+    facts: tuple[int, ...] = (1, 4)
+    split: str = "held_out"
+    tokens_since: tuple[int, ...] = (0,)
+    kind: str | None = None
+    updates: float = 0.0
+    episodes: int = 150
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of all questions.
+
+    Args:
+        of: the entry of the rows that it is made of.
+        aggregate: makes it, over the last axis.
+        share: whether it is the share of questions answered right.
+    """
+
+    of: str
+    aggregate: Aggregate
+    share: bool = False
+
+
+def share(of: str) -> Metric:
+    """The share of questions whose entry is 1, not 0."""
+    return Metric(of, _mean, share=True)
+
+
+def perplexity(of: str) -> Metric:
+    """From log-likelihoods: exp of their negative mean."""
+    return Metric(of, lambda values: np.exp(-_mean(values)))
+
+
+def _mean(values: Numbers) -> Numbers:
+    mean: Numbers = values.mean(axis=-1)
+    return mean
+
+
+class Task(Protocol):
+    """Questions, asked under several settings."""
+
+    @property
+    def name(self) -> str:
+        """Names the task and its results; letters, digits, "_" and "-"."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What is measured, by name."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options that its results depend on: with others, they are other results."""
+
+    def __len__(self) -> int:
+        """Number of questions."""
+
+    def settings(self, subject: Subject) -> tuple[str, ...]:
+        """The settings that a model can be asked under."""
+
+    def prepare(self, subject: Subject) -> None:
+        """Do what needs a tokenizer, before anything is asked.
+
+        Raises:
+            ValueError: texts that do not fit into the model's window.
+        """
+
+    def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
+        """Ask some of the questions, given by their places, under settings: rows by setting.
+
+        A row's optional "group" is the kind of its question, to be summed up separately.
+        """

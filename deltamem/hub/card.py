@@ -1,0 +1,113 @@
+"""The model card of an adapter, completed from what lies in its folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
+
+from deltamem.hub.notes import evaluation_of, training_of
+from deltamem.hub.words import GENERATED, Size, card_text
+
+if TYPE_CHECKING:  # the config writes its card
+    from deltamem.config import DeltaMemConfig
+
+CARD = "README.md"
+WEIGHTS = "adapter_model.safetensors"
+TAGS = ("delta-mem", "memory")
+ADAPTER_OF = "base_model:adapter:"
+# What peft and transformers put into the Hub's template of a card by themselves.
+AUTOMATIC = re.compile(r"### Framework versions|- PEFT .*|This is the model card of a 🤗 transformers model .*")
+
+
+def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> None:
+    """Write the README.md of a folder with an adapter, as `make_card` makes it; nothing where there are no weights yet.
+
+    Raises:
+        ValueError: see `make_card`.
+    """
+    if (folder / WEIGHTS).exists():
+        make_card(folder, config, name).save(folder / CARD)
+
+
+def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> ModelCard:
+    """The model card of an adapter.
+
+    Metadata that the folder's README.md has is kept, and so is its text, unless nobody wrote it: then it is made of the
+    configuration, the weights' shapes, `training.json` and `evaluation.json`.
+
+    Args:
+        folder: with the adapter's weights.
+        config: of the adapter.
+        name: under which it is loaded; that of the folder if None.
+
+    Raises:
+        ValueError: metadata, `training.json` or `evaluation.json` that cannot be read.
+    """
+    path = folder / CARD
+    card = ModelCard.load(path) if path.exists() else ModelCard.from_template(ModelCardData())
+    generated = GENERATED in card.text or _is_template(card.text)
+    base, results = hub_name(config.base_model_name_or_path), evaluation_of(folder)
+    _complete(card.data, config, base)
+    if results and (generated or card.data.eval_results is None):
+        card.data.model_name = f"δ-mem for {base}" if base else "δ-mem"
+        card.data.eval_results = [_eval_result(entry) for entry in results]
+    if generated:
+        size = _size(folder / WEIGHTS, config)
+        card.text = card_text(config, size, name or folder.name, base, training_of(folder), results)
+    return card
+
+
+def hub_name(name: str | None) -> str | None:
+    """The name if it can be one on the Hub: of the right form, and no folder of this machine."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return None
+    return None if os.path.isdir(name or "") else name
+
+
+def _complete(data: Any, config: DeltaMemConfig, base: str | None) -> None:
+    """Add the metadata that is missing. A folder of this machine, which peft names as the backbone, is none to others."""
+    data.library_name = "peft"
+    if not isinstance(data.base_model, list) and hub_name(data.base_model) is None:
+        data.base_model = base
+    kept = [tag for tag in data.tags or () if hub_name(tag.removeprefix(ADAPTER_OF)) or not tag.startswith(ADAPTER_OF)]
+    data.tags = [*dict.fromkeys([*kept, *TAGS, *([f"{ADAPTER_OF}{base}"] if base else [])])]
+    if config.task_type == "CAUSAL_LM":
+        data.pipeline_tag = data.pipeline_tag or "text-generation"
+
+
+def _is_template(text: str) -> bool:
+    """Whether all of a card's lines are those of the Hub's template."""
+    template = {*ModelCard.from_template(ModelCardData()).text.splitlines()}
+    return all(line in template or AUTOMATIC.fullmatch(line) for line in text.splitlines())
+
+
+def _size(weights: Path, config: DeltaMemConfig) -> Size:
+    with safe_open(weights, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)
+    states = layers * config.num_states * config.r**2
+    return Size(layers, sum(map(math.prod, shapes.values())), 4 * states)
+
+
+def _eval_result(entry: dict[str, Any]) -> EvalResult:
+    """An entry of `deltamem eval`, as the Hub's model index has it."""
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=entry["task"],
+        dataset_name=entry["task"],
+        dataset_config=entry["group"],
+        metric_type=entry["metric"],
+        metric_name=f"{entry['metric']}, answered with: {entry['setting']}",
+        metric_value=entry["value"],
+        metric_args={"questions": entry["questions"], "interval_95": [entry["low"], entry["high"]]},
+    )

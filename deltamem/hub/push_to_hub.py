@@ -1,0 +1,29 @@
+"""The model card of `model.push_to_hub`.
+
+transformers' method, which every PeftModel inherits, replaces the card that was saved by one of its own, "of a transformers model",
+before it uploads the folder. `PeftModel` gets an upload step that puts δ-mem's card back and leaves all other methods alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from deltamem.config import DeltaMemConfig
+from deltamem.hub.card import write_card
+
+MAIN_ADAPTER = "default"  # the one that peft saves to the folder itself, the others to folders in it
+
+
+def keep_card() -> None:
+    """Let `push_to_hub` of a model with a δ-mem adapter upload the adapter's card."""
+    PeftModel._upload_modified_files = _upload_with_card
+
+
+def _upload_with_card(model: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    config = model.peft_config.get(MAIN_ADAPTER)
+    if isinstance(config, DeltaMemConfig):
+        write_card(Path(working_dir), config, repo_id)
+    return super(PeftModel, model)._upload_modified_files(working_dir, repo_id, *args, **kwargs)

@@ -1,0 +1,147 @@
+"""`deltamem push`: an adapter's folder, checked, completed with its card, and sent to the Hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils import validate_repo_id
+from peft import PeftConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from deltamem.adapter_checks import shape_of_weight
+from deltamem.config import DeltaMemConfig
+from deltamem.hub.card import CARD, WEIGHTS, hub_name, make_card
+from deltamem.peft_type import DELTA_MEM
+
+CONFIG = "adapter_config.json"
+# What may be sent: nothing that is run when it is loaded, as a pickle is (.bin, .pt, .pth, .pkl).
+SUFFIXES = {".jinja", ".jpg", ".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ".txt"}
+NAMES = {"LICENSE", "NOTICE"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is sent to a repository of the Hub.
+
+    Args:
+        repo: OWNER/NAME.
+        contents: of its files, by name: a file of this machine, or the contents themselves.
+    """
+
+    repo: str
+    contents: dict[str, Path | bytes]
+
+    def size(self, name: str) -> int:
+        """Of a file, in bytes."""
+        content = self.contents[name]
+        return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def prepare(folder: Path, repo: str) -> Upload:
+    """Check an adapter and gather what is sent of it: the folder's files, but for hidden ones and folders in it, and its card.
+
+    The folder stays as it is.
+
+    Args:
+        folder: of a saved adapter.
+        repo: OWNER/NAME on the Hub.
+
+    Raises:
+        ValueError: the folder holds no δ-mem adapter, weights that are not finite, a backbone that nobody else has, or files that
+            could be run when they are loaded; `repo` is no such name.
+    """
+    validate_repo_id(repo)
+    if "/" not in repo:
+        raise ValueError(f"{repo!r} is not accepted; give OWNER/NAME, your name on the Hub or that of an organisation first")
+    config = _config(folder)
+    _check_weights(folder, config)
+    if hub_name(config.base_model_name_or_path) is None:
+        raise ValueError(
+            f"the backbone of {folder} is {config.base_model_name_or_path!r}, which nobody finds on the Hub; give its name there "
+            f"as base_model_name_or_path in {CONFIG}"
+        )
+    contents: dict[str, Path | bytes] = {path.name: path for path in _files(folder)}
+    card = make_card(folder, config, repo)
+    if card.data.license is None:
+        logger.warning("The card names no licence. Say what others may do: `license: apache-2.0`, say, atop %s.", folder / CARD)
+    contents[CARD] = str(card).encode()
+    return Upload(repo, dict(sorted(contents.items())))
+
+
+def send(upload: Upload, private: bool = False, revision: str | None = None) -> str:
+    """Send all files in one commit, to a repository that is made if there is none.
+
+    Args:
+        upload: as `prepare` gives it.
+        private: the repository is one that only its owner sees.
+        revision: a branch, made if there is none; the main branch if None.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: `private`, and the repository is there already and public; nothing is sent.
+        OSError: the Hub cannot be reached or refuses.
+    """
+    api = HfApi()
+    api.create_repo(upload.repo, private=private or None, exist_ok=True)
+    if private and not api.model_info(upload.repo).private:
+        raise ValueError(f"{upload.repo} is there already and public; make it private on the Hub, or leave --private out")
+    if revision is not None:
+        api.create_branch(upload.repo, branch=revision, exist_ok=True)
+    files = [CommitOperationAdd(name, content) for name, content in upload.contents.items()]
+    commit = api.create_commit(upload.repo, files, commit_message="Upload δ-mem adapter", revision=revision)
+    return str(commit.commit_url)
+
+
+def as_text(upload: Upload) -> str:
+    """All that would be sent, to be read: files with their sizes, and the card."""
+    files = [f"{upload.size(name):>13,}  {name}" for name in upload.contents]
+    card = upload.contents[CARD]
+    return "\n".join([f"{upload.repo}:", *files, "", f"{CARD}:", card.decode() if isinstance(card, bytes) else str(card)])
+
+
+def _config(folder: Path) -> DeltaMemConfig:
+    path = folder / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no adapter: {CONFIG} cannot be read ({error})") from error
+    method = found.get("peft_type") if isinstance(found, dict) else None
+    if method != DELTA_MEM.value:
+        raise ValueError(f"{folder} holds no δ-mem adapter: its {CONFIG} has the peft_type {method!r}, not {DELTA_MEM.value!r}")
+    config: DeltaMemConfig = PeftConfig.from_pretrained(folder)
+    return config
+
+
+def _check_weights(folder: Path, config: DeltaMemConfig) -> None:
+    """Make sure that the weights are finite and have the names and widths of the config's."""
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no adapter: {WEIGHTS} cannot be read ({error})") from error
+    shapes = {name: shape_of_weight(name, weight) for name, weight in weights.items()}
+    corrections = [name for name in shapes if name.split(".")[-2:-1] in [[f"delta_mem_{role}"] for role in config.corrections]]
+    others = [name for name in shapes if ".delta_mem_" not in name]
+    others += [name for name in corrections if shapes[name][1:] != (config.num_states * config.r,)]
+    if others or not corrections:
+        raise ValueError(f"{path} has not the weights of this {CONFIG}: see {(others or ['that there are none'])[0]}")
+
+
+def _files(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    others = [path.name for path in found if path.suffix not in SUFFIXES and path.name not in NAMES]
+    if others:
+        raise ValueError(
+            f"{folder} has {', '.join(sorted(others))}: such a file could be a pickle, which runs what it says when it is loaded. "
+            f"Move it away; sent are files in {', '.join(sorted(SUFFIXES))}, and {', '.join(sorted(NAMES))}"
+        )
+    return found

@@ -1,0 +1,132 @@
+"""The text of a model card: how an adapter is used, and what it is in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the config writes its card
+    from deltamem.config import DeltaMemConfig
+
+# While a card has this line, it is written anew whenever the adapter is saved.
+GENERATED = "<!-- Written by deltamem. Take this line out, and the text below stays as you change it. -->"
+PAPER = "https://arxiv.org/abs/2605.12357"
+DECAYS = {
+    "coupled": "a write keeps one minus its gate of the memory",
+    "learned": "what a write keeps of the memory has a gate of its own",
+    "none": "nothing decays",
+}
+TURNS = {"after": "after it was answered", "during": "while it is read and answered"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of an adapter: its layers, its parameters, and the bytes of one memory."""
+
+    layers: int
+    parameters: int
+    memory_bytes: int
+
+
+def card_text(
+    config: DeltaMemConfig,
+    size: Size,
+    name: str,
+    base: str | None,
+    training: dict[str, str],
+    results: Sequence[dict[str, Any]],
+) -> str:
+    """The text below the metadata, in Markdown.
+
+    Args:
+        config: of the adapter.
+        size: of the adapter.
+        name: under which it is loaded.
+        base: name of its backbone, None if it is not known.
+        training: as `training_of` gives it.
+        results: as `evaluation_of` gives them.
+    """
+    of = f" for {base}" if base else ""
+    parts = [
+        GENERATED,
+        f"# δ-mem{of}",
+        f"```python\n{usage(config, name, base or 'THE_BACKBONE')}\n```",
+        f"An adapter of [δ-mem]({PAPER}): a small online memory in the attention layers of a frozen model. A memory is a value "
+        "that whoever calls the model keeps, saves and loads; an empty one corrects nothing.",
+        "\n".join(f"- {line}" for line in config_in_words(config, size)),
+    ]
+    if training:
+        parts += ["## Training", *_training(training)]
+    if results:
+        parts += ["## Evaluation", "`deltamem eval`; in brackets the 95% interval.", _table(results)]
+    parts += ["## Framework versions", f"- PEFT {config.peft_version}\n- deltamem {version('deltamem')}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def usage(config: DeltaMemConfig, name: str, base: str) -> str:
+    """Code that loads the adapter and uses it."""
+    auto = "AutoModel" if config.task_type == "FEATURE_EXTRACTION" else "AutoModelForCausalLM"
+    name, base = json.dumps(name, ensure_ascii=False), json.dumps(base, ensure_ascii=False)
+    lines = [
+        "import deltamem  # registers the PEFT method, before the adapter is loaded",
+        "from peft import PeftModel",
+        f"from transformers import {auto}, AutoTokenizer",
+        "",
+        f"model = PeftModel.from_pretrained({auto}.from_pretrained({base}), {name})",
+        f"tokenizer = AutoTokenizer.from_pretrained({base})",
+    ]
+    if auto == "AutoModel":
+        lines += [
+            "state = model.new_memory()",
+            "with model.memory(state):",
+            '    model(**tokenizer("Anna lives in Oslo.", return_tensors="pt"))',
+        ]
+    else:
+        lines += [
+            "chat = deltamem.ChatSession(model, tokenizer)",
+            'chat.observe("Anna lives in Oslo.")  # written to the memory, not kept in the context',
+            'print(chat.reply("Where does Anna live?"))',
+        ]
+    return "\n".join(lines)
+
+
+def config_in_words(config: DeltaMemConfig, size: Size) -> list[str]:
+    """What a configuration says, a line for each thing."""
+    r, scale = config.r, config.alpha / config.r
+    return [
+        f"Variant: {_variant(config)}; {DECAYS[config.decay]}.",
+        f"Corrects the {' and '.join(config.corrections)} projections of {size.layers} attention layers, "
+        f"scaled by alpha / r = {config.alpha:g} / {r} = {scale:g}.",
+        f"{size.parameters:,} trained parameters. One memory takes {size.memory_bytes:,} bytes: "
+        f"{size.layers} × {config.num_states} × {r} × {r} float32 numbers.",
+        f"A chat session writes a turn {TURNS[config.turn_writes]}.",
+    ]
+
+
+def _variant(config: DeltaMemConfig) -> str:
+    states = "one state" if config.num_states == 1 else f"{config.num_states} parallel states"
+    if config.writes_segments:
+        return f"SSW, {states} in each layer, written once for every {config.write}"
+    return f"{'TSW' if config.num_states == 1 else 'MSW'}, {states} in each layer, written by every token"
+
+
+def _training(note: dict[str, str]) -> list[str]:
+    parts = []
+    if "data" in note:
+        parts.append(f"Data: {note['data']}.")
+    if "command" in note:
+        parts.append(f"```sh\n{note['command']}\n```")
+    return parts
+
+
+def _table(results: Sequence[dict[str, Any]]) -> str:
+    rows = [["task", "answered with", "metric", "questions", "value"], ["---"] * 5]
+    for entry in results:
+        task = entry["task"] if entry["group"] is None else f"{entry['task']}: {entry['group']}"
+        form = "{:.1%}" if entry["share"] else "{:.2f}"
+        value, low, high = (form.format(entry[key]) for key in ("value", "low", "high"))
+        rows.append([task, entry["setting"], entry["metric"], str(entry["questions"]), f"{value} ({low} to {high})"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,150 @@
+"""What `deltamem inspect ADAPTER` shows: an adapter's parameters, norms and gates, layer by layer, from its files alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils import cached_file
+
+from deltamem.adapter_checks import shape_of_weight
+from deltamem.config import DeltaMemConfig
+from deltamem.hub.words import Size, config_in_words
+from deltamem.model import DeltaMemModel, _digest
+
+WEIGHTS = "adapter_model.safetensors"
+SAVED_UNDER = "base_model.model."
+SHOWN_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "turn_writes")
+# How many bytes a number of a state takes.
+FLOAT32 = 4
+
+
+def inspect_adapter(name: str) -> dict[str, Any]:
+    """Look at an adapter without its backbone.
+
+    Args:
+        name: its folder, or a name on the Hub.
+
+    Returns:
+        `layers`, for each attention layer its `parameters`; the Frobenius norms of its `projections` (query, key, value, and
+        the gates' weights: how much the gates depend on the token) and of its `corrections` (scaled as they are used, by
+        alpha / r); and its gates at rest, where their weights see nothing: `write_gate` (β, mean, least and most over its rows)
+        and `keep_gate` (what a write keeps, likewise). Then their sums, the config, and what the adapter was made for.
+
+    Raises:
+        ValueError: the adapter is of another kind than δ-mem, or its weights are damaged or not those of its config.
+        OSError: it has no weights.
+    """
+    config = load_config(name)
+    weights = _weights(name)
+    layers = {layer: _describe_layer(layer, own, config) for layer, own in weights.items()}
+    numbers = {f"{layer}.{key}": weight for layer, own in weights.items() for key, weight in own.items()}
+    size = Size(
+        layers=len(layers),
+        parameters=sum(row["parameters"] for row in layers.values()),
+        memory_bytes=len(layers) * config.num_states * config.r**2 * FLOAT32,
+    )
+    return {
+        "adapter": name,
+        "in_words": config_in_words(config, size),
+        "backbone": config.base_model_name_or_path,
+        "made_for": {key: value for key, value in (config.backbone or {}).items() if key != "embedding"},
+        "fingerprint": _digest(config, numbers) if config.backbone else None,  # the backbone is a part of it
+        "config": {key: getattr(config, key) for key in SHOWN_OPTIONS},
+        "layers": [{"name": layer, **row} for layer, row in layers.items()],
+        "parameters": size.parameters,
+        "memory_bytes": size.memory_bytes,
+    }
+
+
+def print_adapter(figures: dict[str, Any]) -> None:
+    """Print what `inspect_adapter` returned as a table."""
+    console = Console()
+    made_for = ", ".join(f"{key} {value}" for key, value in figures["made_for"].items()) or "not said"
+    fingerprint = figures["fingerprint"] or "not known without its backbone"
+    console.print(
+        f"\n[bold]An adapter of δ-mem[/] for {escape(str(figures['backbone']))} ({escape(made_for)}); fingerprint {fingerprint}",
+        *map(escape, figures["in_words"]),
+        sep="\n",
+    )
+    first = figures["layers"][0]
+    table = Table(box=box.SIMPLE, pad_edge=False, caption="Norms of the weights; gates at rest: least to most over the rows.")
+    table.add_column("layer", no_wrap=True)
+    norms = [*(f"|{role}|" for role in first["projections"]), *(f"|Δ{role}|" for role in figures["config"]["corrections"])]
+    for header in ("parameters", *norms, "write gate", "keeps"):
+        table.add_column(header, justify="right")
+    for row in figures["layers"]:
+        corrections = (row["corrections"].get(role) for role in figures["config"]["corrections"])
+        norms = ["–" if norm is None else f"{norm:.2f}" for norm in (*row["projections"].values(), *corrections)]
+        table.add_row(row["name"], f"{row['parameters']:,}", *norms, _range(row["write_gate"]), _range(row["keep_gate"]))
+    console.print(table)
+
+
+def load_config(name: str) -> DeltaMemConfig:
+    """The configuration of an adapter of δ-mem.
+
+    Raises:
+        ValueError: another kind of adapter; says which.
+    """
+    config = PeftConfig.from_pretrained(name)
+    if not isinstance(config, DeltaMemConfig):
+        raise ValueError(f"{name!r} is an adapter of the kind {config.peft_type}, and has no memory; give one of δ-mem")
+    return config
+
+
+def _weights(name: str) -> dict[str, dict[str, Tensor]]:
+    """The weights of an adapter by attention layer, in the order of the layers: `in`, `gate_bias` and the corrections."""
+    try:
+        saved = load_file(cached_file(name, WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(f"{WEIGHTS} of {name!r} is not a readable safetensors file: {error}") from error
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, weight in sorted(saved.items(), key=lambda item: _natural(item[0])):
+        layer, _, own = key.removeprefix(SAVED_UNDER).partition(f".{DeltaMemModel.prefix}")
+        shape_of_weight(key, weight)
+        weights.setdefault(layer, {})[own.removesuffix(".weight")] = weight.float()
+    return weights
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]
+
+
+def _describe_layer(name: str, weights: dict[str, Tensor], config: DeltaMemConfig) -> dict[str, Any]:
+    gating, rows = config.gating, config.gating.query_rows
+    heights = [rows, rows, rows, gating.bias_rows]
+    entrance, bias = weights.get("in"), weights.get("gate_bias")
+    if entrance is None or bias is None or entrance.shape[0] != sum(heights) or bias.shape != (gating.bias_rows,):
+        found = ", ".join(f"{key} {[*weight.shape]}" for key, weight in weights.items())
+        raise ValueError(
+            f"the weights of {name} are not those of the adapter's config, which needs `in` [{sum(heights)}, width] and "
+            f"`gate_bias` [{gating.bias_rows}]; found {found}. Save the adapter again"
+        )
+    norms = [part.norm().item() for part in entrance.split(heights)]
+    open_at_rest = torch.sigmoid(bias).tensor_split(2 if config.decay == "learned" else 1)
+    kept = {"coupled": 1 - open_at_rest[0], "learned": open_at_rest[-1], "none": torch.ones_like(open_at_rest[0])}
+    scale, corrected = config.alpha / config.r, [role for role in config.corrections if role in weights]
+    return {
+        "parameters": sum(weight.numel() for weight in weights.values()),
+        "projections": dict(zip(("q", "k", "v", "gates"), norms, strict=True)),
+        "corrections": {role: scale * weights[role].norm().item() for role in corrected},
+        "write_gate": _spread(open_at_rest[0]),
+        "keep_gate": _spread(kept[config.decay]),
+    }
+
+
+def _spread(gates: Tensor) -> dict[str, float]:
+    return {"mean": gates.mean().item(), "least": gates.min().item(), "most": gates.max().item()}
+
+
+def _range(gate: dict[str, float]) -> str:
+    return f"{gate['mean']:.3f} ({gate['least']:.3f} to {gate['most']:.3f})"

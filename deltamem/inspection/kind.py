@@ -1,0 +1,47 @@
+"""Which kind of thing `deltamem inspect` was given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.errors import HFValidationError
+from transformers.utils import find_adapter_config_file
+
+from deltamem.backbones import on_hub
+from deltamem.session import FILE
+
+Kind = Literal["backbone", "adapter", "memory"]
+# What a folder holds, by a file in it; an adapter first, as some are saved together with their backbone.
+FILES: dict[str, Kind] = {"adapter_config.json": "adapter", FILE: "memory", "config.json": "backbone"}
+ACCEPTED = (
+    "the folder or Hub name of a backbone (with a config.json) or of an adapter (adapter_config.json), the file of a memory "
+    f"that DeltaMemState.save wrote, or the folder of a session ({FILE})"
+)
+
+
+def kind_of(what: str) -> Kind:
+    """Find out what is to be inspected.
+
+    Args:
+        what: a file, a folder, or a name on the Hub.
+
+    Raises:
+        OSError: it is not there, or a folder holds nothing that could be inspected.
+    """
+    if os.path.isfile(what):
+        return "memory"
+    if os.path.isdir(what):
+        found = next((kind for name, kind in FILES.items() if (Path(what) / name).is_file()), None)
+        if found is None:
+            raise OSError(f"the folder {what!r} has none of {', '.join(FILES)}; give {ACCEPTED}")
+        return found
+    return "adapter" if _is_adapter_on_hub(what) else "backbone"
+
+
+def _is_adapter_on_hub(name: str) -> bool:
+    try:
+        return on_hub(name) and find_adapter_config_file(name) is not None
+    except (HFValidationError, OSError):  # a path, or nothing of this name: the backbone's loader says it in words
+        return False

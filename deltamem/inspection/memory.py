@@ -1,0 +1,120 @@
+"""What `deltamem inspect MEMORY` shows: how much a saved memory holds, layer by layer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from deltamem.session import FILE
+from deltamem.session_notes import SessionNotes
+from deltamem.state import DeltaMemState, read_state_file
+
+SHOWN_SINGULAR_VALUES = 4
+
+
+def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SessionNotes | None]:
+    """A memory from a file of its own, or a session's with the notes on the session.
+
+    Args:
+        place: the file of a memory, or the folder or file of a session.
+
+    Raises:
+        OSError, ValueError: there is none, or the file is damaged or something else.
+    """
+    path = Path(place) / FILE if os.path.isdir(place) else Path(place)
+    state, metadata = read_state_file(path)
+    if "session" not in metadata:
+        return state, None
+    return state[0], SessionNotes.read(metadata, path)  # the other rows are what its context started from
+
+
+def inspect_memory(place: str) -> dict[str, Any]:
+    """Look at a saved memory.
+
+    Args:
+        place: the file of a memory, or the folder of a session.
+
+    Returns:
+        `rows`, for each memory in the file the `tokens` written to it and the `norm` of all its states; `layers`, for each
+        what `describe_layer` returns; the `fingerprint` of the adapter that wrote it; and of a session what is in its context.
+
+    Raises:
+        OSError, ValueError: there is none, or the file is damaged or something else.
+    """
+    state, notes = load_memory(place)
+    norms = norm_of(state)
+    return {
+        "memory": place,
+        "session": notes and {"saves": notes.saves, "messages": len(notes.messages), "context_tokens": len(notes.written)},
+        "fingerprint": state.fingerprint,
+        "bytes": state.nbytes,
+        "rows": [{"tokens": tokens, "norm": norm} for tokens, norm in zip(state.tokens, norms.tolist(), strict=True)],
+        "layers": [{"name": name, **describe_layer(tensor)} for name, tensor in state.tensors.items()],
+    }
+
+
+def describe_layer(states: Tensor) -> dict[str, Any]:
+    """How much a layer's states hold.
+
+    Args:
+        states: `[batch, num_states, r, r]`.
+
+    Returns:
+        Lists over rows: `norm`, the Frobenius norm of all states of the layer; and over rows and states: `singular_values`,
+        the largest first, and `effective_rank`.
+    """
+    values = torch.linalg.svdvals(states)
+    return {
+        "norm": states.flatten(1).norm(dim=1).tolist(),
+        "effective_rank": effective_rank(values).tolist(),
+        "singular_values": values.tolist(),
+    }
+
+
+def effective_rank(singular_values: Tensor) -> Tensor:
+    """In how many directions a matrix reaches: exp of the entropy of its singular values (Roy and Vetterli 2007).
+
+    Args:
+        singular_values: `[..., r]`.
+
+    Returns:
+        `[...]`, from 1 (one direction) to r (all alike); 0 for a matrix of zeros.
+    """
+    total = singular_values.sum(-1, keepdim=True)
+    share = singular_values / total.clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(total.squeeze(-1) > 0, torch.special.entr(share).sum(-1).exp(), 0.0)
+
+
+def norm_of(state: DeltaMemState) -> Tensor:
+    """The Frobenius norm of all states of each row, `[batch]`."""
+    return torch.cat([tensor.flatten(1) for tensor in state.tensors.values()], dim=1).norm(dim=1)
+
+
+def print_memory(figures: dict[str, Any]) -> None:
+    """Print what `inspect_memory` returned as tables; layers as the mean over the rows."""
+    console = Console()
+    session = figures["session"]
+    what = "A memory" if session is None else "The memory of a session"
+    saved = session and f", saved {session['saves']} times, with {session['messages']} messages in its context"
+    console.print(
+        f"\n[bold]{what}[/]{saved or ''}: {len(figures['rows'])} row{'s' * (len(figures['rows']) > 1)}, {figures['bytes']:,} "
+        f"bytes, written by the adapter {escape(str(figures['fingerprint'] or 'unknown'))}"
+    )
+    rows = Table("row", "tokens written", "norm", box=box.SIMPLE, pad_edge=False)
+    for index, row in enumerate(figures["rows"]):
+        rows.add_row(str(index), f"{row['tokens']:,}", f"{row['norm']:.3f}")
+    console.print(rows)
+    layers = Table("layer", "norm", "effective rank", "singular values", box=box.SIMPLE, pad_edge=False)
+    for row in figures["layers"]:
+        values = torch.tensor(row["singular_values"]).mean((0, 1))[:SHOWN_SINGULAR_VALUES]
+        means = (torch.tensor(row[key]).mean().item() for key in ("norm", "effective_rank"))
+        layers.add_row(row["name"], *(f"{mean:.3f}" for mean in means), " ".join(f"{value:.3f}" for value in values.tolist()))
+    console.print(layers)

@@ -1,0 +1,144 @@
+"""The page that `deltamem inspect --html` writes: one file that needs nothing else, a view of memories and a conversation."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+
+from deltamem.inspection.conversation import Measures, Turn
+from deltamem.inspection.memory import effective_rank
+from deltamem.state import DeltaMemState
+
+# What keeps a page at a few megabytes. More turns, tokens or states are thinned, and the page says so.
+MOST_TURNS, MOST_CELLS, MOST_STATE_NUMBERS = 60, 2000, 1_000_000
+INT16 = 32767
+
+ENVIRONMENT = Environment(loader=PackageLoader("deltamem.inspection"), autoescape=True, undefined=StrictUndefined)
+
+
+def write_page(
+    path: Path,
+    title: str,
+    facts: Mapping[str, str],
+    memories: Mapping[str, DeltaMemState],
+    turns: Sequence[Turn] = (),
+    measures: Measures | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: the file, which is replaced.
+        title: of the page.
+        facts: what is known of it all, shown as a list.
+        memories: memories with one row, under the names that they are shown with, in their order.
+        turns: a conversation, if there is one; the memory after each turn is shown before `memories`.
+        measures: of that conversation.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    notes: list[str] = []
+    data = {
+        "memories": _memories({_name(index, turn): turn.memory for index, turn in enumerate(turns)} | {**memories}, notes),
+        "conversation": measures and _conversation(turns, measures, notes),
+    }
+    page = ENVIRONMENT.get_template("page.html").render(title=title, facts=facts, notes=notes, data=data)
+    path.write_text(page, encoding="utf-8")
+
+
+def _name(index: int, turn: Turn) -> str:
+    return f"after turn {index + 1} ({turn.role})"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the first `count` numbers, evenly spaced, the first and the last among them."""
+    if count <= most:
+        return [*range(count)]
+    return torch.linspace(0, count - 1, most).round().int().tolist()
+
+
+def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[str, Any]:
+    """The memories that are shown: for each layer their states `[memories, num_states, r, r]`, norms and effective ranks."""
+    numbers = sum(tensor.numel() for tensor in next(iter(memories.values())).tensors.values())
+    kept = _spread(len(memories), min(MOST_TURNS, max(MOST_STATE_NUMBERS // numbers, 2)))
+    if len(kept) < len(memories):
+        notes.append(f"{len(kept)} of the {len(memories)} memories are shown.")
+    names, states = ([*part] for part in zip(*([*memories.items()][index] for index in kept), strict=True))
+    layers = []
+    for name in states[0].tensors:
+        tensor = torch.cat([state.tensors[name].cpu() for state in states])
+        ranks = effective_rank(torch.linalg.svdvals(tensor)).mean(1)
+        norms = tensor.flatten(1).norm(dim=1)
+        layers.append({"states": _packed(tensor), "norms": _rounded(norms), "ranks": _rounded(ranks)})
+    return {
+        "names": names,
+        "tokens": [state.tokens[0] for state in states],
+        "layer_names": short_names([*states[0].tensors]),
+        "layers": layers,
+    }
+
+
+def short_names(layers: Sequence[str]) -> list[str]:
+    """The names of attention modules by the part in which they differ: "3" for "model.layers.3.self_attn"."""
+    parts = [name.split(".") for name in layers]
+    alike = len({len(part) for part in parts}) == 1
+    places = [place for place, column in enumerate(zip(*parts, strict=False)) if len({*column}) > 1]
+    return [".".join(part[place] for place in places) for part in parts] if alike and places else [*layers]
+
+
+def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -> dict[str, Any]:
+    """The measures by token, in cells, and by turn."""
+    shown = _spread(len(turns), MOST_TURNS)
+    if len(shown) < len(turns):
+        notes.append(f"The tables show {len(shown)} of the {len(turns)} turns.")
+    lengths = [len(turn.pieces) for turn in turns]
+    step = -(-sum(lengths) // MOST_CELLS)
+    if step > 1:
+        notes.append(f"Of the {sum(lengths):,} tokens, {step} neighbours are shown as one, with the mean of their figures.")
+    begins = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    spans = [(begin, min(begin + step, end)) for turn_begin, end in pairwise(begins) for begin in range(turn_begin, end, step)]
+    pieces = [piece for turn in turns for piece in turn.pieces]
+
+    def by_cell(measured: Tensor) -> Tensor:
+        """`[rows, tokens]` to `[rows, cells]`."""
+        return torch.stack([measured[:, begin:end].mean(1) for begin, end in spans], dim=1)
+
+    def by_turn(measured: Tensor) -> Tensor:
+        """`[rows, tokens]` to `[rows, turns shown]`."""
+        return torch.stack([measured[:, begins[turn] : begins[turn + 1]].mean(1) for turn in shown], dim=1)
+
+    return {
+        "turns": [{"role": turn.role, "cells": -(-length // step)} for turn, length in zip(turns, lengths, strict=True)],
+        "pieces": ["".join(pieces[begin:end]) for begin, end in spans],
+        "cells": {
+            "gate": _packed(by_cell(measures.gate)),
+            "change": _packed(by_cell(measures.change)),
+            "error": _packed(by_cell(measures.error)),
+        },
+        "shown": shown,
+        "by_turn": {
+            "gate": _packed(by_turn(measures.gate)),
+            "change": _packed(measures.turn_change[:, shown]),
+            "error": _packed(by_turn(measures.error)),
+        },
+        "left": _packed(measures.left[:, shown][:, :, shown]),
+    }
+
+
+def _packed(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as text: 16-bit whole numbers, to be multiplied by `scale`."""
+    most = tensor.abs().max().item() if tensor.numel() else 0.0
+    scale = most / INT16 or 1.0
+    numbers = (tensor / scale).round().to(torch.int16).contiguous().numpy().astype("<i2")
+    return {"shape": [*tensor.shape], "scale": scale, "data": base64.b64encode(numbers.tobytes()).decode()}
+
+
+def _rounded(tensor: Tensor) -> list[float]:
+    return [float(f"{number:.4g}") for number in tensor.tolist()]

@@ -1,0 +1,176 @@
+"""What a pass writes to a memory, as tensors: keys, values, gates, errors, and what is left of it later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from deltamem.current import current
+from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
+from deltamem.passes import MemoryPass
+from deltamem.rule import delta_rule
+from deltamem.rule.gates import Writes, writes
+from deltamem.segments import Segments
+
+
+@dataclass(frozen=True)
+class LayerWrites:
+    """What one attention layer wrote in one pass: one write after the other, each to the state that the one before it left.
+
+    A write is a token, or a segment for adapters that write those (SSW). Padding, or a segment that a row does not have, is a
+    write that changes nothing. All tensors are float32, without a gradient.
+
+    Args:
+        start: the states before the pass, `[batch, num_states, r, r]`.
+        k, v: what is written where, `[batch, num_states, writes, r]`.
+        keep, erase, write: the gates for each row of a state, as `deltamem.rule.delta_rule` takes them; `write` is β.
+        write_of_token: `[batch, tokens]`, the write that a token of the pass belongs to; -1 for one that is not written.
+    """
+
+    start: Tensor
+    k: Tensor
+    v: Tensor
+    keep: Tensor
+    erase: Tensor
+    write: Tensor
+    write_of_token: Tensor
+
+    @property
+    def gate(self) -> Tensor:
+        """How far the write gate opens, 0 to 1: the mean of β over the rows of a state, `[batch, num_states, writes]`."""
+        return self.write.mean(-1)
+
+    @property
+    def states(self) -> Tensor:
+        """The state before each write, and after the last: `[batch, num_states, writes + 1, r, r]`."""
+        # A token reads the state before its own write: read with the unit vectors, the rule shows the state's columns.
+        states, r = self.start.shape[1], self.start.shape[-1]
+        k, v, keep, erase, write = (repeat(part, "b n t r -> b (n column) t r", column=r) for part in self._gated)
+        basis = torch.eye(r, device=k.device).repeat(states, 1)[None, :, None].expand_as(k)
+        start = repeat(self.start, "b n row r -> b (n column) row r", column=r)
+        columns, end = delta_rule(basis, k, v, keep, erase, write, start)
+        before = rearrange(columns, "b (n column) t row -> b n t row column", n=states)
+        after = rearrange(end, "b (n column) row r -> b n column row r", n=states)[:, :, :1]
+        return torch.cat([before, after], dim=2)
+
+    @property
+    def change(self) -> Tensor:
+        """The Frobenius norm of each write's change of its state, `[batch, num_states, writes]`."""
+        return self.states.diff(dim=2).norm(dim=(-2, -1))
+
+    @property
+    def error(self) -> Tensor:
+        """The delta rule's error, what is written less what is erased: `write v - erase S k`, `[batch, num_states, writes, r]`."""
+        found = delta_rule(self.k, *self._gated, self.start)[0]  # S k: every key as a query
+        return self.write * self.v - self.erase * found
+
+    @property
+    def _gated(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.k, self.v, self.keep, self.erase, self.write
+
+
+@torch.no_grad()
+def writes_of(model: PeftModel, **inputs: Any) -> dict[str, LayerWrites]:
+    """Run one pass of a model with a δ-mem adapter, and return what it wrote.
+
+    The pass starts from the memory of the `with model.memory(...)` block that it is called in, and writes to it; outside a
+    block from an empty one.
+
+    Args:
+        model: what runs.
+        inputs: for the model's forward: `input_ids`, and whatever else it takes.
+
+    Returns:
+        The writes by attention module, the names of `DeltaMemState.tensors`.
+
+    Raises:
+        ValueError: nothing is written: the block only reads, the adapter is switched off, or it writes segments and none
+            are given.
+    """
+    layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer) and module.is_active]
+    written: dict[str, LayerWrites] = {}
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(_recorder(layer, written))
+        model(**inputs)
+    if not written:
+        raise ValueError(
+            "the pass wrote nothing; call writes_of in a block that writes (model.memory(state), for adapters that write "
+            "segments with segment_ids), with a δ-mem adapter active"
+        )
+    return written
+
+
+@torch.no_grad()
+def left_of(passes: Sequence[LayerWrites]) -> list[Tensor]:
+    """Take a layer's state apart into what each pass has written and later ones have left of it.
+
+    The delta rule is linear in the state and in the values, so the state is the sum of these parts: later writes decay the
+    earlier parts and erase them where their keys are alike.
+
+    Args:
+        passes: successive passes of one layer, each starting where the one before it ended.
+
+    Returns:
+        For each pass the parts after it, `[parts, batch, num_states, r, r]`: first what is left of the state before the first
+        pass, then what is left of each pass up to this one.
+    """
+    parts = passes[0].start[None]
+    left = []
+    for done in passes:
+        parts = torch.cat([parts, torch.zeros_like(parts[:1])])  # this pass's own begins at nothing
+        values = done.v.new_zeros(len(parts), *done.v.shape)
+        values[-1] = done.v
+        k, keep, erase, write = (
+            repeat(part, "b n t r -> (parts b) n t r", parts=len(parts)) for part in (done.k, done.keep, done.erase, done.write)
+        )
+        values, state = (rearrange(tensor, "parts b ... -> (parts b) ...") for tensor in (values, parts))
+        end = delta_rule(k, k, values, keep, erase, write, state)[1]
+        parts = rearrange(end, "(parts b) ... -> parts b ...", parts=len(parts))
+        left.append(parts)
+    return left
+
+
+def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> RemovableHandle:
+    """Record what a layer has written in a pass."""
+
+    def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD, current.memory)
+        if memory is None or not memory.write:
+            return
+        tokens = memory.token_writes.get(layer.name)
+        if tokens is not None:
+            projected = tokens.projected[..., tokens.gating.query_rows :]
+            gated = writes(projected, tokens.gate_bias, tokens.gating, tokens.valid)[0]
+            index = torch.arange(memory.tokens, device=projected.device).expand(memory.batch, -1)
+            index = index if tokens.valid is None else torch.where(tokens.valid, index, -1)
+        elif memory.segments is not None:
+            gated = _segment_writes(layer, memory.segments, args, kwargs)
+            index = torch.where(memory.segments.index < memory.segments.count, memory.segments.index, -1)
+        else:
+            return
+        start = memory.start.states.get(layer.name)
+        start = torch.zeros_like(memory.end[layer.name]) if start is None else start
+        written[layer.name] = LayerWrites(start, *gated, index)
+
+    return layer.register_forward_hook(record, with_kwargs=True)
+
+
+def _segment_writes(layer: DeltaMemLayer, segments: Segments, args: Any, kwargs: dict[str, Any]) -> Writes:
+    """What an adapter that writes segments wrote: their means, projected and gated as a token is."""
+    hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
+    norm = layer._norm[0]
+    hidden = hidden if norm is None else norm(hidden)
+    adapter = layer.active_adapters[0]
+    gating, weights = layer.parts[adapter].gating, layer.adapter_weights(adapter)
+    means = segments.means(segments.sums(hidden, layer.name))
+    projected = nn.functional.linear(means.to(weights["in"].dtype), weights["in"][gating.query_rows :]).float()
+    return writes(projected, weights["gate_bias"], gating, segments.present)[0]

@@ -1,0 +1,105 @@
+"""`deltamem study`: runs what is left of a grid, draws its curves, and sums them up."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from deltamem.study.grid import Run, read_grid
+from deltamem.study.results import Results
+from deltamem.study.run import carry_out
+from deltamem.study.small_backbone import SmallBackbone, load_small_backbone
+
+PART = re.compile(r"(?P<number>[1-9]\d*)/(?P<of>[1-9]\d*)")
+
+
+def main(
+    grid_file: Path,
+    folder: Path,
+    limit: int | None = None,
+    only: str | None = None,
+    part: str | None = None,
+    draw: bool = False,
+) -> dict[str, Any]:
+    """Run what is left of a grid, draw, and write the summary; draws a progress bar if standard error is a terminal.
+
+    Args:
+        grid_file: a YAML file; see `grid`.
+        folder: for `runs.jsonl`, the adapters, the images and `summary.md`.
+        limit: run so many at most; all if None.
+        only: run the variants of this curve alone.
+        part: "1/2" and "2/2" each run every second run, for two processes.
+        draw: run nothing, only draw.
+
+    Returns:
+        The summary: `runs_done`, `runs_left`, `images` and, for every curve, its figures.
+
+    Raises:
+        ValueError: a grid, a curve or a part that cannot be run; says why.
+    """
+    _check_extras()
+    from deltamem.study.report import report  # needs the extras
+
+    grid, results = read_grid(grid_file), Results(folder)
+    runs = _part(grid.runs(only), part)
+    if not draw:
+        results.drop_half_written()
+        _run(_left(runs, results)[:limit], results)
+    left = len(_left(runs, results))
+    return {"runs_done": len(runs) - left, "runs_left": left, **report(grid_file.stem, grid, results.read(), folder)}
+
+
+def print_summary(summary: dict[str, Any], folder: Path) -> None:
+    """Print what is done and where it is."""
+    console = Console()
+    console.print((folder / "summary.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{summary['runs_done']} runs are done, {summary['runs_left']} are left. All of it is in {folder}.")
+
+
+def _run(runs: Sequence[Run], results: Results) -> None:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        for backbone in dict.fromkeys(run.backbone for run in runs):
+            if isinstance(backbone, SmallBackbone):
+                task = progress.add_task("the small backbone", total=1)
+                load_small_backbone(backbone, partial(_show, progress, task))
+                progress.remove_task(task)
+        every = progress.add_task("runs", total=len(runs))
+        for run in runs:
+            task = progress.add_task(f"{run.variant.label}, seed {run.seed}", total=1)
+            results.append(carry_out(run, results.folder, partial(_show, progress, task)))
+            progress.remove_task(task)
+            progress.advance(every)
+
+
+def _show(progress: Progress, task: TaskID, share: float) -> None:
+    progress.update(task, completed=share)
+
+
+def _left(runs: Sequence[Run], results: Results) -> list[Run]:
+    """The runs of which there is no line."""
+    done = [record["run"] for record in results.read()]
+    return [run for run in runs if run.resolved not in done]
+
+
+def _part(runs: list[Run], part: str | None) -> list[Run]:
+    if part is None:
+        return runs
+    given = PART.fullmatch(part)
+    if given is None or int(given["number"]) > int(given["of"]):
+        raise ValueError(f"--part {part!r} is not accepted; give 1/2 and 2/2 to two processes, and so on")
+    return runs[int(given["number"]) - 1 :: int(given["of"])]
+
+
+def _check_extras() -> None:
+    missing = [name for name in ("matplotlib", "scipy") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"deltamem study needs {' and '.join(missing)}; run: pip install 'deltamem[study]'")

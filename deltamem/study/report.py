@@ -1,0 +1,34 @@
+"""Draws what is measured of a study, and sums it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from deltamem.study.figures import curve_figures
+from deltamem.study.grid import Grid
+from deltamem.study.plots import draw
+from deltamem.study.results import Record
+from deltamem.study.summary import as_markdown
+
+
+def report(name: str, grid: Grid, records: Iterable[Record], folder: Path) -> dict[str, Any]:
+    """Draw the curves and write `summary.md`.
+
+    Args:
+        name: of the study.
+        grid: what was to be measured.
+        records: what is; runs of other grids among them are left out.
+        folder: for the images and the page.
+
+    Returns:
+        `images`, their paths, and the figures of all `curves`.
+    """
+    curves = curve_figures(grid, records)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.md").write_text(as_markdown(name, curves), encoding="utf-8")
+    return {
+        "images": [str(image) for image in draw(curves, folder)],
+        "curves": {curve: figures.summary() for curve, figures in curves.items()},
+    }

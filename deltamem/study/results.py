@@ -1,0 +1,58 @@
+"""The results of a study: one JSON line for each run, in a file that several processes may append to."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Results:
+    """`runs.jsonl` in the folder of a study.
+
+    Args:
+        folder: is made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "runs.jsonl"
+
+    def drop_half_written(self) -> None:
+        """Cut off what a process that was killed left of its last line."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.path, whole)
+
+    def read(self) -> list[Record]:
+        """All runs that are done, in the order in which they ended; a half-written last line is left out.
+
+        Raises:
+            ValueError: another line that is no JSON, with its number.
+        """
+        if not self.path.exists():
+            return []
+        *lines, _ = self.path.read_text(encoding="utf-8").split("\n")
+        return [self._parsed(line, number) for number, line in enumerate(lines, 1)]
+
+    def append(self, record: Record) -> None:
+        """Add a run: in one write, so that lines of several processes do not mix."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab", buffering=0) as file:
+            file.write(json.dumps(record).encode() + b"\n")
+            os.fsync(file.fileno())
+
+    def _parsed(self, line: str, number: int) -> Record:
+        try:
+            record: Record = json.loads(line)
+            if {"run", "figures"} <= record.keys():
+                return record
+        except (json.JSONDecodeError, AttributeError):
+            pass
+        raise ValueError(f"{self.path}, line {number} is no run of a study: {line!r:.80}; remove the line")

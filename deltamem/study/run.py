@@ -1,0 +1,85 @@
+"""One run of a study: an adapter is trained, and its memory measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import set_seed
+
+from deltamem.backbones import load_backbone
+from deltamem.config import DeltaMemConfig
+from deltamem.evaluation.recall import RecallTest
+from deltamem.study.grid import Run
+from deltamem.study.results import Record
+from deltamem.study.small_backbone import SmallBackbone, load_small_backbone
+from deltamem.study.training import StudyTraining, train
+
+PACKAGES = ("deltamem", "torch", "transformers", "peft")
+
+
+def identity(run: Run) -> str:
+    """A short name of all that decides a run's outcome."""
+    return hashlib.sha256(json.dumps(run.resolved, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def carry_out(run: Run, folder: Path, step: Callable[[float], None]) -> Record:
+    """Train an adapter, save it, and measure its memory.
+
+    Args:
+        run: what to train and to measure.
+        folder: of the study; a new adapter goes to `adapters/IDENTITY` in it.
+        step: called with the share that is done.
+
+    Returns:
+        The run's line in the results.
+    """
+    start = time.perf_counter()
+    saved = folder / "adapters" / identity(run)
+    model, tokenizer, loss = _trained(run, saved, lambda share: step(share / 2)) if run.variant.trained else _loaded(run)
+    trained = time.perf_counter()
+    test = RecallTest(model.eval(), tokenizer, system=run.system)
+    figures = []
+    for number, measurement in enumerate(run.measure, 1):
+        figures.append(measurement.figures(test, run.settings, run.seed))
+        step(0.5 + number / len(run.measure) / 2)
+    return {
+        "id": identity(run),
+        "variant": run.variant.label,
+        "seed": run.seed,
+        "run": run.resolved,
+        "figures": figures,
+        "final_loss": loss,
+        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "memory_bytes": model.new_memory().nbytes,
+        "training_s": round(trained - start, 1),
+        "measuring_s": round(time.perf_counter() - trained, 1),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+
+
+def _load(backbone: str | SmallBackbone | None) -> tuple[Any, Any]:
+    """The frozen backbone of a run, which a grid that trains always has, and its tokenizer."""
+    return load_small_backbone(backbone) if isinstance(backbone, SmallBackbone) else load_backbone(str(backbone))
+
+
+def _trained(run: Run, saved: Path, step: Callable[[float], None]) -> tuple[PeftModel, Any, float | None]:
+    backbone, tokenizer = _load(run.backbone)
+    set_seed(run.seed)  # of the adapter's weights
+    model = get_peft_model(backbone, DeltaMemConfig(task_type="CAUSAL_LM", **run.variant.adapter))
+    loss = train(model, tokenizer, StudyTraining(run.variant.training), run.system, run.seed, saved, step)
+    model.save_pretrained(saved)
+    return model, tokenizer, loss
+
+
+def _loaded(run: Run) -> tuple[PeftModel, Any, None]:
+    path = run.variant.adapter["path"]
+    backbone, tokenizer = _load(run.backbone or PeftConfig.from_pretrained(path).base_model_name_or_path)
+    return PeftModel.from_pretrained(backbone, path), tokenizer, None

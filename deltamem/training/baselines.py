@@ -1,0 +1,140 @@
+"""`deltamem baseline lora|prefix`: what adaptation alone gains, without a memory.
+
+LoRA or prefix tuning with as many parameters as a δ-mem adapter has, trained on the same episodes in the same order, but on
+their questions and answers only: the history is in no pass. All other options are those of `deltamem train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import Trainer, set_seed
+
+from deltamem.decoder import text_config
+from deltamem.evaluation.kv_cache import kv_numbers
+from deltamem.known_hooks import attention_modules, hook_for
+from deltamem.projection import width_in, width_out
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
+from deltamem.training.loss import answer_loss
+from deltamem.training.options import TrainingOptions, load
+from deltamem.training.views import view_weights
+
+VIEW = "memory"
+
+
+def equal_lora_config(model: nn.Module, parameters: int) -> LoraConfig:
+    """LoRA on the projections that δ-mem corrects by default, of the queries and of the output, of nearly so many parameters.
+
+    Args:
+        model: the backbone.
+        parameters: as many as possible of its ranks, one at least.
+
+    Raises:
+        ValueError: the model's attention is not understood.
+    """
+    hook = hook_for(model)
+    found = attention_modules(model, hook).values()
+    corrected = [hook.projections(attention, text_config(model)) for attention in found]
+    modules = {id(projections[role].module) for projections in corrected for role in ("q", "o")}
+    targets = {name: module for name, module in model.named_modules() if id(module) in modules}
+    of_one_rank = sum(width_in(module) + width_out(module) for module in targets.values())
+    rank = max(round(parameters / of_one_rank), 1)
+    return LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=[*targets])
+
+
+def equal_prefix_config(model: nn.Module, parameters: int) -> PrefixTuningConfig:
+    """Prefix tuning of nearly so many parameters: a trained KV cache before every text.
+
+    Args:
+        model: the backbone.
+        parameters: as many as possible of its tokens, one at least.
+    """
+    tokens = max(round(parameters / kv_numbers(model.config)), 1)
+    return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens)
+
+
+BASELINES: dict[str, Callable[[nn.Module, int], PeftConfig]] = {"lora": equal_lora_config, "prefix": equal_prefix_config}
+
+
+@dataclass(frozen=True)
+class ReadCollator:
+    """Makes a batch of questions and answers, `input_ids`, `attention_mask` and `labels`, all `[chats, tokens]`.
+
+    Padded on the right: peft counts positions from a prefix, so that padding before a text would push it away.
+    """
+
+    encoder: EpisodeEncoder
+
+    def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` where these are not 1."""
+        batch = EpisodeCollator(self.encoder)([{**chat, "view": VIEW} for chat in chats])[VIEW]
+        order = batch["attention_mask"].argsort(dim=1, descending=True, stable=True)
+        return {name: batch[name].gather(1, order) for name in ("input_ids", "attention_mask", "labels")}
+
+
+class BaselineTrainer(Trainer):
+    """Trains any PEFT adapter on batches of a `ReadCollator`, with the loss that δ-mem's questions are read with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is the mean over each batch, as DeltaMemTrainer's
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy of the answers, with nothing but their questions before them."""
+        loss = answer_loss(model, inputs).loss
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, train, and save the adapter to `--output_dir`.
+
+    Raises:
+        ValueError: another baseline, or views, which only a memory has.
+    """
+    kind, others = _kind(arguments)
+    options = TrainingOptions.parse(others, f"deltamem baseline {kind}", __doc__)
+    if [*view_weights(options.data.views)] != [VIEW]:
+        raise ValueError(
+            f"--views {' '.join(options.data.views)}: a baseline has no memory, and reads questions only; give --views memory=1"
+        )
+    set_seed(options.training.seed)
+    adapted, tokenizer = load(options.adapter)
+    wanted = _trained(adapted)
+    backbone = adapted.unload()
+    config = BASELINES[kind](backbone, wanted)
+    set_seed(options.training.seed)
+    model = get_peft_model(backbone, config)
+    Console().print(f"{kind}: {_trained(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
+    evaluated = options.eval_chats()
+    trainer = BaselineTrainer(
+        model,
+        options.training,
+        train_dataset=options.training_chats(tokenizer),
+        eval_dataset=None if evaluated is None else evaluated[VIEW],
+        data_collator=ReadCollator(options.encoder(tokenizer, "token")),
+    )
+    trainer.train(resume_from_checkpoint=options.checkpoint())
+    if trainer.is_world_process_zero():
+        model.save_pretrained(options.training.output_dir)
+
+
+def _kind(arguments: list[str]) -> tuple[str, list[str]]:
+    """The baseline, and the options behind it."""
+    if arguments[:1] == ["--help"]:
+        return next(iter(BASELINES)), arguments
+    if not arguments or arguments[0] not in BASELINES:
+        given = f"{arguments[0]!r} is no baseline" if arguments else "no baseline is given"
+        raise ValueError(f"{given}; give {' or '.join(BASELINES)}, then the options of deltamem train")
+    return arguments[0], arguments[1:]
+
+
+def _trained(model: nn.Module) -> int:
+    """Number of parameters that are trained."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

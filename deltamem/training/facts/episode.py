@@ -1,0 +1,71 @@
+"""What an episode is: a chat that tells facts and asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Messages = list[dict[str, str]]
+Turn = tuple[str, str]  # what the user says, and what the assistant answers
+
+# What is asked for: a value, the newer of two values, how many values there are, or all of them.
+Kind = Literal["value", "update", "count", "list"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is told about one person; ``replaced`` is the value told before, if this is a newer one."""
+
+    name: str
+    attribute: str
+    value: str
+    replaced: str | None = None
+
+
+@dataclass(frozen=True)
+class FactEpisode:
+    """A chat that tells facts, then asks for one of them.
+
+    ``messages`` is the history, the question (user) and the answer (assistant) in the OpenAI/transformers
+    chat format, without a system message. ``facts`` are in the order in which they were told. ``asked`` has
+    the answer as its value: the value told, the newer value (the older is ``asked.replaced``), a number as a
+    word, or all values in the order told ("chess, pottery and sailing"), according to ``kind``.
+    ``candidates`` are the ten answers that the right one is ranked among, sorted:
+
+    - "value" and "update": every value told for the attribute, of whomever and whenever, and others of the same split;
+    - "count": the numbers from one to ten, of which one to five are answers;
+    - "list": as many different values, in lists that are made of ten such values.
+    """
+
+    messages: Messages
+    facts: tuple[Fact, ...]
+    asked: Fact
+    candidates: tuple[str, ...]
+    kind: Kind = "value"
+
+    @property
+    def history(self) -> Messages:
+        """The messages before the question."""
+        return self.messages[:-2]
+
+    @property
+    def question(self) -> dict[str, str]:
+        """The user message that asks."""
+        return self.messages[-2]
+
+    @property
+    def answer(self) -> str:
+        """The right answer alone."""
+        return self.messages[-1]["content"]
+
+    def to_dict(self) -> dict[str, Messages]:
+        """The episode as one record of a chat data set."""
+        return {"messages": self.messages}
+
+
+def as_messages(turns: Iterable[Turn]) -> Messages:
+    """Turns in the chat format, two messages each."""
+    return [
+        {"role": role, "content": content} for turn in turns for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]

@@ -1,0 +1,100 @@
+"""The options of `deltamem train`, which the baselines share."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import HfArgumentParser, IntervalStrategy
+
+from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.config import VARIANTS, DeltaMemConfig, WriteUnit
+from deltamem.training.data import DataArguments, eval_chats, training_chats
+from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.facts import FactEpisodeConfig
+from deltamem.training.presets import PRESETS, preset
+from deltamem.training.trainer import DeltaMemTrainingArguments
+
+
+@dataclass
+class AdapterArguments:
+    """The backbone and the adapter on it."""
+
+    preset: str | None = field(
+        default=None, metadata={"help": f"A recipe: other defaults for all options. One of {', '.join(PRESETS)}."}
+    )
+    model: str = field(default=SMOLLM2, metadata={"help": "Backbone: a folder or a Hub name."})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the frozen weights."})
+    attention: str | None = field(default=None, metadata={"help": "Attention implementation, e.g. eager or sdpa."})
+    adapter: str | None = field(default=None, metadata={"help": "Go on training this adapter; ignores the options below."})
+    variant: Literal["tsw", "ssw", "msw"] = field(default="tsw", metadata={"help": "The paper's variant."})
+    r: int = field(default=8, metadata={"help": "Width of a memory."})
+    beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
+    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
+
+    def config(self) -> DeltaMemConfig:
+        """The configuration of a new adapter."""
+        make = VARIANTS[self.variant]
+        return make(task_type="CAUSAL_LM", r=self.r, beta_bias=self.beta_bias, tie_query_init=self.tie_query_init)
+
+
+class TrainingOptions(NamedTuple):
+    """What a command line says."""
+
+    adapter: AdapterArguments
+    data: DataArguments
+    facts: FactEpisodeConfig
+    training: DeltaMemTrainingArguments
+
+    @classmethod
+    def parse(cls, arguments: list[str], command: str, description: str | None) -> TrainingOptions:
+        """The options of a command line, over those of its `--preset`.
+
+        Raises:
+            ValueError: values that are not accepted, a preset that there is not.
+        """
+        parser = HfArgumentParser(
+            (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments),
+            prog=command,
+            description=description,
+        )
+        recipe = ArgumentParser(add_help=False, allow_abbrev=False)
+        recipe.add_argument("--preset")
+        name = recipe.parse_known_args(arguments)[0].preset
+        if name is not None:
+            parser.set_defaults(**preset(name))
+        return cls(*parser.parse_args_into_dataclasses(arguments))
+
+    def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
+        """Tokenises episodes for an adapter with this unit of writing."""
+        data = self.data
+        return EpisodeEncoder(tokenizer, write, data.answer_only, data.max_write_tokens, data.max_read_tokens)
+
+    def training_chats(self, tokenizer: Any) -> Any:
+        """As many chats as the training takes, or all there are."""
+        training = self.training
+        batch: int = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+        return training_chats(self.data, self.facts, training.max_steps * batch, training.seed, tokenizer)
+
+    def eval_chats(self) -> dict[str, Any] | None:
+        """What is evaluated on in every view and control; None if nothing is to be evaluated."""
+        if self.training.eval_strategy == IntervalStrategy.NO:
+            return None
+        return eval_chats(self.data, self.facts, self.training.seed)
+
+    def checkpoint(self) -> str | bool | None:
+        """`--resume_from_checkpoint true` takes the newest checkpoint of the output folder; otherwise a folder."""
+        given: str | None = self.training.resume_from_checkpoint
+        return True if given is not None and given.lower() == "true" else given
+
+
+def load(options: AdapterArguments) -> tuple[PeftModel, Any]:
+    """The backbone with an adapter to train, and its tokenizer."""
+    attention = {} if options.attention is None else {"attn_implementation": options.attention}
+    backbone, tokenizer = load_backbone(options.model, dtype=getattr(torch, options.dtype), **attention)
+    if options.adapter is not None:
+        return PeftModel.from_pretrained(backbone, options.adapter, is_trainable=True), tokenizer
+    return get_peft_model(backbone, options.config()), tokenizer

@@ -1,0 +1,53 @@
+"""Recipes by name for `deltamem train --preset`: defaults of its options, which the command line overrides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2605.12357, as its code runs it (2,219 episodes of QASPER; the write penalty on the write pass, where it belongs).
+    "paper": {
+        "variant": "tsw",
+        "r": 8,
+        "beta_bias": -1.5,
+        "tie_query_init": False,
+        "views": ["memory=1"],
+        "questions": 1,
+        "answer_only": False,
+        "max_write_tokens": 8192,
+        "max_read_tokens": 512,
+        "learning_rate": 2e-4,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.0,
+        "per_device_train_batch_size": 32,
+        "max_steps": 70,
+        "write_penalty": 0.01,
+        "write_target": 0.05,
+    },
+    # What made small backbones recall facts: docs/experiments.md.
+    "facts": {
+        "beta_bias": -3.0,
+        "tie_query_init": True,
+        "views": ["memory=1"],
+        "questions": 4,
+        "answer_only": True,
+        "data": "facts",
+        "max_facts": 4,
+        "learning_rate": 4e-3,
+        "per_device_train_batch_size": 16,
+        "max_steps": 1000,
+        "write_penalty": 0.0,
+    },
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The options of a recipe.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

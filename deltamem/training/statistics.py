@@ -1,0 +1,88 @@
+"""What a memory does in training: how far its gates open, how large its states grow, how strong its corrections are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from deltamem.current import current
+from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
+from deltamem.rule.gates import writes
+from deltamem.training.loss import Batch, EpisodeLoss
+
+Measured = dict[str, list[Tensor]]
+
+
+@torch.no_grad()
+def memory_statistics(loss: EpisodeLoss, batch: Batch) -> dict[str, float]:
+    """Statistics of one batch of episodes, written and read once more.
+
+    Args:
+        loss: how episodes are passed through the model.
+        batch: one view's part of what an `EpisodeCollator` makes.
+
+    Returns:
+        `write_gate` (mean β) and `keep_gate` (mean of what a write keeps: λ, or 1 - β) over tokens and layers, for adapters
+        that write tokens; `state_norm`, the mean Frobenius norm of a state; and for each corrected projection, such as
+        `correction_ratio_q`, the length of the corrections in proportion to that of the projection's output (with all that is
+        packed with it).
+    """
+    model = loss.adapted
+    layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer) and module.is_active]
+    measured: Measured = defaultdict(list)
+    state = model.new_memory(len(batch["input_ids"]))
+    with _hooks(_gate_hook(layer, measured) for layer in layers):
+        loss.fill(model, batch, state)
+    measured["state_norm"] += [tensor.norm(dim=(-2, -1)).mean() for tensor in state.tensors.values()]
+    real = batch["attention_mask"].bool()
+    corrected = (_correction_hook(layer, role, real, measured) for layer in layers for role in layer.projections)
+    with model.memory(state, write=False), _hooks(corrected):
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=1)
+    return {name: torch.stack([value.float().cpu() for value in values]).mean().item() for name, values in measured.items()}
+
+
+@contextmanager
+def _hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.enter_context(handle)
+        yield
+
+
+def _gate_hook(layer: DeltaMemLayer, measured: Measured) -> RemovableHandle:
+    """Measure the gates of what a layer has written in a pass."""
+
+    def measure(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        memory = kwargs.get(PASS_KEYWORD, current.memory)
+        written = None if memory is None else memory.token_writes.get(layer.name)
+        if written is None:  # segments
+            return
+        gating, valid = written.gating, written.valid
+        gates, opened = writes(written.projected[..., gating.query_rows :], written.gate_bias, gating, valid)
+        kept = gates.keep.mean((1, 3))  # [batch, tokens]
+        valid = torch.ones_like(kept, dtype=torch.bool) if valid is None else valid
+        measured["write_gate"].append(opened.sum() / (valid.sum() * gating.num_states))
+        measured["keep_gate"].append(kept[valid].mean())
+
+    return layer.register_forward_hook(measure, with_kwargs=True)
+
+
+def _correction_hook(layer: DeltaMemLayer, role: str, real: Tensor, measured: Measured) -> RemovableHandle:
+    """Measure the correction of a projection, at the tokens `real`, `[batch, tokens]`, before it is made."""
+    projection = layer.projections[role]
+
+    def measure(module: nn.Module, args: Any, output: Tensor) -> None:
+        reads = current.reads
+        linear = None if reads is None else reads.parts.corrections.get(role)
+        if reads is None or linear is None:
+            return
+        corrected = projection.corrected(output, reads.values, cast(Tensor, linear.weight), reads.parts.scale)
+        measured[f"correction_ratio_{role}"].append((corrected - output)[real].norm() / output[real].norm())
+
+    return projection.module.register_forward_hook(measure, prepend=True)
