@@ -59,7 +59,7 @@ def chat(
     system: Annotated[
         str | None,
         typer.Option(
-            help='System prompt of new sessions, "" for none. By default the chat template\'s own; with the shipped adapter none.'
+            help='System prompt of new sessions, "" for none. By default the template\'s own; with the shipped adapter none.'
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,

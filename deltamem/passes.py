@@ -45,7 +45,7 @@ class MemoryPass:
 
     `start` is never changed, so a layer that is computed again (activation checkpointing) computes the same again.
 
-    No dataclass: sharding (FSDP) copies those that it meets among a layer's arguments, and what the layer fills in would be lost.
+    No dataclass: FSDP copies those that it meets among a layer's arguments, and what the layer fills in would be lost.
 
     Args:
         start: the memory before the pass.

@@ -112,8 +112,8 @@ def test_the_packaged_backbone_is_found_by_its_name(folder, monkeypatch):
 
 
 REFUSED = {
-    "no folder": (["/no/such/folder"], "'/no/such/folder' is no folder"),
-    "no configuration": (["{tmp}"], "has no config.json"),
+    "no folder": (["/no/such/folder"], "'/no/such/folder' is no file and no folder"),
+    "no configuration": (["{tmp}"], "has none of adapter_config.json"),
     "a configuration of nothing": (["{tmp}/broken"], "model_type"),
     "a configuration that makes no model": (["{llama}", "heads"], "transformers makes no model of the type 'llama'"),
     "recurrent": (["{mamba}"], "'mamba' is not supported"),
@@ -122,15 +122,16 @@ REFUSED = {
     "wider than the model": (["{llama}", "--r", "64"], "r=64 and num_states=1 are not accepted"),
     "variant": (["{llama}", "--variant", "xyz"], "--variant 'xyz' is not accepted; choose one of tsw, ssw, msw"),
     "corrections": (["{llama}", "--corrections", "qx"], "corrections=('q', 'x') is not accepted"),
-    "nothing": ([], "give a MODEL or --architectures"),
-    "both": (["{llama}", "--architectures"], "give a MODEL or --architectures"),
-    "markdown of a model": (["{llama}", "--markdown"], "give a MODEL or --architectures"),
+    "nothing": ([], "give something to inspect or --architectures"),
+    "both": (["{llama}", "--architectures"], "give something to inspect or --architectures"),
+    "markdown of a model": (["{llama}", "--markdown"], "give something to inspect or --architectures"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_wrong_input_ends_in_one_line(arguments, message, tiny, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("deltamem.inspection.on_hub", lambda name: False)
+    monkeypatch.setattr("deltamem.inspection.backbone.on_hub", lambda name: False)
+    monkeypatch.setattr("deltamem.inspection.kind.on_hub", lambda name: False)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     small = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 1, "num_heads": 4}

@@ -64,7 +64,10 @@ def unsafe_in(source):
 def test_nothing_runs_what_a_file_says():
     sources = [path for folder in ("deltamem", "registry") for path in (ROOT / folder).rglob("*.py")]
     assert len(sources) > 20
-    assert {str(path): unsafe for path in sources if (unsafe := unsafe_in(path.read_text()))} == {}
+    unsafe = {str(path.relative_to(ROOT)): found for path in sources if (found := unsafe_in(path.read_text()))}
+    # The authors' adapters are pickles: read as tensors alone, on request alone.
+    assert unsafe == {"deltamem/convert/folders.py": {"torch.load"}}
+    assert "weights_only=True" in (ROOT / "deltamem/convert/folders.py").read_text()
 
 
 @pytest.mark.parametrize(

@@ -51,15 +51,12 @@ def run(
         raise ValueError(f"--dtype {dtype!r} is not accepted; choose one of {', '.join(DTYPES)}")
     if adapter is None and system is None:
         system = SYSTEM
-    console = Console()
-    with console.status("loading"):
-        adapted, tokenizer = _load(model, adapter, DTYPES[dtype], device)
+    adapted, tokenizer = _load(model, adapter, DTYPES[dtype], device)
     store = SessionStore(sessions, adapted, tokenizer, system)
     conversation = Conversation(store, {"max_new_tokens": max_new_tokens, **_sampling(temperature)})
-    name = adapted.active_peft_config.base_model_name_or_path
-    console.print(
-        f"{escape(str(name))} with a memory of {conversation.session.memory.nbytes:,} bytes. /help lists the commands."
-    )
+    console = Console(highlight=False)
+    name, size = adapted.get_base_model().name_or_path, conversation.session.memory.nbytes
+    console.print(f"{escape(name)} with a memory of {size:,} bytes. /help lists the commands.")
     with ended_by_signals():
         talk(conversation, console)
 

@@ -76,7 +76,7 @@ def _memory(conversation: Conversation, console: Console, argument: str) -> None
 def _save(conversation: Conversation, console: Console, name: str) -> None:
     conversation.save(name)
     folder = escape(str(conversation.store.root / name))
-    console.print(f"Saved in {folder}, and saved there again after every turn.", highlight=False)
+    console.print(f"Saved in {folder}, and saved there again after every turn.")
 
 
 def _load(conversation: Conversation, console: Console, name: str) -> None:
@@ -85,7 +85,6 @@ def _load(conversation: Conversation, console: Console, name: str) -> None:
     console.print(
         f"Going on with {name}: {session.memory.tokens[0]:,} tokens in its memory, {len(session.messages)} messages in its "
         "context. It is saved after every turn.",
-        highlight=False,
     )
 
 

@@ -23,6 +23,9 @@ class Conversation:
         bare: what answers while the memory is off, None while it is on.
     """
 
+    session: ChatSession
+    name: str | None
+
     def __init__(self, store: SessionStore, generation: Mapping[str, Any]) -> None:
         self.store = store
         self.generation = generation
@@ -89,8 +92,7 @@ class Conversation:
         self.bare = None
 
     def _show(self, session: ChatSession, name: str | None) -> None:
-        self.session: ChatSession = session
-        self.name: str | None = name
+        self.session, self.name = session, name
         if self.bare is not None:  # it goes on from what the session's context is now
             self.switch_off()
 

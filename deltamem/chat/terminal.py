@@ -36,7 +36,7 @@ def talk(conversation: Conversation, console: Console) -> None:
         except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
             broken_off = True
         except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is as it was before
-            console.print(f"[red]{escape(str(error))}[/]", highlight=False)
+            console.print(f"[red]{escape(str(error))}[/]")
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _answer(text: str, conversation: Conversation, console: Console) -> None:
     turns = conversation.turns
     with _interrupts() as interrupted, closing(conversation.stream(text)) as pieces:
         for piece in pieces:
-            console.out(_printable(piece), end="", highlight=False)
+            console.out(_printable(piece), end="")
             if interrupted.is_set():
                 break
     console.print()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deltamem.adapter_checks import shape_of_weight
 from deltamem.config import DeltaMemConfig
-from deltamem.convert.card import card
+from deltamem.hub.notes import TRAINING
 
 REFERENCE_CONFIG, REFERENCE_PICKLE, REFERENCE_WEIGHTS = (
     "delta_mem_config.json",
@@ -26,6 +26,8 @@ REFERENCE_CONFIG, REFERENCE_PICKLE, REFERENCE_WEIGHTS = (
 )
 # The first torch whose weights_only unpickler cannot be made to write where it should not: GHSA-63cw-57p8-fm3p.
 SAFE_TORCH = "2.10"
+# For the card's section about training.
+ORIGIN = "that of an adapter of the authors' research code, from which `deltamem convert` took this one with the same numbers"
 
 
 def read_reference(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -69,11 +71,11 @@ def read_adapter(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
 
 
 def write_adapter(folder: Path, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write an adapter as PEFT's `save_pretrained` does, with a card that says what it is."""
+    """Write an adapter as PEFT's `save_pretrained` does, with a card that says where it came from."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-    (folder / "README.md").write_text(card(folder.name, config, weights), encoding="utf-8")
-    config.save_pretrained(os.fspath(folder))
+    (folder / TRAINING).write_text(json.dumps({"data": ORIGIN}, indent=2) + "\n", encoding="utf-8")
+    config.save_pretrained(os.fspath(folder))  # writes the card, too, of what lies there
 
 
 def _file(folder: Path, name: str, otherwise: str) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import safe_open
 
 from deltamem.hub.notes import evaluation_of, training_of
@@ -65,13 +65,18 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> 
     return card
 
 
+def has_hub_form(name: str | None) -> bool:
+    """Whether a name has the form of those on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def hub_name(name: str | None) -> str | None:
     """The name if it can be one on the Hub: of the right form, and no folder of this machine."""
-    try:
-        validate_repo_id(name or "")
-    except HFValidationError:
-        return None
-    return None if os.path.isdir(name or "") else name
+    return None if name is None or not has_hub_form(name) or os.path.isdir(name) else name
 
 
 def _complete(data: Any, config: DeltaMemConfig, base: str | None) -> None:

@@ -1,7 +1,8 @@
 """The model card of `model.push_to_hub`.
 
-transformers' method, which every PeftModel inherits, replaces the card that was saved by one of its own, "of a transformers model",
-before it uploads the folder. `PeftModel` gets an upload step that puts δ-mem's card back and leaves all other methods alone.
+transformers' method, which every PeftModel inherits, replaces the card that was saved by one of its own, "of a transformers
+model", before it uploads the folder. `PeftModel` gets an upload step that puts δ-mem's card back and leaves other methods as
+they are.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from peft import PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from deltamem.adapter_checks import shape_of_weight
 from deltamem.config import DeltaMemConfig
-from deltamem.hub.card import CARD, WEIGHTS, hub_name, make_card
+from deltamem.hub.card import CARD, WEIGHTS, has_hub_form, hub_name, make_card
 from deltamem.peft_type import DELTA_MEM
 
 CONFIG = "adapter_config.json"
@@ -32,16 +32,19 @@ class Upload:
 
     Args:
         repo: OWNER/NAME.
-        contents: of its files, by name: a file of this machine, or the contents themselves.
+        files: the other files' places on this machine, by name.
+        card: its README.md.
     """
 
     repo: str
-    contents: dict[str, Path | bytes]
+    files: dict[str, Path]
+    card: str
 
-    def size(self, name: str) -> int:
-        """Of a file, in bytes."""
-        content = self.contents[name]
-        return len(content) if isinstance(content, bytes) else content.stat().st_size
+    @property
+    def contents(self) -> dict[str, bytes | Path]:
+        """All files by name, sorted: their contents, or where these are."""
+        contents: dict[str, bytes | Path] = {**self.files, CARD: self.card.encode("utf-8")}
+        return dict(sorted(contents.items()))
 
 
 def prepare(folder: Path, repo: str) -> Upload:
@@ -54,25 +57,25 @@ def prepare(folder: Path, repo: str) -> Upload:
         repo: OWNER/NAME on the Hub.
 
     Raises:
-        ValueError: the folder holds no δ-mem adapter, weights that are not finite, a backbone that nobody else has, or files that
-            could be run when they are loaded; `repo` is no such name.
+        ValueError: the folder holds no δ-mem adapter, weights that are not finite, a backbone that nobody else has, or files
+            that could be run when they are loaded; `repo` is no such name.
     """
-    validate_repo_id(repo)
-    if "/" not in repo:
-        raise ValueError(f"{repo!r} is not accepted; give OWNER/NAME, your name on the Hub or that of an organisation first")
+    if "/" not in repo or not has_hub_form(repo):
+        raise ValueError(
+            f"{repo!r} is not accepted; give OWNER/NAME, the name on the Hub that is yours or your organisation's first"
+        )
     config = _config(folder)
     _check_weights(folder, config)
     if hub_name(config.base_model_name_or_path) is None:
         raise ValueError(
-            f"the backbone of {folder} is {config.base_model_name_or_path!r}, which nobody finds on the Hub; give its name there "
-            f"as base_model_name_or_path in {CONFIG}"
+            f"the backbone of {folder} is {config.base_model_name_or_path!r}, which nobody finds on the Hub; give its "
+            f"name there as base_model_name_or_path in {CONFIG}"
         )
-    contents: dict[str, Path | bytes] = {path.name: path for path in _files(folder)}
+    files = {path.name: path for path in _files(folder)}
     card = make_card(folder, config, repo)
-    if card.data.license is None:
+    if card.data.get("license") is None:
         logger.warning("The card names no licence. Say what others may do: `license: apache-2.0`, say, atop %s.", folder / CARD)
-    contents[CARD] = str(card).encode()
-    return Upload(repo, dict(sorted(contents.items())))
+    return Upload(repo, files, str(card))
 
 
 def send(upload: Upload, private: bool = False, revision: str | None = None) -> str:
@@ -91,6 +94,25 @@ def send(upload: Upload, private: bool = False, revision: str | None = None) -> 
         OSError: the Hub cannot be reached or refuses.
     """
     api = HfApi()
+    try:
+        return _commit(api, upload, private, revision)
+    except HTTPError as error:
+        if isinstance(error, OSError):  # the Hub's own answer, in words
+            raise
+        raise OSError(f"{api.endpoint} cannot be reached: {error}") from error
+
+
+def as_text(upload: Upload) -> str:
+    """All that would be sent, to be read: files with their sizes, and the card."""
+    lines = [f"{_size(content):>13,}  {name}" for name, content in upload.contents.items()]
+    return "\n".join([f"{upload.repo}:", *lines, "", f"{CARD}:", upload.card])
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _commit(api: HfApi, upload: Upload, private: bool, revision: str | None) -> str:
     api.create_repo(upload.repo, private=private or None, exist_ok=True)
     if private and not api.model_info(upload.repo).private:
         raise ValueError(f"{upload.repo} is there already and public; make it private on the Hub, or leave --private out")
@@ -99,13 +121,6 @@ def send(upload: Upload, private: bool = False, revision: str | None = None) -> 
     files = [CommitOperationAdd(name, content) for name, content in upload.contents.items()]
     commit = api.create_commit(upload.repo, files, commit_message="Upload δ-mem adapter", revision=revision)
     return str(commit.commit_url)
-
-
-def as_text(upload: Upload) -> str:
-    """All that would be sent, to be read: files with their sizes, and the card."""
-    files = [f"{upload.size(name):>13,}  {name}" for name in upload.contents]
-    card = upload.contents[CARD]
-    return "\n".join([f"{upload.repo}:", *files, "", f"{CARD}:", card.decode() if isinstance(card, bytes) else str(card)])
 
 
 def _config(folder: Path) -> DeltaMemConfig:
@@ -141,7 +156,7 @@ def _files(folder: Path) -> list[Path]:
     others = [path.name for path in found if path.suffix not in SUFFIXES and path.name not in NAMES]
     if others:
         raise ValueError(
-            f"{folder} has {', '.join(sorted(others))}: such a file could be a pickle, which runs what it says when it is loaded. "
-            f"Move it away; sent are files in {', '.join(sorted(SUFFIXES))}, and {', '.join(sorted(NAMES))}"
+            f"{folder} has {', '.join(sorted(others))}: such a file could be a pickle, which runs what it says when it is "
+            f"loaded. Move it away; sent are files in {', '.join(sorted(SUFFIXES))}, and {', '.join(sorted(NAMES))}"
         )
     return found

@@ -18,11 +18,13 @@ from transformers.utils import cached_file
 from deltamem.adapter_checks import shape_of_weight
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.words import Size, config_in_words
+from deltamem.inspection.layer_names import short_names
 from deltamem.model import DeltaMemModel, _digest
 
 WEIGHTS = "adapter_model.safetensors"
 SAVED_UNDER = "base_model.model."
 SHOWN_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "turn_writes")
+CAPTION = "Norms of the weights, and the gates where they see nothing: β, and what a write keeps."
 # How many bytes a number of a state takes.
 FLOAT32 = 4
 
@@ -71,20 +73,20 @@ def print_adapter(figures: dict[str, Any]) -> None:
     made_for = ", ".join(f"{key} {value}" for key, value in figures["made_for"].items()) or "not said"
     fingerprint = figures["fingerprint"] or "not known without its backbone"
     console.print(
-        f"\n[bold]An adapter of δ-mem[/] for {escape(str(figures['backbone']))} ({escape(made_for)}); fingerprint {fingerprint}",
+        f"\n[bold]An adapter of δ-mem[/] for {escape(str(figures['backbone']))} ({escape(made_for)})",
+        f"Fingerprint: {fingerprint}",
         *map(escape, figures["in_words"]),
         sep="\n",
     )
-    first = figures["layers"][0]
-    table = Table(box=box.SIMPLE, pad_edge=False, caption="Norms of the weights; gates at rest: least to most over the rows.")
-    table.add_column("layer", no_wrap=True)
-    norms = [*(f"|{role}|" for role in first["projections"]), *(f"|Δ{role}|" for role in figures["config"]["corrections"])]
-    for header in ("parameters", *norms, "write gate", "keeps"):
-        table.add_column(header, justify="right")
-    for row in figures["layers"]:
-        corrections = (row["corrections"].get(role) for role in figures["config"]["corrections"])
-        norms = ["–" if norm is None else f"{norm:.2f}" for norm in (*row["projections"].values(), *corrections)]
-        table.add_row(row["name"], f"{row['parameters']:,}", *norms, _range(row["write_gate"]), _range(row["keep_gate"]))
+    roles = [*figures["layers"][0]["projections"]], figures["config"]["corrections"]
+    norms = [*(f"|{role}|" for role in roles[0]), *(f"|Δ{role}|" for role in roles[1])]
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, caption=CAPTION)
+    for header in ("layer", "weights", *norms, "β", "keeps"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for name, row in zip(short_names([row["name"] for row in figures["layers"]]), figures["layers"], strict=True):
+        values = [*row["projections"].values(), *(row["corrections"].get(role) for role in roles[1])]
+        gates = (f"{row[gate]['mean']:.3f}" for gate in ("write_gate", "keep_gate"))
+        table.add_row(name, f"{row['parameters']:,}", *("–" if value is None else f"{value:.3g}" for value in values), *gates)
     console.print(table)
 
 
@@ -144,7 +146,3 @@ def _describe_layer(name: str, weights: dict[str, Tensor], config: DeltaMemConfi
 
 def _spread(gates: Tensor) -> dict[str, float]:
     return {"mean": gates.mean().item(), "least": gates.min().item(), "most": gates.max().item()}
-
-
-def _range(gate: dict[str, float]) -> str:
-    return f"{gate['mean']:.3f} ({gate['least']:.3f} to {gate['most']:.3f})"

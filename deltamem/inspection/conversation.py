@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -70,10 +71,9 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_p
 
 
 def _pieces(tokenizer: Any, text: str) -> list[str]:
-    """The text of each token; of several that share a character, the first has it."""
+    """The text of each token with what was dropped before it; of several that share a character, the first has it."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    ends = [0, *(end for _, end in offsets)]
-    return [text[max(start, before) : end] for (start, end), before in zip(offsets, ends, strict=False)]
+    return [text[begin:end] for begin, end in pairwise([0, *(end for _, end in offsets)])]
 
 
 def _check(model: PeftModel, chats: Sequence[ChatTokens], begins: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from deltamem.inspection.conversation import Measures, Turn
+from deltamem.inspection.layer_names import short_names
 from deltamem.inspection.memory import effective_rank
 from deltamem.state import DeltaMemState
 
@@ -83,14 +84,6 @@ def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[s
         "layer_names": short_names([*states[0].tensors]),
         "layers": layers,
     }
-
-
-def short_names(layers: Sequence[str]) -> list[str]:
-    """The names of attention modules by the part in which they differ: "3" for "model.layers.3.self_attn"."""
-    parts = [name.split(".") for name in layers]
-    alike = len({len(part) for part in parts}) == 1
-    places = [place for place, column in enumerate(zip(*parts, strict=False)) if len({*column}) > 1]
-    return [".".join(part[place] for place in places) for part in parts] if alike and places else [*layers]
 
 
 def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class LayerWrites:
 
     @property
     def error(self) -> Tensor:
-        """The delta rule's error, what is written less what is erased: `write v - erase S k`, `[batch, num_states, writes, r]`."""
+        """The delta rule's error, `write v - erase S k`: written less erased, `[batch, num_states, writes, r]`."""
         found = delta_rule(self.k, *self._gated, self.start)[0]  # S k: every key as a query
         return self.write * self.v - self.erase * found
 

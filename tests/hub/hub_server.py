@@ -75,7 +75,7 @@ class Hub:
     def _create(self, asked: dict[str, Any]) -> Answer:
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.repos:
-            return 409, {}, b"You already created this repo"
+            return _json({"url": f"{self.url}/{name}", "error": "You already created this model repo"}, 409)
         repo = self.repos[name] = Repo(private=asked.get("visibility") == "private")
         repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
         return _json({"url": f"{self.url}/{name}", "name": name})
@@ -84,7 +84,9 @@ class Hub:
         """As the Hub: metadata between two lines ---, a backbone with a name of the Hub."""
         metadata = yaml.safe_load(card.split("---\n")[1])
         base = str(metadata.get("base_model", "a/b"))
-        errors = [{"message": f'"base_model" with value "{base}" is not valid'}] if base.count("/") != 1 or base[0] == "/" else []
+        errors = (
+            [{"message": f'"base_model" with value "{base}" is not valid'}] if base.count("/") != 1 or base[0] == "/" else []
+        )
         return _json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def _large_files(self, repo: str, asked: dict[str, Any]) -> Answer:
@@ -114,9 +116,16 @@ class Hub:
             case ["commit", branch]:
                 sha = repo.commit(branch, self._changes(body))
                 return _json({"commitUrl": f"{self.url}/{name}/commit/{sha}", "commitOid": sha})
-            case ["tree", revision, *_]:
-                return _json([{"type": "file", "path": file, "size": len(data)} for file, data in repo.at(revision).items()])
+            case ["tree", revision, *folder]:
+                return self._tree(repo.at(revision), "/".join([*folder, ""]))
         return 501, {}, "/".join(action).encode()
+
+    def _tree(self, files: Files, folder: str) -> Answer:
+        inside = {file: content for file, content in files.items() if file.startswith(folder.removeprefix("/"))}
+        if not inside:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"
+        oids = {file: hashlib.sha1(content).hexdigest() for file, content in inside.items()}
+        return _json([{"type": "file", "path": file, "oid": oids[file], "size": len(inside[file])} for file in inside])
 
     def _changes(self, body: bytes) -> Files:
         changes: Files = {}

@@ -1,4 +1,4 @@
-"""Run in a process of its own, with HF_ENDPOINT set: sends adapters in every way, loads them in every way, and prints what came of it."""
+"""Run in a process of its own, with HF_ENDPOINT set: sends adapters and loads them in every way, prints what came of it."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def logits(model):
 
 def push(*arguments):
     result = CliRunner().invoke(app, ["push", *map(str, arguments)])
-    return {"status": result.exit_code, "output": result.output}
+    return {"status": result.exit_code, "output": result.stdout, "errors": result.stderr}
 
 
 def main(folder):
@@ -41,13 +41,13 @@ def main(folder):
     model.save_pretrained(folder)
     found["pushed"] = push(folder, "someone/by-command")
     found["dry run"] = push(folder, "someone/not-sent", "--dry-run")
-    found["branch"] = push(folder, "someone/by-command", "--revision", "try")
+    found["branch"] = push(folder, "someone/by-branch", "--revision", "try")
     found["private"] = push(folder, "someone/secret", "--private")
     found["public already"] = push(folder, "someone/by-command", "--private")
 
     same("PeftModel", PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BACKBONE), "someone/by-model"))
     same("AutoPeftModel", AutoPeftModelForCausalLM.from_pretrained("someone/by-command"))
-    same("branch", AutoPeftModelForCausalLM.from_pretrained("someone/by-command", revision="try"))
+    same("branch", AutoPeftModelForCausalLM.from_pretrained("someone/by-branch", revision="try"))
     same("AutoModel", AutoModelForCausalLM.from_pretrained("someone/by-command"))
     same("pipeline", pipeline("text-generation", "someone/by-command", tokenizer=BACKBONE).model)
     bare = AutoModelForCausalLM.from_pretrained(BACKBONE)

@@ -12,10 +12,11 @@ from hub_server import Hub, hub_server
 from huggingface_hub import ModelCard
 
 SCRIPT = Path(__file__).with_name("push_and_load.py")
+Pushed = tuple[Hub, Path, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hub, Path, dict[str, Any]]:
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
     """The server after `push_and_load.py`, the folder of the adapter, and what that printed."""
     root = tmp_path_factory.mktemp("pushed")
     with hub_server() as hub:
@@ -35,5 +36,52 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hub, Path, dict[st
 
 
 @pytest.mark.parametrize("way", ["PeftModel", "AutoPeftModel", "branch", "AutoModel", "pipeline", "load_adapter"])
-def test_what_was_sent_is_loaded(pushed: tuple[Hub, Path, dict[str, Any]], way: str) -> None:
+def test_what_was_sent_is_loaded(pushed: Pushed, way: str) -> None:
     assert pushed[2][way] is True
+
+
+def test_the_command_says_where_it_went(pushed: Pushed) -> None:
+    hub, _, found = pushed
+    repo = hub.repos["someone/by-command"]
+    assert found["pushed"]["status"] == 0
+    assert found["pushed"]["output"] == f"{hub.url}/someone/by-command/commit/{repo.branches['main']}\n"
+
+
+def test_a_dry_run_says_what_a_push_sends(pushed: Pushed) -> None:
+    hub, folder, found = pushed
+    shown = found["dry run"]["output"]
+    assert found["dry run"]["status"] == 0
+    assert "someone/not-sent" not in hub.repos
+    sent = {name: content for name, content in hub.repos["someone/by-command"].at("main").items() if name != ".gitattributes"}
+    assert {name: content for name, content in sent.items() if name != "README.md"} == {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"
+    }
+    assert sent["README.md"].decode().replace("by-command", "not-sent") in shown
+    for name, content in sent.items():
+        size = len(content) - (2 if name == "README.md" else 0)
+        assert f"{size:>13,}  {name}\n" in shown
+
+
+def test_the_model_sends_its_own_card(pushed: Pushed) -> None:
+    """transformers' push_to_hub would send one of a transformers model."""
+    hub, *_ = pushed
+    card = ModelCard(hub.repos["someone/by-model"].at("main")["README.md"].decode())
+    assert card.data.library_name == "peft"
+    assert card.data.base_model == "someone/tiny"
+    assert {"delta-mem", "memory", "base_model:adapter:someone/tiny"} <= {*card.data.tags}
+    assert 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("someone/tiny"), "someone/by-model")' in card.text
+
+
+def test_other_models_send_what_they_always_did(pushed: Pushed) -> None:
+    hub, *_ = pushed
+    assert ModelCard(hub.repos["someone/tiny"].at("main")["README.md"].decode()).data.library_name == "transformers"
+
+
+def test_private_is_private_or_nothing_is_sent(pushed: Pushed) -> None:
+    hub, _, found = pushed
+    assert hub.repos["someone/secret"].private
+    assert not hub.repos["someone/by-command"].private
+    assert found["private"]["status"] == 0
+    assert found["public already"]["status"] == 2
+    assert "is there already and public" in found["public already"]["errors"]
+    assert len(hub.repos["someone/by-command"].commits) == 2

@@ -18,11 +18,12 @@ SCRIPT = Path(__file__).with_name("train_tiny.py")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 COMMON = (
     "--max_steps 4 --learning_rate 1e-2 --train_sampling_strategy sequential --r 4 --tie_query_init true --answer_only true "
-    "--use_cpu --report_to none --disable_tqdm true --save_strategy no"
+    "--write_chunk_tokens 6 --eval_strategy steps --eval_steps 2 --save_strategy no --use_cpu --report_to none "
+    "--disable_tqdm true"
 ).split()
 VALUES = ("teal", "red", "Oslo", "Rome", "Bob", "friend", "1", "2") * 2
 SHARDED = ["--fsdp", "--fsdp_config", "fsdp.json"]
-# What is done to the model in two processes.
+# What is done to the model in two processes. Sharding leaves its mark in the environment, so it comes last.
 WAYS = {"ddp": [], "fsdp2": SHARDED, "fsdp2_checkpointed": [*SHARDED, "--gradient_checkpointing", "true"]}
 
 
@@ -46,7 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(folder: Path, name: str, batch: int) -> list[str]:
-    files = ["--model", folder / "backbone", "--data", folder / "chats.jsonl", "--output_dir", folder / name]
+    chats = folder / "chats.jsonl"
+    files = ["--model", folder / "backbone", "--data", chats, "--eval_data", chats, "--output_dir", folder / name]
     return [*map(str, files), "--per_device_train_batch_size", str(batch), *COMMON]
 
 

@@ -33,6 +33,12 @@ function unpack({ shape, scale, data: text }) {
 
 const unpackAll = (packed) => Object.fromEntries(Object.entries(packed).map(([name, tensor]) => [name, unpack(tensor)]));
 const most = (numbers) => numbers.reduce((largest, number) => Math.max(largest, Math.abs(number)), 0);
+/** A function that places numbers between the least, 0, and the most, 1. */
+function scaleOf(numbers) {
+  const [least, largest] = numbers.reduce(([low, high], number) => [Math.min(low, number), Math.max(high, number)], [Infinity, -Infinity]);
+  return Object.assign((number) => (number - least) / (largest - least || 1), { least, largest });
+}
+
 const norm = (numbers) => Math.sqrt(numbers.reduce((sum, number) => sum + number * number, 0));
 const short = (number) => (number === 0 ? "0" : Number(number.toPrecision(3)).toString());
 const layerName = (row) => (row === 0 ? "all layers" : `layer ${memories.layer_names[row - 1]}`);
@@ -66,16 +72,16 @@ function paint(canvas, rows, columns, level, positive = "--plus") {
 
 const MEANINGS = {
   gate: [
-    "A token is as dark as it opened the write gate β, from 0 (nothing is written) to 1; the mean over a layer's states.",
+    "Coloured by how far each token opened the write gate β: 0 writes nothing, 1 replaces what was there. The mean over rows and states.",
     "The mean write gate of a turn's tokens.",
   ],
   change: [
-    "A token is as dark as its write changed the state: the Frobenius norm of the state after it less the state before.",
+    "Coloured by how much each token changed the state: the Frobenius norm of the state after it less the state before.",
     "The Frobenius norm of the state after a turn less the state before it.",
   ],
   error: [
-    "A token is as dark as the delta rule's error |βv − βSk| was long: what it writes less what the memory held under its key. " +
-      "Long where something is new or other than before, short where it is known already.",
+    "Coloured by the delta rule's error |βv − βSk|: what a token writes less what the memory held under its key. " +
+      "Large where something is new or other than before, small where it is known already.",
     "The mean length of the error of a turn's tokens.",
   ],
 };
@@ -122,7 +128,8 @@ function showConversation() {
   function showTurns(quantity) {
     const measured = byTurn[quantity];
     const layers = measured.at().slice(measured.shape[1]);
-    const [all, scale] = [measured.at(0), [most(measured.at(0)), most(layers)]];
+    const all = measured.at(0);
+    const scales = [scaleOf(all), scaleOf(layers)];
     const table = byId("turns");
     table.replaceChildren();
     const head = add(add(table, "thead"), "tr");
@@ -134,7 +141,7 @@ function showConversation() {
       for (let row = 0; row <= LAYERS; row++) {
         const value = measured.at(row, index)[0];
         const cell = add(line, "td", row === 0 ? short(all[index]) : "", "v");
-        cell.style.setProperty("--v", (0.85 * value) / (scale[Math.min(row, 1)] || 1));
+        cell.style.setProperty("--v", 0.85 * scales[Math.min(row, 1)](value));
         cell.onpointerover = () => say(`turn ${turnName(turn)} · ${layerName(row)} · ${quantity} ${short(value)}`);
       }
     });
@@ -144,7 +151,7 @@ function showConversation() {
     const table = byId("left");
     table.replaceChildren();
     const head = add(add(table, "thead"), "tr");
-    add(head, "th", "after \\ of");
+    add(head, "th", "after ↓ of →");
     for (const turn of conversation.shown) add(head, "th", turnName(turn));
     const body = add(table, "tbody");
     conversation.shown.forEach((turn, after) => {
@@ -166,11 +173,12 @@ function showConversation() {
     byId("quantity-meaning").textContent = turned[0];
     byId("turns-meaning").textContent = `${turned[1]} The first column is all layers together; the others have a scale of their own.`;
     const of = measured.at(row);
-    const largest = most(of) || 1;
-    byId("token-most").textContent = short(most(of));
-    spans.forEach((span, token) => span.style.setProperty("--v", 0.85 * (of[token] / largest)));
-    const layers = most(measured.at().slice(tokens)) || 1;
-    paint(strip, LAYERS, tokens, (layer, token) => measured.at(layer + 1, token)[0] / layers, "--much");
+    const scale = scaleOf(of);
+    byId("token-least").textContent = short(scale.least);
+    byId("token-most").textContent = short(scale.largest);
+    spans.forEach((span, token) => span.style.setProperty("--v", 0.85 * scale(of[token])));
+    const layers = scaleOf(measured.at().slice(tokens));
+    paint(strip, LAYERS, tokens, (layer, token) => layers(measured.at(layer + 1, token)[0]), "--much");
     showTurns(quantity);
     showLeft(row);
   }

@@ -1,0 +1,13 @@
+"""Short names of layers, for tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def short_names(layers: Sequence[str]) -> list[str]:
+    """The names of attention modules by the part in which they differ: "3" for "model.layers.3.self_attn"."""
+    parts = [name.split(".") for name in layers]
+    alike = len({len(part) for part in parts}) == 1
+    places = [place for place, column in enumerate(zip(*parts, strict=False)) if len({*column}) > 1]
+    return [".".join(part[place] for place in places) for part in parts] if alike and places else [*layers]
