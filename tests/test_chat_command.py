@@ -314,7 +314,7 @@ def test_a_closed_terminal_loses_nothing_that_was_saved(arguments, tmp_path):
     shell.wait_for("anna> ")
     (tmp_path / "facts.txt").write_text("Anna likes teal.")
     shell.type(f"/observe {tmp_path / 'facts.txt'}\n")
-    told = shell.wait_for(" written to the memory").splitlines()[-1]
+    told = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shell.wait_for(" written to the memory").splitlines()[-1])
     shell.wait_for("anna> ")
     shell.type("Hello there\n")
     shell.wait_for("Hello there\r\n")

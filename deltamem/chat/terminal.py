@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import signal
-import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -70,10 +69,10 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
 
 def _answer(text: str, conversation: Conversation, console: Console) -> None:
     turns = conversation.turns
-    with _interrupts() as interrupted, closing(conversation.stream(text)) as pieces:
+    with _signals_kept() as signals, closing(conversation.stream(text)) as pieces:
         for piece in pieces:
             console.out(_printable(piece), end="")
-            if interrupted.is_set():
+            if signals:
                 break
     console.print()
     if conversation.turns == turns:
@@ -81,14 +80,21 @@ def _answer(text: str, conversation: Conversation, console: Console) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """While an answer is generated, Ctrl-C sets an event: an exception could come while the answer is being taken back."""
-    interrupted = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+def _signals_kept() -> Iterator[list[int]]:
+    """While an answer is generated, signals are only noted: an exception could come while the answer is being taken back.
+
+    Those that end the chat are sent again afterwards.
+    """
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda given, frame: noted.append(given)) for number in (signal.SIGINT, *ENDINGS)}
     try:
-        yield interrupted
+        yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in noted:
+            if number in ENDINGS:
+                signal.raise_signal(number)
 
 
 def _printable(text: str) -> str:

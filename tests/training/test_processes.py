@@ -22,9 +22,16 @@ COMMON = (
     "--disable_tqdm true"
 ).split()
 VALUES = ("teal", "red", "Oslo", "Rome", "Bob", "friend", "1", "2") * 2
-SHARDED = ["--fsdp", "--fsdp_config", "fsdp.json"]
+LAYERS = {"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
+FSDP = {"sharded.json": LAYERS, "checkpointing.json": {**LAYERS, "activation_checkpointing": True}}
+SHARDED = ["--fsdp", "--fsdp_config", "sharded.json"]
 # What is done to the model in two processes. Sharding leaves its mark in the environment, so it comes last.
-WAYS = {"ddp": [], "fsdp2": SHARDED, "fsdp2_checkpointed": [*SHARDED, "--gradient_checkpointing", "true"]}
+WAYS = {
+    "ddp": [],
+    "fsdp2": SHARDED,
+    "fsdp2_checkpointed": [*SHARDED, "--gradient_checkpointing", "true"],
+    "fsdp2_checkpointed_by_fsdp": ["--fsdp", "--fsdp_config", "checkpointing.json"],
+}
 
 
 def chat(value: str) -> dict[str, list[dict[str, str]]]:
@@ -40,7 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_backbone(vocab_size=61, initializer_range=0.3).save_pretrained(folder / "backbone")
     chat_tokenizer().save_pretrained(folder / "backbone")
     (folder / "chats.jsonl").write_text("\n".join(json.dumps(chat(value)) for value in VALUES))
-    (folder / "fsdp.json").write_text(json.dumps({"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}))
+    for name, config in FSDP.items():
+        (folder / name).write_text(json.dumps(config))
     runs = [json.dumps([*arguments(folder, name, batch=2), "--ddp_backend", "gloo", *way]) for name, way in WAYS.items()]
     subprocess.run([*LAUNCH, SCRIPT, *runs], check=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return folder

@@ -200,7 +200,7 @@ function showMemories() {
   const figures = layers.map((layer, index) => {
     const figure = add(byId("states"), "figure");
     const row = add(figure, "div");
-    const canvases = Array.from({ length: states }, () => add(row, "canvas", "", "state"));
+    const canvases = Array.from({ length: states }, () => add(row, "canvas"));
     for (const canvas of canvases) canvas.style.width = canvas.style.height = `${STATE_SIZE}px`;
     const caption = add(figure, "figcaption");
     add(caption, "b", `layer ${memories.layer_names[index]}`);
@@ -248,7 +248,7 @@ function showMemories() {
     if (!layer) return;
     for (const numbers of [a, b, difference]) {
       const cell = add(line, "td");
-      const canvases = Array.from({ length: states }, () => add(cell, "canvas", "", "state"));
+      const canvases = Array.from({ length: states }, () => add(cell, "canvas"));
       for (const canvas of canvases) canvas.style.width = canvas.style.height = `${SMALL_STATE_SIZE}px`;
       paintStates(canvases, layer, numbers);
     }
