@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from tiny import random_tokens, tiny_adapted, tiny_config
@@ -121,7 +123,7 @@ def test_the_state_is_the_sum_of_what_is_left_of_each_pass(options):
         for parts, end in zip(left, ends, strict=True):
             torch.testing.assert_close(parts.sum(0), end[name])
         # Nothing that is left ever grows.
-        for earlier, later in zip(left, left[1:], strict=False):
+        for earlier, later in itertools.pairwise(left):
             assert (later[:-1].norm(dim=(-2, -1)) <= earlier.norm(dim=(-2, -1)) + 1e-6).all()
 
 
