@@ -375,10 +375,14 @@ class DeltaMemModel(BaseTuner):
             layer.enable_adapters(enabled)
 
     @classmethod
-    def _get_adapter_state_dict(cls, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The memory's weights alone, without those of another method's adapter of the same name."""
-        weights = super()._get_adapter_state_dict(*args, **kwargs)
-        return {name: weight for name, weight in weights.items() if f".{cls.prefix}" in name}
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: DeltaMemConfig, adapter_name: str, state_dict: dict[str, Tensor], **_: Any
+    ) -> dict[str, Tensor]:
+        """The memory's weights alone, without those of another method's adapter of the same name.
+
+        By their names: peft's own looks the modules up, and finds none in layers that FSDP wrapped for checkpointing.
+        """
+        return {name: weight for name, weight in state_dict.items() if f".{cls.prefix}" in name}
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
