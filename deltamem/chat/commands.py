@@ -90,7 +90,10 @@ def _load(conversation: Conversation, console: Console, name: str) -> None:
 
 def _off(conversation: Conversation, console: Console, argument: str) -> None:
     conversation.switch_off()
-    console.print("The backbone alone answers. /on drops what is said until then.")
+    console.print(
+        f"The backbone alone answers, from the {len(conversation.session.messages)} messages in the context. /on drops what is "
+        "said until then."
+    )
 
 
 def _on(conversation: Conversation, console: Console, argument: str) -> None:

@@ -41,10 +41,12 @@ class Conversation:
         if self.bare is not None:
             yield from self.bare.stream(text, **self.generation)
             return
+        before = self.session.messages
         try:
             yield from self.session.stream(text, **self.generation)
-        finally:
-            self._keep()
+        finally:  # also of a reader that left when the turn was complete already
+            if self.session.messages is not before:
+                self._keep()
 
     @property
     def turns(self) -> int:

@@ -30,13 +30,18 @@ def picture(memory: DeltaMemState, colours: bool) -> Group:
         memory: of one row.
         colours: whether the terminal has colours; without, there are only the norms.
     """
-    labels = _labels([*memory.tensors])
-    states = [state[0].cpu() for state in memory.tensors.values()]  # [num_states, r, r] each
+    names = sorted(memory.tensors, key=_numbers_by_size)  # a file has them in any order
+    labels, states = _labels(names), [memory.tensors[name][0].cpu() for name in names]  # [num_states, r, r] each
     drawn = [_draw(label, state, colours) for label, state in zip(labels, states, strict=True)]
     written = f"{memory.tokens[0]:,} tokens written, {memory.nbytes:,} bytes"
     return Group(
         Text(f"{written}. {CAPTION if colours else NO_COLOURS}"), Text(), Columns(drawn, padding=(1 if colours else 0, 3))
     )
+
+
+def _numbers_by_size(name: str) -> list[tuple[int, str]]:
+    """A name's parts to sort by, so that layer 2 comes before layer 10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in name.split(".")]
 
 
 def _labels(names: list[str]) -> list[str]:

@@ -31,6 +31,7 @@ def talk(conversation: Conversation, console: Console) -> None:
             broken_off = False
             _handle(input(prompt).strip(), conversation, console)
         except EOFError:
+            console.print()
             return
         except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
             broken_off = True
