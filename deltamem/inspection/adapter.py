@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 from deltamem.adapter_checks import shape_of_weight
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.words import Size, config_in_words
-from deltamem.inspection.layer_names import short_names
+from deltamem.inspection.layer_names import in_order, short_names
 from deltamem.model import DeltaMemModel, _digest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -98,7 +98,7 @@ def load_config(name: str) -> DeltaMemConfig:
     """
     config = PeftConfig.from_pretrained(name)
     if not isinstance(config, DeltaMemConfig):
-        raise ValueError(f"{name!r} is an adapter of the kind {config.peft_type}, and has no memory; give one of δ-mem")
+        raise ValueError(f"{name!r} is an adapter of the kind {config.peft_type.value}, and has no memory; give one of δ-mem")
     return config
 
 
@@ -109,16 +109,11 @@ def _weights(name: str) -> dict[str, dict[str, Tensor]]:
     except SafetensorError as error:
         raise ValueError(f"{WEIGHTS} of {name!r} is not a readable safetensors file: {error}") from error
     weights: dict[str, dict[str, Tensor]] = {}
-    for key, weight in sorted(saved.items(), key=lambda item: _natural(item[0])):
+    for key, weight in sorted(saved.items(), key=lambda item: in_order(item[0])):
         layer, _, own = key.removeprefix(SAVED_UNDER).partition(f".{DeltaMemModel.prefix}")
         shape_of_weight(key, weight)
         weights.setdefault(layer, {})[own.removesuffix(".weight")] = weight.float()
     return weights
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts layer 2 before layer 10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]
 
 
 def _describe_layer(name: str, weights: dict[str, Tensor], config: DeltaMemConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Short names of layers, for tables."""
+"""Names of layers: their order, and short ones for tables."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def short_names(layers: Sequence[str]) -> list[str]:
     alike = len({len(part) for part in parts}) == 1
     places = [place for place, column in enumerate(zip(*parts, strict=False)) if len({*column}) > 1]
     return [".".join(part[place] for place in places) for part in parts] if alike and places else [*layers]
+
+
+def in_order(name: str) -> list[tuple[int, str]]:
+    """A key to sort names of modules with, as they are in the model: layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from deltamem.inspection.layer_names import in_order
 from deltamem.session import FILE
 from deltamem.session_notes import SessionNotes
 from deltamem.state import DeltaMemState, read_state_file
@@ -30,7 +32,9 @@ def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SessionNo
         OSError, ValueError: there is none, or the file is damaged or something else.
     """
     path = Path(place) / FILE if os.path.isdir(place) else Path(place)
-    state, metadata = read_state_file(path)
+    saved, metadata = read_state_file(path)  # a file has its tensors in no order that means anything
+    states = {name: saved.tensors[name] for name in sorted(saved.tensors, key=in_order)}
+    state = DeltaMemState(replace(saved.contents, states=states), saved.fingerprint)
     if "session" not in metadata:
         return state, None
     return state[0], SessionNotes.read(metadata, path)  # the other rows are what its context started from
@@ -103,7 +107,8 @@ def print_memory(figures: dict[str, Any]) -> None:
     console = Console()
     session = figures["session"]
     what = "A memory" if session is None else "The memory of a session"
-    saved = session and f", saved {session['saves']} times, with {session['messages']} messages in its context"
+    times = session and ("once" if session["saves"] == 1 else f"{session['saves']} times")
+    saved = session and f", saved {times}, with {session['messages']} messages in its context"
     console.print(
         f"\n[bold]{what}[/]{saved or ''}: {len(figures['rows'])} row{'s' * (len(figures['rows']) > 1)}, {figures['bytes']:,} "
         f"bytes, written by the adapter {escape(str(figures['fingerprint'] or 'unknown'))}"

@@ -66,9 +66,12 @@ def test_padding_writes_nothing():
         assert (layer.error[0, :, :2] == 0).all()
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt_neox"])
-def test_segments_are_written_as_the_model_wrote_them(model_type):
-    model = tiny_adapted(tiny_config(write="message"), model_type=model_type)
+# Plain; one that hands no keywords down; one with a norm before its projections.
+@pytest.mark.parametrize(
+    ("model_type", "options"), [("llama", {}), ("stablelm", {}), ("roberta-prelayernorm", {"is_decoder": True})]
+)
+def test_segments_are_written_as_the_model_wrote_them(model_type, options):
+    model = tiny_adapted(tiny_config(write="message"), model_type=model_type, **options)
     state = model.new_memory()
     ids = torch.tensor([[-1, 0, 0, 7, 7, -1]])
     with model.memory(state, segment_ids=ids, keep_open=True):

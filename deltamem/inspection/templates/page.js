@@ -41,6 +41,7 @@ function scaleOf(numbers) {
 
 const norm = (numbers) => Math.sqrt(numbers.reduce((sum, number) => sum + number * number, 0));
 const short = (number) => (number === 0 ? "0" : Number(number.toPrecision(3)).toString());
+const visible = (text) => text.replaceAll("\n", "↵\n"); // a line break is a token, too
 const layerName = (row) => (row === 0 ? "all layers" : `layer ${memories.layer_names[row - 1]}`);
 
 /** A colour of the style sheet as [red, green, blue]. */
@@ -101,7 +102,7 @@ function showConversation() {
     const block = add(byId("conversation"), "div", "", "turn");
     add(block, "b", turnName(index));
     const text = add(block, "div");
-    for (let cell = 0; cell < turn.cells; cell++) spans.push(add(text, "span", conversation.pieces[spans.length], "v"));
+    for (let cell = 0; cell < turn.cells; cell++) spans.push(add(text, "span", visible(conversation.pieces[spans.length]), "v"));
   });
   const place = new Map(spans.map((span, index) => [span, index]));
   byId("conversation").addEventListener("pointerover", (event) => {
@@ -195,7 +196,7 @@ function showMemories() {
   const states = layers[0].tensor.shape[1];
   const slider = byId("moment");
   slider.max = memories.names.length - 1;
-  slider.value = slider.max;
+  slider.value = conversation ? slider.max : 0;
 
   const figures = layers.map((layer, index) => {
     const figure = add(byId("states"), "figure");
