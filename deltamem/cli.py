@@ -341,7 +341,7 @@ def evaluate(
 def study(
     grid: Annotated[Path, typer.Argument(help="What is trained, varied and measured: a YAML file, as in docs/studies.")],
     results: Annotated[
-        Path | None, typer.Option(help="Folder for the runs, the images and the summary.  [default: studies/NAME]")
+        Path | None, typer.Option(help="Folder for the runs, the images and the summary.  [default: runs/NAME]")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run so many at most.")] = None,
     only: Annotated[str | None, typer.Option(help="Run the variants of this curve alone.")] = None,
@@ -352,7 +352,7 @@ def study(
     """Run a grid of trainings and measurements, or what is left of it, and draw its curves."""
     from deltamem.study import command  # imports torch and transformers, which --help should not wait for
 
-    folder = results or Path("studies") / grid.stem
+    folder = results or Path("runs") / grid.stem
     with _errors_in_words():
         summary = command.main(grid, folder, limit, only, part, draw)
     if as_json:

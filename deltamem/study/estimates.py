@@ -93,8 +93,8 @@ class PowerLaw:
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
-    """Fit a power law; None for fewer than three points, or where all x are the same."""
-    if len(x) < 3 or len({*x}) < 2:
+    """Fit a power law; None for fewer than three different x, through which any law could be drawn."""
+    if len({*x}) < 3:
         return None
     fit = stats.linregress([math.log(value) for value in x], [math.log(value) for value in y])
     margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * fit.stderr)

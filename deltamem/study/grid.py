@@ -127,13 +127,11 @@ class Grid:
         if only is not None and only not in names:
             raise ValueError(f"there is no curve {only!r}; this grid has: {', '.join(names)}")
         curves = [curve for curve in self.curves if only in (None, curve.name)]
-        runs = {
-            json.dumps(run.resolved, sort_keys=True): run
-            for seed in self.seeds
-            for curve in curves
-            for variant in curve.variants
-            for run in [self.run(variant, seed)]
-        }
+        runs: dict[str, Run] = {}
+        for seed, curve in itertools.product(self.seeds, curves):
+            for variant in curve.variants:
+                run = self.run(variant, seed)
+                runs.setdefault(json.dumps(run.resolved, sort_keys=True), run)
         return [*runs.values()]
 
     def run(self, variant: Variant, seed: int) -> Run:

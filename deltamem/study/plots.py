@@ -57,7 +57,10 @@ def draw(curves: dict[str, CurveFigures], folder: Path) -> list[Path]:
             drawings["capacity"] = _capacities(figures)
         for kind, drawing in drawings.items():
             path = folder / f"{name}_{kind}.png"
-            drawing.suptitle(f"{name}: mean and 95% interval over seeds", fontsize="medium")
+            drawing.suptitle(name if kind == "capacity" else f"{name}: mean and 95% interval over seeds", fontsize="medium")
+            handles, labels = drawing.axes[0].get_legend_handles_labels()  # the same in all panels
+            columns = min(len(labels), PANELS_IN_A_ROW)
+            drawing.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small", handlelength=3.5)
             drawing.savefig(path, dpi=150)
             drawn.append(path)
     return drawn
@@ -126,8 +129,10 @@ def _capacities(figures: CurveFigures) -> Figure:
         xlabel="numbers in a memory: r² · layers · states",
         ylabel="facts at half of recall above chance",
     )
-    axes.legend(fontsize="small")
     axes.grid(alpha=0.3, which="both")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")
     return drawing
 
 
@@ -174,7 +179,6 @@ def _finish(axes: Axes, xlabel: str, title: str) -> None:
     axes.set(xlabel=xlabel, ylabel="recall", ylim=(-0.02, 1.05))
     axes.set_title(title, fontsize="small")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
 
 
 def _number_axis(axes: Axes, numbers: Sequence[float]) -> None:

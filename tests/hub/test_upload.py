@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_backbone
@@ -130,3 +130,13 @@ def test_a_missing_licence_is_told(adapter: Path, caplog: pytest.LogCaptureFixtu
     caplog.clear()
     prepare(adapter, "someone/mine")
     assert "licence" not in caplog.text
+
+
+@pytest.mark.parametrize("shipped", sorted(Path(__file__).parents[2].glob("adapters/*/adapter_config.json")))
+def test_the_shipped_adapters_can_be_sent_as_they_are(shipped: Path) -> None:
+    sent = prepare(shipped.parent, "someone/mine")
+    assert sent.card.strip() == (shipped.parent / "README.md").read_text().strip()
+    card = ModelCard(sent.card)
+    assert card.data.license
+    assert card.data.eval_results
+    assert card.text.split("```python\n")[1].startswith("import deltamem")

@@ -38,6 +38,6 @@ def test_the_exponents_interval():
     assert law.r_squared == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([4, 4, 4], [1, 2, 3])])
-def test_there_is_no_law_of_two_points_or_one_size(x, y):
+@pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([4, 4, 9], [1, 2, 3])])
+def test_there_is_no_law_of_two_sizes(x, y):
     assert power_law(x, y) is None
