@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from deltamem.config import WriteUnit
 
@@ -58,6 +59,11 @@ class ChatTokens:
     def pieces(self, tokens: int) -> Iterator[ChatTokens]:
         """The chat in pieces of at most so many tokens."""
         return (self.slice(start, start + tokens) for start in range(0, len(self.ids), tokens))
+
+
+def left_padded(rows: Sequence[Tensor], fill: int) -> Tensor:
+    """Rows of different lengths as `[rows, tokens]`, filled up in front, so that they end together."""
+    return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
 
 
 def with_system(system: str | None, messages: Sequence[Message]) -> list[Message]:

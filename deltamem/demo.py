@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
 from deltamem.session import ChatSession
 from deltamem.training.facts import FactEpisode, FactEpisodeConfig, Split, fact_episodes, fact_questions
@@ -143,7 +144,4 @@ def _examples(test: RecallTest, questions: Sequence[FactEpisode], others: FactEp
 
 def _kv_cache_bytes(test: RecallTest, episode: FactEpisode) -> int:
     """What keeping an episode's history in the context costs: its keys and values in every layer."""
-    tokens = test.history_tokens(episode)
-    config = test.model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * tokens * test.model.dtype.itemsize)
+    return test.history_tokens(episode) * kv_numbers(test.model.config) * test.model.dtype.itemsize

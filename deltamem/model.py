@@ -174,7 +174,7 @@ class DeltaMemModel(BaseTuner):
         # weights keeps their ids from being reused.
         seen = [(id(weight), weight._version) for weight in weights.values()]
         if self._fingerprinted is None or self._fingerprinted[0] != seen or is_sharded(self.model):
-            self._fingerprinted = seen, weights, _digest(self.active_peft_config, weights)
+            self._fingerprinted = seen, weights, fingerprint_of(self.active_peft_config, weights)
         return self._fingerprinted[2]
 
     # ------------------------------------------------------------------------------------------ one pass of the model
@@ -426,7 +426,7 @@ def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
     return shape
 
 
-def _digest(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
+def fingerprint_of(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
     """A hash over what a memory's numbers depend on."""
     names = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
     options = {name: getattr(config, name) for name in names}

@@ -11,6 +11,7 @@ from deltamem.evaluation.recall import RecallTest, Setting
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options, Row, share
 from deltamem.training.facts import (
+    ALL_OF_KIND,
     FactEpisode,
     FactEpisodeConfig,
     Kind,
@@ -133,13 +134,8 @@ def tasks(options: Options) -> list[Facts]:
 
 
 def _config(options: Options, facts: int) -> FactEpisodeConfig:
-    return FactEpisodeConfig(
-        min_facts=facts,
-        max_facts=facts,
-        updates=1.0 if options.kind == "update" else options.updates,
-        counting=float(options.kind == "count"),
-        lists=float(options.kind == "list"),
-    )
+    of_kind = {} if options.kind is None else ALL_OF_KIND[cast(Kind, options.kind)]
+    return FactEpisodeConfig(min_facts=facts, max_facts=facts, **{"updates": options.updates, **of_kind})
 
 
 def _test(subject: Subject, batch_size: int = 2) -> RecallTest:

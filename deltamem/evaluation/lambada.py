@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltamem.evaluation.off_task import OffTask, identity, records_of, sampled
+from deltamem.evaluation.off_task import OffTask, off_task
 from deltamem.evaluation.scoring import Score
 from deltamem.evaluation.task import Options, perplexity, share
 
@@ -45,9 +45,7 @@ def tasks(options: Options) -> list[OffTask]:
     Raises:
         ValueError: no data, or of another format.
     """
-    records = records_of(NAME, HUB, options)
-    questions = [_question(record, number) for number, record in enumerate(records, 1)]
-    return [OffTask(NAME, sampled(questions, options), METRICS, identity(options), options.seed)]
+    return [off_task(NAME, HUB, METRICS, _question, options)]
 
 
 def _question(record: Any, number: int) -> LastWord:

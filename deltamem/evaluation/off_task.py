@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -114,7 +114,30 @@ def conversation(seed: int, number: int) -> Sequence[Message]:
     return fact_episode(random.Random(f"{seed}-{number}"), CONVERSATION, "held_out").history
 
 
-def records_of(name: str, hub: tuple[str, str], options: Options) -> list[Any]:
+def off_task(
+    name: str,
+    hub: tuple[str, str],
+    metrics: dict[str, Metric],
+    question: Callable[[Any, int], Question],
+    options: Options,
+) -> OffTask:
+    """A benchmark as the options choose its questions.
+
+    Args:
+        name: of the benchmark, and so of its file in a folder of data.
+        hub: its official data set and configuration.
+        metrics: what the questions' figures make.
+        question: makes one of a record and its number, from 1.
+        options: of the command.
+
+    Raises:
+        ValueError: no data, or of another format.
+    """
+    questions = [question(record, number) for number, record in enumerate(_records(name, hub, options), 1)]
+    return OffTask(name, _sampled(questions, options), metrics, _identity(options), options.seed)
+
+
+def _records(name: str, hub: tuple[str, str], options: Options) -> list[Any]:
     """The records of a benchmark: of `--data`, of a folder, or of the Hub.
 
     Args:
@@ -139,13 +162,13 @@ def records_of(name: str, hub: tuple[str, str], options: Options) -> list[Any]:
     return read_records(str(file))
 
 
-def sampled(questions: Sequence[Question], options: Options) -> dict[int, Question]:
+def _sampled(questions: Sequence[Question], options: Options) -> dict[int, Question]:
     """At most `--limit` of the questions, by number."""
     count = len(questions) if options.limit is None else min(options.limit, len(questions))
     return {number: questions[number] for number in sorted(random.Random(options.seed).sample(range(len(questions)), count))}
 
 
-def identity(options: Options) -> dict[str, Any]:
+def _identity(options: Options) -> dict[str, Any]:
     """What the choice of the questions depends on."""
     return {
         "data": None if options.data is None else str(options.data),

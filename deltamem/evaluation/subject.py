@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from deltamem.chat_tokens import ChatTokens, Message, with_system
+from deltamem.chat_tokens import ChatTokens, Message, left_padded, with_system
 from deltamem.config import WriteUnit
 from deltamem.decoder import text_config
 from deltamem.model import DeltaMemModel
@@ -69,8 +68,7 @@ class Subject:
         """Rows of different lengths as `[rows, tokens]` and their mask, on the model's device."""
         device = self.model.device
         fill = (self.tokenizer.pad_token_id or 0) if fill is None else fill
-        ids = pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        ids, mask = left_padded(rows, fill), left_padded([torch.ones_like(row) for row in rows], 0)
         return ids.to(device), mask.to(device)
 
     def check_window(self, tokens: int, what: str) -> None:

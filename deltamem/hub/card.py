@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
 from deltamem.hub.notes import evaluation_of, training_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # the config writes its card
     from deltamem.config import DeltaMemConfig
 
 CARD = "README.md"
-WEIGHTS = "adapter_model.safetensors"
 TAGS = ("delta-mem", "memory")
 ADAPTER_OF = "base_model:adapter:"
 # What peft and transformers put into the Hub's template of a card by themselves.
@@ -33,7 +33,7 @@ def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None) ->
     Raises:
         ValueError: see `make_card`.
     """
-    if (folder / WEIGHTS).exists():
+    if (folder / SAFETENSORS_WEIGHTS_NAME).exists():
         make_card(folder, config, name).save(folder / CARD)
 
 
@@ -60,7 +60,7 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> 
         card.data.model_name = f"δ-mem for {base}" if base else "δ-mem"
         card.data.eval_results = [_eval_result(entry) for entry in results]
     if generated:
-        size = _size(folder / WEIGHTS, config)
+        size = _size(folder / SAFETENSORS_WEIGHTS_NAME, config)
         card.text = card_text(config, size, name or folder.name, base, training_of(folder), results)
     return card
 

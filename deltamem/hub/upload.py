@@ -10,15 +10,15 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from peft import PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from deltamem.adapter_checks import shape_of_weight
 from deltamem.config import DeltaMemConfig
-from deltamem.hub.card import CARD, WEIGHTS, has_hub_form, hub_name, make_card
+from deltamem.hub.card import CARD, has_hub_form, hub_name, make_card
 from deltamem.peft_type import DELTA_MEM
 
-CONFIG = "adapter_config.json"
 # What may be sent: nothing that is run when it is loaded, as a pickle is (.bin, .pt, .pth, .pkl).
 SUFFIXES = {".jinja", ".jpg", ".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ".txt"}
 NAMES = {"LICENSE", "NOTICE"}
@@ -69,7 +69,7 @@ def prepare(folder: Path, repo: str) -> Upload:
     if hub_name(config.base_model_name_or_path) is None:
         raise ValueError(
             f"the backbone of {folder} is {config.base_model_name_or_path!r}, which nobody finds on the Hub; give its "
-            f"name there as base_model_name_or_path in {CONFIG}"
+            f"name there as base_model_name_or_path in {CONFIG_NAME}"
         )
     files = {path.name: path for path in _files(folder)}
     card = make_card(folder, config, repo)
@@ -124,31 +124,33 @@ def _commit(api: HfApi, upload: Upload, private: bool, revision: str | None) -> 
 
 
 def _config(folder: Path) -> DeltaMemConfig:
-    path = folder / CONFIG
+    path = folder / CONFIG_NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no adapter: {CONFIG} cannot be read ({error})") from error
+        raise ValueError(f"{folder} holds no adapter: {CONFIG_NAME} cannot be read ({error})") from error
     method = found.get("peft_type") if isinstance(found, dict) else None
     if method != DELTA_MEM.value:
-        raise ValueError(f"{folder} holds no δ-mem adapter: its {CONFIG} has the peft_type {method!r}, not {DELTA_MEM.value!r}")
+        raise ValueError(
+            f"{folder} holds no δ-mem adapter: its {CONFIG_NAME} has the peft_type {method!r}, not {DELTA_MEM.value!r}"
+        )
     config: DeltaMemConfig = PeftConfig.from_pretrained(folder)
     return config
 
 
 def _check_weights(folder: Path, config: DeltaMemConfig) -> None:
     """Make sure that the weights are finite and have the names and widths of the config's."""
-    path = folder / WEIGHTS
+    path = folder / SAFETENSORS_WEIGHTS_NAME
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no adapter: {WEIGHTS} cannot be read ({error})") from error
+        raise ValueError(f"{folder} holds no adapter: {SAFETENSORS_WEIGHTS_NAME} cannot be read ({error})") from error
     shapes = {name: shape_of_weight(name, weight) for name, weight in weights.items()}
     corrections = [name for name in shapes if name.split(".")[-2:-1] in [[f"delta_mem_{role}"] for role in config.corrections]]
     others = [name for name in shapes if ".delta_mem_" not in name]
     others += [name for name in corrections if shapes[name][1:] != (config.num_states * config.r,)]
     if others or not corrections:
-        raise ValueError(f"{path} has not the weights of this {CONFIG}: see {(others or ['that there are none'])[0]}")
+        raise ValueError(f"{path} has not the weights of this {CONFIG_NAME}: see {(others or ['that there are none'])[0]}")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -19,9 +20,8 @@ from deltamem.adapter_checks import shape_of_weight
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.words import Size, config_in_words
 from deltamem.inspection.layer_names import in_order, short_names
-from deltamem.model import DeltaMemModel, _digest
+from deltamem.model import DeltaMemModel, fingerprint_of
 
-WEIGHTS = "adapter_model.safetensors"
 SAVED_UNDER = "base_model.model."
 SHOWN_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "turn_writes")
 CAPTION = "Norms of the weights, and the gates where they see nothing: β, and what a write keeps."
@@ -59,7 +59,7 @@ def inspect_adapter(name: str) -> dict[str, Any]:
         "in_words": config_in_words(config, size),
         "backbone": config.base_model_name_or_path,
         "made_for": {key: value for key, value in (config.backbone or {}).items() if key != "embedding"},
-        "fingerprint": _digest(config, numbers) if config.backbone else None,  # the backbone is a part of it
+        "fingerprint": fingerprint_of(config, numbers) if config.backbone else None,  # the backbone is a part of it
         "config": {key: getattr(config, key) for key in SHOWN_OPTIONS},
         "layers": [{"name": layer, **row} for layer, row in layers.items()],
         "parameters": size.parameters,
@@ -105,9 +105,9 @@ def load_config(name: str) -> DeltaMemConfig:
 def _weights(name: str) -> dict[str, dict[str, Tensor]]:
     """The weights of an adapter by attention layer, in the order of the layers: `in`, `gate_bias` and the corrections."""
     try:
-        saved = load_file(cached_file(name, WEIGHTS))
+        saved = load_file(cached_file(name, SAFETENSORS_WEIGHTS_NAME))
     except SafetensorError as error:
-        raise ValueError(f"{WEIGHTS} of {name!r} is not a readable safetensors file: {error}") from error
+        raise ValueError(f"{SAFETENSORS_WEIGHTS_NAME} of {name!r} is not a readable safetensors file: {error}") from error
     weights: dict[str, dict[str, Tensor]] = {}
     for key, weight in sorted(saved.items(), key=lambda item: in_order(item[0])):
         layer, _, own = key.removeprefix(SAVED_UNDER).partition(f".{DeltaMemModel.prefix}")

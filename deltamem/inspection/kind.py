@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.errors import HFValidationError
+from peft.utils import CONFIG_NAME
 from transformers.utils import find_adapter_config_file
 
 from deltamem.backbones import on_hub
@@ -14,7 +15,7 @@ from deltamem.session import FILE
 
 Kind = Literal["backbone", "adapter", "memory"]
 # What a folder holds, by a file in it; an adapter first, as some are saved together with their backbone.
-FILES: dict[str, Kind] = {"adapter_config.json": "adapter", FILE: "memory", "config.json": "backbone"}
+FILES: dict[str, Kind] = {CONFIG_NAME: "adapter", FILE: "memory", "config.json": "backbone"}
 ACCEPTED = (
     "the folder or Hub name of a backbone (with a config.json) or of an adapter (adapter_config.json), the file of a memory "
     f"that DeltaMemState.save wrote, or the folder of a session ({FILE})"

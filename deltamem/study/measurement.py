@@ -10,6 +10,7 @@ from typing import Any, get_args
 from deltamem.chat_tokens import ChatTokens
 from deltamem.evaluation.recall import RecallTest, Setting
 from deltamem.training.facts import (
+    ALL_OF_KIND,
     FactEpisode,
     FactEpisodeConfig,
     Kind,
@@ -20,13 +21,6 @@ from deltamem.training.facts import (
     told_long_ago,
 )
 
-# Episodes in which every question is of a kind.
-KINDS: dict[Kind, dict[str, Any]] = {
-    "value": {},
-    "update": {"updates": 1.0},
-    "count": {"counting": 1.0},
-    "list": {"lists": 1.0},
-}
 # A run is measured on other episodes than another seed's training has.
 FIRST_SEED = 1_000_000
 
@@ -78,7 +72,7 @@ class Measurement:
             separate_turns=self.separate_turns,
             same_attribute=self.same_attribute,
             values=self.values,
-            **KINDS[self.kind],
+            **ALL_OF_KIND[self.kind],
         )
 
     def described(self, leave_out: str = "") -> str:

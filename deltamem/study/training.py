@@ -114,9 +114,8 @@ def train(
         The mean loss of the last part of the training.
     """
     arguments = training.arguments(folder, seed)
-    episodes = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
     encoder = EpisodeEncoder(tokenizer, write=model.active_peft_config.write, answer_only=training.asked.answer_only)
-    chats: Any = FactDataset(episodes, seed, training.facts, training.asked.questions)
+    chats: Any = FactDataset(arguments.episodes, seed, training.facts, training.asked.questions)
     trainer = DeltaMemTrainer(
         model,
         arguments,

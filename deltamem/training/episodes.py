@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from deltamem.chat_tokens import ChatTokens, Message, check_messages, render
+from deltamem.chat_tokens import ChatTokens, Message, check_messages, left_padded, render
 from deltamem.config import WriteUnit
 from deltamem.training.views import ALL_VIEWS
 
@@ -134,14 +133,14 @@ class EpisodeCollator:
     def _padded(self, episodes: Sequence[Episode]) -> dict[str, Tensor]:
         pad = self.encoder.tokenizer.pad_token_id or 0
         batch = {
-            "write_input_ids": _pad([episode.write.ids for episode in episodes], pad),
-            "write_attention_mask": _pad([torch.ones_like(episode.write.ids) for episode in episodes], 0),
-            "input_ids": _pad([episode.read_ids for episode in episodes], pad),
-            "attention_mask": _pad([torch.ones_like(episode.read_ids) for episode in episodes], 0),
-            "labels": _pad([episode.labels for episode in episodes], IGNORED),
+            "write_input_ids": left_padded([episode.write.ids for episode in episodes], pad),
+            "write_attention_mask": left_padded([torch.ones_like(episode.write.ids) for episode in episodes], 0),
+            "input_ids": left_padded([episode.read_ids for episode in episodes], pad),
+            "attention_mask": left_padded([torch.ones_like(episode.read_ids) for episode in episodes], 0),
+            "labels": left_padded([episode.labels for episode in episodes], IGNORED),
         }
         if self.encoder.write != "token":
-            batch["write_segment_ids"] = _pad([episode.write.segment_ids for episode in episodes], -1)
+            batch["write_segment_ids"] = left_padded([episode.write.segment_ids for episode in episodes], -1)
         return batch
 
 
@@ -165,7 +164,3 @@ def _check_chat(record: Any, number: int) -> None:
 
 def _ids(tokenizer: Any, text: str) -> Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
-
-
-def _pad(rows: list[Tensor], value: int) -> Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")

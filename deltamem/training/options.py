@@ -75,9 +75,7 @@ class TrainingOptions(NamedTuple):
 
     def training_chats(self, tokenizer: Any) -> Any:
         """As many chats as the training takes, or all there are."""
-        training = self.training
-        batch: int = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        return training_chats(self.data, self.facts, training.max_steps * batch, training.seed, tokenizer)
+        return training_chats(self.data, self.facts, self.training.episodes, self.training.seed, tokenizer)
 
     def eval_chats(self) -> dict[str, Any] | None:
         """What is evaluated on in every view and control; None if nothing is to be evaluated."""

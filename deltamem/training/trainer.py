@@ -59,6 +59,12 @@ class DeltaMemTrainingArguments(TrainingArguments):
         if self.gradient_chunks is not None and self.write_chunk_tokens is None:
             raise ValueError("gradient_chunks counts chunks of write_chunk_tokens; give these, too")
 
+    @property
+    def episodes(self) -> int:
+        """How many episodes the training takes, in all processes together."""
+        batch: int = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return self.max_steps * batch
+
 
 class DeltaMemTrainer(Trainer):
     """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`.
@@ -76,7 +82,7 @@ class DeltaMemTrainer(Trainer):
         super().__init__(model, *args, **{"compute_metrics": recall, **kwargs})
         # The loss is the mean over each batch, for the Trainer to divide over gradient accumulation.
         self.model_accepts_loss_kwargs = False
-        self._newest: tuple[EpisodeLoss, dict[str, Tensor]] | None = None
+        self._newest: dict[str, Tensor] | None = None
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -85,7 +91,7 @@ class DeltaMemTrainer(Trainer):
 
         With `return_outputs`, also what each view's episodes cost, by the view's name.
         """
-        costs = EpisodeLoss(self.accelerator.unwrap_model(model), self.args.write_chunk_tokens, self.args.gradient_chunks)
+        costs = self._episode_loss(model)
         answers = {name: costs(model, inputs[name], view) for name, view in ALL_VIEWS.items() if name in inputs}
         episodes = len(inputs["view"])
         loss = torch.stack([cost.loss * (len(cost.asked) / episodes) for cost in answers.values()]).sum()
@@ -93,7 +99,7 @@ class DeltaMemTrainer(Trainer):
             gate = torch.stack(costs.write_gates).mean().to(loss.device)
             loss = loss + self.args.write_penalty * (gate - self.args.write_target) ** 2
         if model.training:
-            self._newest = costs, inputs[next(iter(answers))]
+            self._newest = inputs[next(iter(answers))]
         return (loss, answers) if return_outputs else loss
 
     def prediction_step(
@@ -110,8 +116,12 @@ class DeltaMemTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, and with the memory's statistics where the training loss is logged."""
         if self.args.memory_statistics and "loss" in logs and self._newest is not None:
-            logs = {**logs, **memory_statistics(*self._newest)}
+            logs = {**logs, **memory_statistics(self._episode_loss(self.model_wrapped), self._newest)}
         super().log(logs, *args, **kwargs)
+
+    def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
+        adapted = self.accelerator.unwrap_model(model)
+        return EpisodeLoss(adapted, self.args.write_chunk_tokens, self.args.gradient_chunks)
 
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:

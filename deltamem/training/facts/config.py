@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from deltamem.training.facts.episode import Kind
 from deltamem.training.facts.fillers import SMALL_TALK, load_fillers
 
 CANDIDATES = 10  # answers to rank, and so also the most values told for one attribute: the candidates hold them all
 MOST_FACTS = 64
 # A replaced value is told, too: ten attributes have room for ten values each, and so for 50 facts that are all replaced.
 MOST_REPLACED_FACTS = 50
+# What makes every question one of a kind.
+ALL_OF_KIND: dict[Kind, dict[str, Any]] = {
+    "value": {},
+    "update": {"updates": 1.0},
+    "count": {"counting": 1.0},
+    "list": {"lists": 1.0},
+}
 
 
 @dataclass(frozen=True)
