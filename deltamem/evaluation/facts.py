@@ -11,7 +11,6 @@ from deltamem.evaluation.recall import RecallTest, Setting
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options, Row, share
 from deltamem.training.facts import (
-    ALL_OF_KIND,
     FactEpisode,
     FactEpisodeConfig,
     Kind,
@@ -21,6 +20,7 @@ from deltamem.training.facts import (
     load_fillers,
     told_long_ago,
 )
+from deltamem.training.facts.config import ALL_OF_KIND
 from deltamem.training.facts.fillers import SMALL_TALK
 
 # What the command calls the settings of a RecallTest.

@@ -10,7 +10,6 @@ from typing import Any, get_args
 from deltamem.chat_tokens import ChatTokens
 from deltamem.evaluation.recall import RecallTest, Setting
 from deltamem.training.facts import (
-    ALL_OF_KIND,
     FactEpisode,
     FactEpisodeConfig,
     Kind,
@@ -20,6 +19,7 @@ from deltamem.training.facts import (
     load_fillers,
     told_long_ago,
 )
+from deltamem.training.facts.config import ALL_OF_KIND
 
 # A run is measured on other episodes than another seed's training has.
 FIRST_SEED = 1_000_000

@@ -6,7 +6,7 @@ replaced by newer ones, questions may ask how many or which, and other talk may 
 about values, words that were never an answer in training.
 """
 
-from deltamem.training.facts.config import ALL_OF_KIND, FactEpisodeConfig
+from deltamem.training.facts.config import FactEpisodeConfig
 from deltamem.training.facts.distance import told_long_ago
 from deltamem.training.facts.draw import fact_episode, fact_episodes, fact_questions
 from deltamem.training.facts.episode import Fact, FactEpisode, Kind, Messages
@@ -14,7 +14,6 @@ from deltamem.training.facts.fillers import load_fillers
 from deltamem.training.facts.vocabulary import Split, held_out_values
 
 __all__ = [
-    "ALL_OF_KIND",
     "Fact",
     "FactEpisode",
     "FactEpisodeConfig",
