@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+# Plain help: rich would take the "[default: 1]" in it for markup, and leave it out.
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @contextmanager
@@ -252,7 +253,9 @@ def convert(
     ] = "peft",
     base_model: Annotated[
         str | None,
-        typer.Option(help="The model that the adapter was made for, a folder or a Hub name; their format does not say."),
+        typer.Option(
+            help="The model that the adapter was made for, a folder or a Hub name. Needed for peft: their format does not say."
+        ),
     ] = None,
 ) -> None:
     """Take over an adapter of the authors' research code (delta_mem_config.json, delta_mem_adapter.pt), or give one back."""
@@ -265,7 +268,14 @@ def convert(
 
 @app.command("eval")
 def evaluate(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="facts, arc_easy, lambada_openai.")],
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK...",
+            help="facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, variable_tracking; arc_easy, "
+            "lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of lm-evaluation-harness.",
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="Backbone: a folder or a Hub name. The adapter's own by default, without an adapter SmolLM2."),
@@ -289,23 +299,52 @@ def evaluate(
         int | None, typer.Option(min=1, help="At most so many questions, drawn by the seed; not for facts.")
     ] = None,
     facts: Annotated[
-        list[int] | None, typer.Option(help="Facts told in an episode; may be given several times.  [default: 1, 4]")
+        list[int] | None,
+        typer.Option(
+            help="Facts told in an episode; of kv_retrieval the pairs, of needle the needles, of variable_tracking the chains; "
+            "may be given several times.  [default: 1, 4]"
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Of the facts: train, held_out or unseen_values.")] = "held_out",
     tokens_since: Annotated[
         list[int] | None,
         typer.Option(help="Tokens of small talk between telling and asking; may be given several times.  [default: 0]"),
     ] = None,
+    context_tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Length of the text that needle and variable_tracking hide something in; may be given several times.  "
+            "[default: 1000]",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Data sets of memory_agent_bench, by the beginning of their names: factconsolidation_sh_6k, icl; may be given "
+            "several times.  [default: all]"
+        ),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="What is asked of the facts: value, update, count or list.")] = None,
     updates: Annotated[float, typer.Option(help="Probability that a fact is replaced later: the newest counts.")] = 0.0,
-    episodes: Annotated[int, typer.Option(help="Episodes for each number of facts.")] = 150,
+    episodes: Annotated[int, typer.Option(help="Episodes for each number of facts, or whatever else is generated.")] = 150,
     system: Annotated[
         str | None, typer.Option(help='System prompt of every chat, "" for none. The chat template\'s own by default.')
     ] = None,
     write_chunk_tokens: Annotated[
         int | None, typer.Option(min=1, help="Write histories in chunks of so many tokens, each in a context of its own.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Answer with the likeliest tokens where the benchmark's protocol draws them.")
+    ] = False,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of ifeval and lm_eval:NAME: tokens of an answer.  [default: the benchmark's protocol]"),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Seed of whatever is drawn; of several, the mean is printed and its interval.  [default: 0]"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
     output: Annotated[
         Path | None, typer.Option(help="Keep every answer in this folder; a run that was broken off goes on from there.")
@@ -324,17 +363,36 @@ def evaluate(
             facts=tuple(facts or (1, 4)),
             split=split,
             tokens_since=tuple(tokens_since or (0,)),
+            context_tokens=tuple(context_tokens or (1000,)),
+            source=tuple(source or ()),
             kind=kind,
             updates=updates,
             episodes=episodes,
-            seed=seed,
+            greedy=greedy,
+            max_new_tokens=max_new_tokens,
         )
         evaluated = command.Evaluated(model, adapter, system, write_chunk_tokens, batch_size)
-        figures = command.run(tasks, evaluated, options, setting or (), output, show_progress=not as_json)
+        figures = command.run(tasks, evaluated, options, setting or (), output, not as_json, seed or (0,))
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
         summary.print_summary(figures["results"])
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The folder that deltamem eval --output wrote.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="PAGE", help="The page that is written; RESULTS/report.html by default.")
+    ] = None,
+) -> None:
+    """Show what an evaluation found as a page: tables, charts, and examples where memory helped and where it hurt."""
+    from deltamem.report.page import write_report  # imports torch and transformers, which --help should not wait for
+
+    page = output or results / "report.html"
+    with _errors_in_words():
+        write_report(results, page)
+    typer.echo(str(page))
 
 
 @app.command()

@@ -9,11 +9,12 @@ from functools import partial
 from importlib.resources import as_file, files
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from deltamem.adapter_files import backbone_of
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
@@ -122,8 +123,7 @@ def _load(model: str | None, adapter: str | None) -> tuple[PeftModel, Any]:
 
 
 def _attach(model: str | None, adapter: str) -> tuple[PeftModel, Any]:
-    name = model or PeftConfig.from_pretrained(adapter).base_model_name_or_path
-    backbone, tokenizer = load_backbone(name)
+    backbone, tokenizer = load_backbone(model or backbone_of(adapter))
     return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer
 
 

@@ -98,14 +98,15 @@ class ChatSession:
 
         # A thread of its own also keeps the open memory block away from the consumer's code between two pieces.
         thread = threading.Thread(target=run, daemon=True)
-        thread.start()
         try:
+            thread.start()
             yield from (piece for piece in streamer if piece)
         except BaseException:
             stopped.set()
             raise
         finally:
-            thread.join()
+            if thread.ident is not None:  # an interrupt may come before it was started
+                thread.join()
         if errors:
             raise errors[0]
 

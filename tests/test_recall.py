@@ -34,12 +34,14 @@ def backbone():
 
 
 def with_lora():
+    torch.manual_seed(0)
     config = LoraConfig(target_modules=["q_proj", "o_proj"], lora_alpha=64, init_lora_weights=False, task_type="CAUSAL_LM")
     return get_peft_model(backbone(), config).eval()
 
 
 def with_prefix():
     """A trained prefix of some size: a new one is hardly seen beside such a backbone."""
+    torch.manual_seed(1)
     model = get_peft_model(backbone(), PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).eval()
     model.prompt_encoder.default.embedding.weight.data *= 3
     return model

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from deltamem.adapter_files import backbone_of
 from deltamem.benchmark.comparison import TwinComparison
 from deltamem.benchmark.machine import describe_machine
 from deltamem.benchmark.rule_speed import time_rule
@@ -57,7 +57,7 @@ def _model_name(settings: Settings) -> str:
         return settings.model
     if settings.adapter is None:
         return DEFAULT_SHAPE
-    return str(PeftConfig.from_pretrained(settings.adapter).base_model_name_or_path)
+    return backbone_of(settings.adapter)
 
 
 def _describe_model(settings: Settings, bare: Bare) -> dict[str, Any]:

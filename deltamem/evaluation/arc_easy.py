@@ -11,7 +11,7 @@ from deltamem.evaluation.scoring import Score
 from deltamem.evaluation.task import Options, share
 
 NAME = "arc_easy"
-HUB = ("allenai/ai2_arc", "ARC-Easy")
+HUB = ("allenai/ai2_arc", "ARC-Easy", "test")
 # acc: the likeliest choice. acc_norm: the likeliest by its characters.
 METRICS = {"acc": share("acc"), "acc_norm": share("acc_norm")}
 

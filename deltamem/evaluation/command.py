@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from peft import PeftConfig, PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.recall import batches
 from deltamem.evaluation.results import Results, open_results
 from deltamem.evaluation.subject import Subject
-from deltamem.evaluation.summary import summarise
+from deltamem.evaluation.summary import summarise_seeds
 from deltamem.evaluation.task import Options, Row, Task
 from deltamem.evaluation.tasks import make_tasks
 
@@ -47,6 +48,7 @@ def run(
     settings: Sequence[str],
     output: Path | None,
     show_progress: bool,
+    seeds: Sequence[int] = (0,),
 ) -> dict[str, Any]:
     """Ask all tasks under all settings.
 
@@ -55,30 +57,51 @@ def run(
         evaluated: the model.
         options: of the tasks.
         settings: each task is asked under those of them that it has; under all that it has if there are none.
-        output: a folder for the rows, from which a run that was broken off goes on.
+        output: a folder for the rows, from which a run that was broken off goes on; each of several seeds has its part.
         show_progress: whether to draw a progress bar.
+        seeds: of whatever is drawn; all is asked with each.
 
     Returns:
-        `model`, `adapter`, and as `results` what `summarise` makes of every task.
+        `model`, `adapter`, and as `results` what `summarise_seeds` makes of every task.
 
     Raises:
         ValueError, OSError: unknown tasks or settings, missing data, an adapter for another backbone, results of other
             options in `output`; before anything is asked.
     """
-    tasks = make_tasks(names, options)
+    seeds = list(dict.fromkeys(seeds))
+    of_seed = {seed: make_tasks(names, replace(options, seed=seed)) for seed in seeds}
     subject = load(evaluated)
+    parts = [output / f"seed-{seed}" if output and len(seeds) > 1 else output for seed in seeds]
+    prepared = [
+        _prepare(tasks, _identity(evaluated, seed, subject), subject, settings, part)
+        for (seed, tasks), part in zip(of_seed.items(), parts, strict=True)
+    ]
+    with Progress(*COLUMNS, disable=not show_progress, transient=True) as progress:
+        for tasks in prepared:
+            for task, results in tasks:
+                _ask(task, subject, results, evaluated.batch_size, progress)
+    if parts[0] is not None:
+        for task, results in prepared[0]:
+            if isinstance(task, HistoryTask) and "memory" in results:
+                task.keep_memories(subject, parts[0] / task.name / "memory")
+    figures = [
+        entry
+        for several in zip(*prepared, strict=True)
+        for entry in summarise_seeds(several[0][0].name, several[0][0].metrics, [_rows(results) for _, results in several])
+    ]
+    return {"model": _backbone(evaluated), "adapter": evaluated.adapter, "results": figures}
+
+
+def _prepare(
+    tasks: Sequence[Task], common: Mapping[str, Any], subject: Subject, settings: Sequence[str], output: Path | None
+) -> list[tuple[Task, dict[str, Results]]]:
+    """The tasks of one seed, each with its results so far by setting."""
     chosen = _chosen(tasks, subject, settings)
     for task in tasks:
-        task.prepare(subject)
-    common = _identity(evaluated, options, subject)
-    results = {
-        task.name: open_results(output and output / task.name, chosen[task.name], {**common, **task.identity}) for task in tasks
-    }
-    with Progress(*COLUMNS, disable=not show_progress, transient=True) as progress:
-        for task in tasks:
-            _ask(task, subject, results[task.name], evaluated.batch_size, progress)
-    figures = [entry for task in tasks for entry in summarise(task, _rows(results[task.name]))]
-    return {"model": common["model"], "adapter": evaluated.adapter, "results": figures}
+        task.prepare(subject, chosen[task.name])
+    return [
+        (task, open_results(output and output / task.name, chosen[task.name], {**common, **task.identity})) for task in tasks
+    ]
 
 
 def load(evaluated: Evaluated) -> Subject:
@@ -117,10 +140,10 @@ def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> di
     return chosen
 
 
-def _identity(evaluated: Evaluated, options: Options, subject: Subject) -> dict[str, Any]:
+def _identity(evaluated: Evaluated, seed: int, subject: Subject) -> dict[str, Any]:
     """What all results depend on."""
     fingerprint = subject.model.fingerprint() if subject.has_memory else None
-    return {**vars(evaluated), "model": _backbone(evaluated), "fingerprint": fingerprint, "seed": options.seed}
+    return {**vars(evaluated), "model": _backbone(evaluated), "fingerprint": fingerprint, "seed": seed}
 
 
 def _ask(task: Task, subject: Subject, results: Mapping[str, Results], batch_size: int, progress: Progress) -> None:

@@ -80,7 +80,7 @@ class Facts:
         known = _test(subject).settings
         return tuple(name for name, setting in SETTINGS.items() if setting in known)
 
-    def prepare(self, subject: Subject) -> None:
+    def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
         """See `Task`: draws the episodes."""
         drawn = fact_episodes(self.count, self.seed, self.config, self.split)
         self._episodes = [self._told_long_ago(subject, episode, place) for place, episode in enumerate(drawn)]

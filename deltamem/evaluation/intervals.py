@@ -1,8 +1,8 @@
-"""How sure a figure is: 95% intervals of shares, and of differences between two ways of answering the same questions."""
+"""How sure a figure is: 95% intervals of shares, and of differences and ratios between ways of answering the same questions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from math import sqrt
 from statistics import NormalDist
 
@@ -32,39 +32,58 @@ def wilson(right: int, asked: int) -> Interval:
     return max(centre - spread, 0.0), min(centre + spread, 1.0)
 
 
-def bootstrap(values: Numbers, aggregate: Aggregate, seed: int = 0) -> Interval:
-    """Percentile bootstrap of an aggregate over questions, 95%.
+def resample(seeds: Sequence[Numbers], aggregate: Aggregate, same_questions: bool = True, seed: int = 0) -> Numbers:
+    """Draw what was asked again and again, with replacement: aggregates, whose percentiles are their bootstrap intervals.
+
+    All rows are drawn together, so that differences and ratios between rows of what this returns are paired.
+
+    With several seeds both seeds and questions are drawn, and what counts is the mean over seeds. Where all seeds asked the
+    same questions, these are drawn once for all of them; otherwise anew for each. With two or three seeds such an interval is
+    a rough one. What happened in none of the questions happens in no resample: an interval of nothing is too narrow.
 
     Args:
-        values: `[questions]`.
+        seeds: `[rows, questions]` of each seed; one alone if there were no others.
         aggregate: of `[..., questions]`, over the last axis.
-        seed: of the resamples.
-    """
-    return _percentiles([aggregate(values[drawn]) for drawn in _resamples(len(values), seed)])
-
-
-def paired_bootstrap(values: Numbers, others: Numbers, aggregate: Aggregate, seed: int = 0) -> Interval:
-    """Percentile bootstrap of `aggregate(values) - aggregate(others)`, 95%: both are of the same questions, drawn together.
-
-    Args:
-        values, others: `[questions]`.
-        aggregate: of `[..., questions]`, over the last axis.
+        same_questions: whether all seeds asked the same ones, in the same order.
         seed: of the resamples.
 
-    Raises:
-        ValueError: different numbers of questions.
+    Returns:
+        `[rows, RESAMPLES]`.
     """
-    if len(values) != len(others):
-        raise ValueError(f"a paired difference is of the same questions, got {len(values)} and {len(others)} of them")
-    return _percentiles([aggregate(values[drawn]) - aggregate(others[drawn]) for drawn in _resamples(len(values), seed)])
-
-
-def _resamples(questions: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Places drawn with replacement, `[CHUNK, questions]` each."""
     rng = np.random.default_rng(seed)
-    return (rng.integers(questions, size=(CHUNK, questions)) for _ in range(RESAMPLES // CHUNK))
+    return np.concatenate([_resample(seeds, aggregate, same_questions, rng) for _ in range(RESAMPLES // CHUNK)], axis=1)
 
 
-def _percentiles(parts: list[Numbers]) -> Interval:
-    low, high = np.percentile(np.concatenate(parts), [2.5, 97.5])
+def interval(resampled: Numbers) -> Interval:
+    """The percentile interval of resamples, `[RESAMPLES]`, 95%."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
+
+
+def ratio(resampled: Numbers, baseline: Numbers) -> Numbers | None:
+    """Resampled ratios to a baseline; None where it is not above 0 in all resamples, so that a ratio would say nothing.
+
+    Args:
+        resampled, baseline: rows of what one call of `resample` returned.
+    """
+    return resampled / baseline if (baseline > 0).all() else None
+
+
+def _resample(seeds: Sequence[Numbers], aggregate: Aggregate, same_questions: bool, rng: np.random.Generator) -> Numbers:
+    """`CHUNK` of the resamples."""
+    chosen = rng.integers(len(seeds), size=(CHUNK, len(seeds)))
+    shared = _places(seeds[0], CHUNK, rng) if same_questions else None
+    total = np.zeros((len(seeds[0]), CHUNK))
+    for place in range(len(seeds)):
+        for index, values in enumerate(seeds):
+            resamples = np.flatnonzero(chosen[:, place] == index)
+            drawn = _places(values, len(resamples), rng) if shared is None else shared[resamples]
+            total[:, resamples] += aggregate(values[:, drawn])
+    mean: Numbers = total / len(seeds)
+    return mean
+
+
+def _places(values: Numbers, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Places of questions drawn with replacement, `[count, questions]`."""
+    questions = values.shape[1]
+    return rng.integers(questions, size=(count, questions))

@@ -11,7 +11,7 @@ from deltamem.evaluation.scoring import Score
 from deltamem.evaluation.task import Options, perplexity, share
 
 NAME = "lambada_openai"
-HUB = ("EleutherAI/lambada_openai", "en")
+HUB = ("EleutherAI/lambada_openai", "en", "test")
 # acc: all tokens of the word are the likeliest. perplexity: of the word, not of its tokens.
 METRICS = {"acc": share("acc"), "perplexity": perplexity("log_likelihood")}
 

@@ -11,12 +11,12 @@ from typing import Any, Protocol, cast
 import torch
 
 from deltamem.chat_tokens import Message
+from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.scoring import Score, Text, score
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options, Row
 from deltamem.state import DeltaMemState
 from deltamem.training.facts import FactEpisodeConfig, fact_episode
-from deltamem.training.records import read_records
 
 # none: the bare backbone. zero: an empty memory, and nothing is written. filled: a memory that holds a conversation, another
 # for each question, and nothing is written. writing: an empty memory that is written while the question is read.
@@ -63,7 +63,7 @@ class OffTask:
         """See `Task`."""
         return SETTINGS if subject.has_memory else (BARE,)
 
-    def prepare(self, subject: Subject) -> None:
+    def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
         """See `Task`; the longest questions come first, so that those of a batch are alike, and memory runs out at once."""
         texts = {
             number: [Text.of(subject.tokenizer, *text) for text in question.texts]
@@ -116,7 +116,7 @@ def conversation(seed: int, number: int) -> Sequence[Message]:
 
 def off_task(
     name: str,
-    hub: tuple[str, str],
+    hub: tuple[str, str | None, str],
     metrics: dict[str, Metric],
     question: Callable[[Any, int], Question],
     options: Options,
@@ -125,7 +125,7 @@ def off_task(
 
     Args:
         name: of the benchmark, and so of its file in a folder of data.
-        hub: its official data set and configuration.
+        hub: its official data set, configuration and split.
         metrics: what the questions' figures make.
         question: makes one of a record and its number, from 1.
         options: of the command.
@@ -133,48 +133,9 @@ def off_task(
     Raises:
         ValueError: no data, or of another format.
     """
-    questions = [question(record, number) for number, record in enumerate(_records(name, hub, options), 1)]
-    return OffTask(name, _sampled(questions, options), metrics, _identity(options), options.seed)
-
-
-def _records(name: str, hub: tuple[str, str], options: Options) -> list[Any]:
-    """The records of a benchmark: of `--data`, of a folder, or of the Hub.
-
-    Args:
-        name: of the benchmark, and so of its file in the folder.
-        hub: its official data set and configuration.
-        options: which name the file or the folder.
-
-    Raises:
-        ValueError: no such file, or nothing in it; the Hub cannot be asked.
-    """
-    file = options.data or (options.data_dir and options.data_dir / f"{name}.jsonl")
-    if file is None:
-        try:
-            return read_records(hub[0], "test", hub[1])
-        except ValueError as error:
-            raise ValueError(
-                f"{name} needs its data: give a file with --data, or a folder that holds {name}.jsonl with --data-dir, or "
-                f"connect to the Hub. {error}"
-            ) from error
-    if not file.is_file():
-        raise ValueError(f"{name} needs its data, and {file} is no file; give it with --data, or its folder with --data-dir")
-    return read_records(str(file))
-
-
-def _sampled(questions: Sequence[Question], options: Options) -> dict[int, Question]:
-    """At most `--limit` of the questions, by number."""
-    count = len(questions) if options.limit is None else min(options.limit, len(questions))
-    return {number: questions[number] for number in sorted(random.Random(options.seed).sample(range(len(questions)), count))}
-
-
-def _identity(options: Options) -> dict[str, Any]:
-    """What the choice of the questions depends on."""
-    return {
-        "data": None if options.data is None else str(options.data),
-        "data_dir": None if options.data_dir is None else str(options.data_dir),
-        "limit": options.limit,
-    }
+    questions = [question(record, number) for number, record in enumerate(benchmark_records(name, hub, options), 1)]
+    chosen = {number: questions[number] for number in sampled_numbers(len(questions), options)}
+    return OffTask(name, chosen, metrics, identity(options), options.seed)
 
 
 def _longest(texts: Sequence[Text]) -> int:

@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from peft import PeftModel, PeftType
+from peft import PeftModel
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache, DynamicCache
 
 from deltamem.evaluation.intervals import Interval, wilson
-from deltamem.evaluation.kv_cache import kv_numbers
+from deltamem.evaluation.kv_cache import tail_tokens
+from deltamem.evaluation.reading import Reading
 from deltamem.evaluation.subject import Subject
 from deltamem.state import DeltaMemState
 from deltamem.training.facts import FactEpisode, Kind
@@ -94,9 +92,8 @@ class RecallTest(Subject):
 
     @cached_property
     def tail_tokens(self) -> int:
-        """How many tokens' KV cache, in float32, takes as many bytes as a memory; at least one."""
-        size: int = self.model.new_memory().nbytes
-        return max(size // (torch.float32.itemsize * kv_numbers(self.model.config)), 1)
+        """How many tokens of a history stand in the prompt under the setting "tail"."""
+        return tail_tokens(self.model)
 
     def run(
         self, episodes: Sequence[FactEpisode], settings: Sequence[Setting] = SETTINGS, step: Callable[[int], None] | None = None
@@ -143,28 +140,12 @@ class RecallTest(Subject):
             episodes: what is asked; all have as many candidates.
             setting: that `under` opened: it decides what of the history the prompt holds.
         """
-        model, cache, before = self._start(setting, len(episodes))
+        model, cache, before = self.start(len(episodes), with_adapter=setting == "adapter")
         ids, mask = self.left_padded([self._prompt(episode, setting) for episode in episodes])
-        mask = F.pad(mask, (before, 0), value=1)
-        positions = mask.cumsum(1).sub(1).clamp(min=0)[:, before:]
-        predicted = _log_probs(model, ids, mask, positions, cache)  # [b, vocabulary]
-
-        candidates = len(episodes[0].candidates)
-        answers = [self._answer_ids(value) for episode in episodes for value in episode.candidates]
-        lengths = torch.tensor([len(answer) for answer in answers], device=ids.device)
-        targets = pad_sequence(answers, batch_first=True).to(ids.device)  # [b * candidates, tokens]
-        cache.batch_repeat_interleave(candidates)
-        mask, predicted = (tensor.repeat_interleave(candidates, dim=0) for tensor in (mask, predicted))
-        scores = predicted.gather(1, targets[:, :1]).squeeze(1)
-        rows = torch.arange(len(answers), device=ids.device)  # the answers that are not at their end yet
-        for position in range(1, targets.shape[1]):
-            longer = (lengths[rows] > position).nonzero().squeeze(1)
-            cache.batch_select_indices(longer)
-            rows, mask = rows[longer], F.pad(mask[longer], (0, 1), value=1)
-            predicted = _log_probs(model, targets[rows, position - 1, None], mask, mask.sum(1, keepdim=True) - 1, cache)
-            scores[rows] += predicted.gather(1, targets[rows, position, None]).squeeze(1)
-        best = rearrange(scores, "(b c) -> b c", c=candidates).argmax(1).tolist()
-        return [episode.candidates[index] for episode, index in zip(episodes, best, strict=True)]
+        reading = Reading.of(model, ids, mask, cache, before)
+        scores = reading.log_likelihoods([list(map(self._answer_ids, episode.candidates)) for episode in episodes])
+        pairs = [zip(several, episode.candidates, strict=True) for several, episode in zip(scores, episodes, strict=True)]
+        return [max(pair, key=itemgetter(0))[1] for pair in pairs]
 
     @torch.no_grad()
     def answer(self, episode: FactEpisode, max_new_tokens: int = 12) -> str:
@@ -221,22 +202,6 @@ class RecallTest(Subject):
             return question
         return torch.cat([self.tokens(episode.history).last(self.tail_tokens).ids, question])
 
-    def _start(self, setting: Setting, rows: int) -> tuple[Any, Cache, int]:
-        """What reads the prompts: a model, a KV cache, and how many tokens of a trained prefix it holds already.
-
-        Raises:
-            ValueError: an adapter that puts something else before the prompt.
-        """
-        config = self.model.active_peft_config if setting == "adapter" else None
-        if config is None or not config.is_prompt_learning:
-            return self.model, DynamicCache(config=self.model.config), 0
-        if config.peft_type != PeftType.PREFIX_TUNING:
-            raise ValueError(
-                f"recall of {config.peft_type.value} adapters cannot be measured; of LoRA and prefix tuning it can"
-            )
-        # peft itself would start every pass with the prefix, and so forget the prompt.
-        return self.model.base_model, self.model.get_prompt(rows), config.num_virtual_tokens
-
     def _answer_ids(self, value: str) -> Tensor:
         ids = self.tokenizer(value, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.tokenizer.eos_token_id])
@@ -249,10 +214,3 @@ def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         end = start + size if len(items) - start - size != 1 else len(items)
         yield items[start:end]
         start = end
-
-
-def _log_probs(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
-    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last)
-    return output.logits[:, -1].float().log_softmax(-1)

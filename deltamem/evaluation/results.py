@@ -25,8 +25,8 @@ class Results:
         self.file = file
         self.rows: list[Row] = []
         if file is not None and file.exists():
-            whole, _, _ = file.read_text(encoding="utf-8").rpartition("\n")
-            self.rows = [json.loads(line) for line in whole.splitlines()]
+            *whole, _ = file.read_text(encoding="utf-8").split("\n")  # what stands behind the last one was broken off
+            self.rows = [json.loads(line) for line in whole]
 
     def keep(self, count: int) -> None:
         """Drop all but the first rows."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from deltamem.chat_tokens import ChatTokens, Message, left_padded, with_system
 from deltamem.config import WriteUnit
@@ -45,16 +45,23 @@ class Subject:
         """A context in which the model is its backbone alone."""
         return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
 
+    @property
+    def ends(self) -> set[int]:
+        """The tokens that end an answer."""
+        given = self.model.generation_config.eos_token_id
+        several = given if isinstance(given, list) else [given]
+        return {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
+
     @torch.no_grad()
-    def write(self, histories: Sequence[Sequence[Message]]) -> DeltaMemState:
-        """Write one history per row to an empty memory."""
+    def write(self, histories: Sequence[Sequence[Message]], memory: DeltaMemState | None = None) -> DeltaMemState:
+        """Write one history per row to a memory, or to an empty one."""
         write = self.model.active_peft_config.write
         tokens = [self.tokens(history, write) for history in histories]
         ids, mask = self.left_padded([row.ids for row in tokens])
         batch = {"write_input_ids": ids, "write_attention_mask": mask}
         if write != "token":
             batch["write_segment_ids"] = self.left_padded([row.segment_ids for row in tokens], fill=-1)[0]
-        memory = self.model.new_memory(len(histories))
+        memory = self.model.new_memory(len(histories)) if memory is None else memory
         EpisodeLoss(self.model, self.write_chunk_tokens).fill(self.model, batch, memory)
         return memory
 
@@ -70,6 +77,24 @@ class Subject:
         fill = (self.tokenizer.pad_token_id or 0) if fill is None else fill
         ids, mask = left_padded(rows, fill), left_padded([torch.ones_like(row) for row in rows], 0)
         return ids.to(device), mask.to(device)
+
+    def start(self, rows: int, with_adapter: bool = False) -> tuple[Any, Cache, int]:
+        """What reads prompts: a model, a KV cache, and how many tokens of a trained prefix it holds already.
+
+        Args:
+            rows: number of prompts.
+            with_adapter: whether an adapter without a memory is on.
+
+        Raises:
+            ValueError: an adapter that puts something else before the prompt.
+        """
+        config = self.model.active_peft_config if with_adapter else None
+        if config is None or not config.is_prompt_learning:
+            return self.model, DynamicCache(config=self.model.config), 0
+        if config.peft_type != PeftType.PREFIX_TUNING:
+            raise ValueError(f"{config.peft_type.value} adapters cannot be evaluated here; LoRA and prefix tuning can")
+        # peft itself would start every pass with the prefix, and so forget the prompt.
+        return self.model.base_model, self.model.get_prompt(rows), config.num_virtual_tokens
 
     def check_window(self, tokens: int, what: str) -> None:
         """Make sure that so many tokens fit into the model's window.

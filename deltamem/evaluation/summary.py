@@ -11,32 +11,67 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltamem.evaluation.intervals import Interval, Numbers, bootstrap, paired_bootstrap, wilson
+from deltamem.evaluation.intervals import Interval, Numbers, interval, ratio, resample, wilson
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.task import Metric, Row, Task
 
+MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the history in question, and another's
+FULL = "full"  # the bare backbone with everything in its prompt
+WIDE = 1000  # characters in a line where nobody says how many fit
+Rows = Mapping[str, Sequence[Row]]  # by setting; those of all settings are of the same questions, in the same order
 Show = Callable[..., str]  # a figure, perhaps with its sign
 
 
-def summarise(task: Task, rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """The figures of one task.
+def summarise(task: Task, rows: Rows) -> list[dict[str, Any]]:
+    """The figures of one task that was asked with one seed; see `summarise_seeds`."""
+    return summarise_seeds(task.name, task.metrics, [rows])
+
+
+def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Rows]) -> list[dict[str, Any]]:
+    """The figures of one task, as means over the seeds that it was asked with.
 
     Args:
-        task: the task.
-        rows: by setting; those of all settings are of the same questions.
+        name: of the task.
+        metrics: its metrics.
+        seeds: the rows of each seed; all have the same settings.
 
     Returns:
         An entry for each setting and metric, of all questions (`group` None) and, where there are several groups of them, of
-        each: `value`, its 95% interval `low` to `high`, and against the bare backbone, if it was asked, `difference` with its
-        paired interval `difference_low` to `difference_high`.
+        each: `questions`, the number of different ones; `seeds`; `value` with its 95% interval `low` to `high`. Against the
+        bare backbone, if it was asked, `difference` and `ratio`, of the memory against another's `shuffled_difference`, and
+        against the backbone's answers with everything in the prompt `full_ratio`, all with paired intervals: `difference_low`, `difference_high`, and so on. There is no ratio to a
+        figure that is not surely above 0.
+
+        Intervals are bootstrapped over questions, with several seeds over questions and seeds (see `resample`); that of a
+        share that was asked with one seed is Wilson's.
+
+    Raises:
+        ValueError: settings of one seed have different questions, or seeds have different settings.
     """
-    groups = [*dict.fromkeys(row.get("group") for several in rows.values() for row in several)]
-    entries = _entries(task, None, rows)
+    _check(name, seeds)
+    groups = [*dict.fromkeys(row.get("group") for rows in seeds for several in rows.values() for row in several)]
+    parts = [(None, seeds)]
     if len(groups) > 1:
-        for group in groups:
-            of_group = {setting: [row for row in several if row["group"] == group] for setting, several in rows.items()}
-            entries += _entries(task, group, of_group)
-    return entries
+        parts += [(group, [_of_group(rows, group) for rows in seeds]) for group in groups]
+    return [
+        {"task": name, "group": group, "setting": setting, "metric": metric_name, **figures}
+        for group, part in parts
+        for metric_name, metric in metrics.items()
+        for setting, figures in _figures(metric, [rows for rows in part if _asked(rows)]).items()
+    ]
+
+
+def resampled(metric: Metric, seeds: Sequence[Rows], seed: int = 0) -> dict[str, Numbers]:
+    """Resamples of a metric by setting, `[RESAMPLES]` each, paired with one another; see `resample`."""
+    values = [np.stack([_values(metric, several) for several in rows.values()]) for rows in seeds]
+    return dict(zip(seeds[0], resample(values, metric.aggregate, _same_questions(seeds), seed), strict=True))
+
+
+def mean_over_seeds(metric: Metric, seeds: Sequence[Rows]) -> dict[str, float]:
+    """A metric by setting, the mean over seeds."""
+    return {
+        setting: float(np.mean([metric.aggregate(_values(metric, rows[setting])) for rows in seeds])) for setting in seeds[0]
+    }
 
 
 def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -44,59 +79,107 @@ def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in ("task", "setting", "metric"):
         table.add_column(header, no_wrap=True)
-    for header in ("questions", "value (95%)", f"against {BARE} (95%)"):
+    compared = {"difference": f"against {BARE}", "shuffled_difference": f"against {SHUFFLED}", "ratio": f"times {BARE}", "full_ratio": f"times {FULL}"}
+    there = [name for name in compared if name == "difference" or any(name in entry for entry in entries)]
+    counted = ["questions", *(["seeds"] if any(entry["seeds"] > 1 for entry in entries) else [])]
+    for header in (*counted, "value (95%)", *(f"{compared[name]} (95%)" for name in there)):
         table.add_column(header, justify="right")
     for entry in entries:
         task = entry["task"] if entry["group"] is None else f"{entry['task']}: {entry['group']}"
-        show: Show = _percent if entry["share"] else _number
-        table.add_row(task, entry["setting"], entry["metric"], str(entry["questions"]), *_cells(entry, show))
-    Console().print(table)
+        cells = [shown(entry, name) for name in ("value", *there)]
+        table.add_row(task, entry["setting"], entry["metric"], *(str(entry[name]) for name in counted), *cells)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
 
 
-def _entries(task: Task, group: str | None, rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    return [
-        {"task": task.name, "group": group, "setting": setting, "metric": name, **_figures(metric, rows, setting)}
-        for setting in rows
-        for name, metric in task.metrics.items()
-    ]
+def shown(entry: Mapping[str, Any], name: str) -> str:
+    """A figure of an entry with its interval, in words; nothing if it is not there.
+
+    Args:
+        entry: one that `summarise` returned.
+        name: `value`, `difference`, `shuffled_difference`, `ratio` or `full_ratio`.
+    """
+    if name not in entry:
+        return ""
+    show: Show = times if name.endswith("ratio") else _percent if entry["share"] else _number
+    if name.endswith("difference"):
+        show = partial(show, sign="+")
+    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    return f"{show(entry[name])} ({show(entry[low])} to {show(entry[high])})"
 
 
-def _figures(metric: Metric, rows: Mapping[str, Sequence[Row]], setting: str) -> dict[str, Any]:
-    values = _values(metric, rows[setting])
-    low, high = _interval(metric, values)
-    figures = {
-        "questions": len(values),
-        "share": metric.share,
-        "value": float(metric.aggregate(values)),
-        "low": low,
-        "high": high,
-    }
-    if BARE not in rows or setting == BARE:
-        return figures
-    bare = _values(metric, rows[BARE])
-    low, high = paired_bootstrap(values, bare, metric.aggregate)
-    difference = figures["value"] - float(metric.aggregate(bare))
-    return {**figures, "difference": difference, "difference_low": low, "difference_high": high}
+def _figures(metric: Metric, seeds: Sequence[Rows]) -> dict[str, dict[str, Any]]:
+    """The entries of a metric by setting."""
+    values, drawn = mean_over_seeds(metric, seeds), resampled(metric, seeds)
+    questions = [len(rows[next(iter(rows))]) for rows in seeds]
+    figures: dict[str, dict[str, Any]] = {}
+    for setting, value in values.items():
+        low, high = _interval(metric, [rows[setting] for rows in seeds], drawn[setting])
+        figures[setting] = {
+            "questions": questions[0] if _same_questions(seeds) else sum(questions),
+            "seeds": len(seeds),
+            "share": metric.share,
+            "value": value,
+            "low": low,
+            "high": high,
+        }
+        for name, other in (("difference", BARE), ("shuffled_difference", SHUFFLED)):
+            if other in values and (setting == MEMORY or (other == BARE and setting != BARE)):
+                figures[setting] |= _with_interval(name, value - values[other], drawn[setting] - drawn[other])
+        for name, other in (("ratio", BARE), ("full_ratio", FULL)):
+            ratios = ratio(drawn[setting], drawn[other]) if other in values and setting != other else None
+            if ratios is not None:
+                figures[setting] |= _with_interval(name, value / values[other], ratios)
+    return figures
 
 
-def _interval(metric: Metric, values: Numbers) -> Interval:
-    return wilson(int(values.sum()), len(values)) if metric.share else bootstrap(values, metric.aggregate)
+def _with_interval(name: str, value: float, drawn: Numbers) -> dict[str, float]:
+    low, high = interval(drawn)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _interval(metric: Metric, seeds: Sequence[Sequence[Row]], drawn: Numbers) -> Interval:
+    if metric.share and len(seeds) == 1:
+        values = _values(metric, seeds[0])
+        return wilson(int(values.sum()), len(values))
+    return interval(drawn)
 
 
 def _values(metric: Metric, rows: Sequence[Row]) -> Numbers:
     return np.array([row[metric.of] for row in rows], dtype=np.float64)
 
 
-def _cells(entry: Mapping[str, Any], show: Show) -> list[str]:
-    cells = [_shown(entry, show, "value", "low", "high")]
-    if "difference" in entry:
-        cells.append(_shown(entry, partial(show, sign="+"), "difference", "difference_low", "difference_high"))
-    return cells
+def _of_group(rows: Rows, group: Any) -> Rows:
+    return {setting: [row for row in several if row.get("group") == group] for setting, several in rows.items()}
 
 
-def _shown(entry: Mapping[str, Any], show: Callable[[float], str], *names: str) -> str:
-    value, low, high = (show(entry[name]) for name in names)
-    return f"{value} ({low} to {high})"
+def _asked(rows: Rows) -> bool:
+    return any(rows.values())
+
+
+def _same_questions(seeds: Sequence[Rows]) -> bool:
+    """Whether all seeds asked the same questions, or each its own."""
+    first = _questions(next(iter(seeds[0].values())))
+    return all(_questions(several) == first for rows in seeds for several in rows.values())
+
+
+def _questions(rows: Sequence[Row]) -> list[tuple[Any, Any]]:
+    return [(row["index"], row.get("question")) for row in rows]
+
+
+def _check(name: str, seeds: Sequence[Rows]) -> None:
+    for rows in seeds:
+        if [*rows] != [*seeds[0]]:
+            raise ValueError(
+                f"the seeds of {name} were asked under other settings: {', '.join(seeds[0])}, and {', '.join(rows)}; "
+                "ask all of them under the same"
+            )
+        counts = {setting: len(several) for setting, several in rows.items()}
+        if len({*counts.values()}) > 1:
+            of_each = ", ".join(f"{setting} {count}" for setting, count in counts.items())
+            raise ValueError(f"the settings of {name} have different numbers of questions: {of_each}; ask the same under each")
 
 
 def _percent(value: float, sign: str = "") -> str:
@@ -104,4 +187,9 @@ def _percent(value: float, sign: str = "") -> str:
 
 
 def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}"
+    return f"{value:{sign}.3f}"
+
+
+def times(value: float) -> str:
+    """A ratio in words."""
+    return f"{value:.2f}×"

@@ -25,9 +25,13 @@ class Options:
     facts: tuple[int, ...] = (1, 4)
     split: str = "held_out"
     tokens_since: tuple[int, ...] = (0,)
+    context_tokens: tuple[int, ...] = (1000,)
+    source: tuple[str, ...] = ()
     kind: str | None = None
     updates: float = 0.0
     episodes: int = 150
+    greedy: bool = False
+    max_new_tokens: int | None = None
     seed: int = 0
 
 
@@ -48,17 +52,18 @@ class Metric:
 
 def share(of: str) -> Metric:
     """The share of questions whose entry is 1, not 0."""
-    return Metric(of, _mean, share=True)
+    return Metric(of, mean, share=True)
 
 
 def perplexity(of: str) -> Metric:
     """From log-likelihoods: exp of their negative mean."""
-    return Metric(of, lambda values: np.exp(-_mean(values)))
+    return Metric(of, lambda values: np.exp(-mean(values)))
 
 
-def _mean(values: Numbers) -> Numbers:
-    mean: Numbers = values.mean(axis=-1)
-    return mean
+def mean(values: Numbers) -> Numbers:
+    """Over the questions, the last axis."""
+    result: Numbers = values.mean(axis=-1)
+    return result
 
 
 class Task(Protocol):
@@ -82,8 +87,8 @@ class Task(Protocol):
     def settings(self, subject: Subject) -> tuple[str, ...]:
         """The settings that a model can be asked under."""
 
-    def prepare(self, subject: Subject) -> None:
-        """Do what needs a tokenizer, before anything is asked.
+    def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
+        """Do what needs a tokenizer, before anything is asked under these settings.
 
         Raises:
             ValueError: texts that do not fit into the model's window.

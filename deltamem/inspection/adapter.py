@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers.utils import cached_file
 
-from deltamem.adapter_checks import shape_of_weight
+from deltamem.adapter_files import read_config, read_weights
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.words import Size, config_in_words
 from deltamem.inspection.layer_names import in_order, short_names
@@ -25,8 +21,6 @@ from deltamem.model import DeltaMemModel, fingerprint_of
 SAVED_UNDER = "base_model.model."
 SHOWN_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "turn_writes")
 CAPTION = "Norms of the weights, and the gates where they see nothing: β, and what a write keeps."
-# How many bytes a number of a state takes.
-FLOAT32 = 4
 
 
 def inspect_adapter(name: str) -> dict[str, Any]:
@@ -45,15 +39,11 @@ def inspect_adapter(name: str) -> dict[str, Any]:
         ValueError: the adapter is of another kind than δ-mem, or its weights are damaged or not those of its config.
         OSError: it has no weights.
     """
-    config = load_config(name)
-    weights = _weights(name)
+    config, saved = read_config(name), read_weights(name)
+    weights = _by_layer(saved)
     layers = {layer: _describe_layer(layer, own, config) for layer, own in weights.items()}
     numbers = {f"{layer}.{key}": weight for layer, own in weights.items() for key, weight in own.items()}
-    size = Size(
-        layers=len(layers),
-        parameters=sum(row["parameters"] for row in layers.values()),
-        memory_bytes=len(layers) * config.num_states * config.r**2 * FLOAT32,
-    )
+    size = Size.of(config, {key: weight.shape for key, weight in saved.items()})
     return {
         "adapter": name,
         "in_words": config_in_words(config, size),
@@ -90,28 +80,11 @@ def print_adapter(figures: dict[str, Any]) -> None:
     console.print(table)
 
 
-def load_config(name: str) -> DeltaMemConfig:
-    """The configuration of an adapter of δ-mem.
-
-    Raises:
-        ValueError: another kind of adapter; says which.
-    """
-    config = PeftConfig.from_pretrained(name)
-    if not isinstance(config, DeltaMemConfig):
-        raise ValueError(f"{name!r} is an adapter of the kind {config.peft_type.value}, and has no memory; give one of δ-mem")
-    return config
-
-
-def _weights(name: str) -> dict[str, dict[str, Tensor]]:
+def _by_layer(saved: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The weights of an adapter by attention layer, in the order of the layers: `in`, `gate_bias` and the corrections."""
-    try:
-        saved = load_file(cached_file(name, SAFETENSORS_WEIGHTS_NAME))
-    except SafetensorError as error:
-        raise ValueError(f"{SAFETENSORS_WEIGHTS_NAME} of {name!r} is not a readable safetensors file: {error}") from error
     weights: dict[str, dict[str, Tensor]] = {}
     for key, weight in sorted(saved.items(), key=lambda item: in_order(item[0])):
         layer, _, own = key.removeprefix(SAVED_UNDER).partition(f".{DeltaMemModel.prefix}")
-        shape_of_weight(key, weight)
         weights.setdefault(layer, {})[own.removesuffix(".weight")] = weight.float()
     return weights
 

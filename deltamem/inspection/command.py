@@ -9,6 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from deltamem.adapter_files import backbone_of
 from deltamem.backbones import load_backbone
 from deltamem.inspection.adapter import inspect_adapter, print_adapter
 from deltamem.inspection.backbone import inspect_model, print_inspection
@@ -135,7 +136,7 @@ def _rows(name: str, state: DeltaMemState) -> dict[str, DeltaMemState]:
 def _conversation(adapter: dict[str, Any], chat: Path, options: Options, show_progress: bool) -> dict[str, Any]:
     messages = _messages(chat, options.line or 1)
     other = None if options.compare is None else _other(options.compare)
-    model, tokenizer = _load(adapter["adapter"], adapter["backbone"])
+    model, tokenizer = _load(adapter["adapter"])
     if other is not None:
         check_alike(model.new_memory(), other)
     turns = replay(model, tokenizer, messages, show_progress)
@@ -163,6 +164,6 @@ def _messages(chat: Path, line: int) -> list[dict[str, str]]:
     return messages
 
 
-def _load(adapter: str, backbone: str) -> tuple[PeftModel, Any]:
-    model, tokenizer = load_backbone(backbone)
+def _load(adapter: str) -> tuple[PeftModel, Any]:
+    model, tokenizer = load_backbone(backbone_of(adapter))
     return PeftModel.from_pretrained(model, adapter).eval(), tokenizer

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
+from deltamem.html.page import render, spread
 from deltamem.inspection.conversation import Measures, Turn
 from deltamem.inspection.layer_names import short_names
 from deltamem.inspection.memory import effective_rank
@@ -20,8 +20,6 @@ from deltamem.state import DeltaMemState
 # What keeps a page at a few megabytes. More turns, tokens or states are thinned, and the page says so.
 MOST_TURNS, MOST_CELLS, MOST_STATE_NUMBERS = 60, 2000, 1_000_000
 INT16 = 32767
-
-ENVIRONMENT = Environment(loader=PackageLoader("deltamem.inspection"), autoescape=True, undefined=StrictUndefined)
 
 
 def write_page(
@@ -50,25 +48,17 @@ def write_page(
         "memories": _memories({_name(index, turn): turn.memory for index, turn in enumerate(turns)} | {**memories}, notes),
         "conversation": measures and _conversation(turns, measures, notes),
     }
-    page = ENVIRONMENT.get_template("page.html").render(title=title, facts=facts, notes=notes, data=data)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(render("deltamem.inspection", title, facts, notes, data=data), encoding="utf-8")
 
 
 def _name(index: int, turn: Turn) -> str:
     return f"after turn {index + 1} ({turn.role})"
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many of the first `count` numbers, evenly spaced, the first and the last among them."""
-    if count <= most:
-        return [*range(count)]
-    return torch.linspace(0, count - 1, most).round().int().tolist()
-
-
 def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[str, Any]:
     """The memories that are shown: for each layer their states `[memories, num_states, r, r]`, norms and effective ranks."""
     numbers = sum(tensor.numel() for tensor in next(iter(memories.values())).tensors.values())
-    kept = _spread(len(memories), min(MOST_TURNS, max(MOST_STATE_NUMBERS // numbers, 2)))
+    kept = spread(len(memories), min(MOST_TURNS, max(MOST_STATE_NUMBERS // numbers, 2)))
     if len(kept) < len(memories):
         notes.append(f"{len(kept)} of the {len(memories)} memories are shown.")
     names, states = ([*part] for part in zip(*([*memories.items()][index] for index in kept), strict=True))
@@ -88,7 +78,7 @@ def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[s
 
 def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -> dict[str, Any]:
     """The measures by token, in cells, and by turn."""
-    shown = _spread(len(turns), MOST_TURNS)
+    shown = spread(len(turns), MOST_TURNS)
     if len(shown) < len(turns):
         notes.append(f"The tables show {len(shown)} of the {len(turns)} turns.")
     lengths = [len(turn.pieces) for turn in turns]

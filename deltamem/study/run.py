@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import set_seed
 
+from deltamem.adapter_files import backbone_of
 from deltamem.backbones import load_backbone
 from deltamem.config import DeltaMemConfig
 from deltamem.evaluation.recall import RecallTest
@@ -81,5 +82,5 @@ def _trained(run: Run, saved: Path, step: Callable[[float], None]) -> tuple[Peft
 
 def _loaded(run: Run) -> tuple[PeftModel, Any, None]:
     path = run.variant.adapter["path"]
-    backbone, tokenizer = _load(run.backbone or PeftConfig.from_pretrained(path).base_model_name_or_path)
+    backbone, tokenizer = _load(run.backbone or backbone_of(path))
     return PeftModel.from_pretrained(backbone, path), tokenizer, None

@@ -128,12 +128,25 @@ def test_questions_of_one_kind(folders, tmp_path, kind):
 def test_facts_told_long_ago(folders):
     subject = command.load(evaluated(folders))
     (near,), (far,) = (command.make_tasks(["facts"], Options(facts=(1,), episodes=2, tokens_since=(n,))) for n in (0, 40))
-    near.prepare(subject)
-    far.prepare(subject)
+    near.prepare(subject, ("memory",))
+    far.prepare(subject, ("memory",))
     for before, after in zip(near._episodes, far._episodes, strict=True):
         assert before.history == after.history[: len(before.history)]
         lengths = [len(subject.tokens(episode.history).ids) for episode in (before, after)]
         assert 40 <= lengths[1] - lengths[0] < 50
+
+
+def test_several_seeds_are_asked_and_summed_up(folders, tmp_path):
+    settings = ["none", "memory"]
+    together = run(["facts"], evaluated(folders), FACTS, settings, tmp_path, show_progress=False, seeds=[1, 2, 1])["results"]
+    alone = [
+        run(["facts"], evaluated(folders), FACTS, settings, None, show_progress=False, seeds=[seed])["results"]
+        for seed in (1, 2)
+    ]
+    for mean, first, second in zip(together, *alone, strict=True):
+        assert mean["seeds"] == 2
+        assert mean["value"] == pytest.approx((first["value"] + second["value"]) / 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-1", "seed-2"]
 
 
 def test_another_adapter_has_no_memory(folders):
@@ -145,7 +158,7 @@ def test_another_adapter_has_no_memory(folders):
     ("arguments", "message"),
     [
         ("nothing", "no task nothing; choose among facts, arc_easy, lambada_openai"),
-        ("arc_easy --data-dir /no/folder", "/no/folder/arc_easy.jsonl is no file"),
+        ("arc_easy --data-dir /no/folder", "/no/folder/arc_easy.jsonl does not exist"),
         ("arc_easy lambada_openai --data some.jsonl", "--data-dir"),
         ("facts --adapter {folders}/other", "made for other weights"),
         ("facts --setting zeor", "zeor is not accepted; .* facts-1: memory, none"),

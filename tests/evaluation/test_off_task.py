@@ -26,7 +26,7 @@ def subject(request):
 
 def asked(subject, settings=SETTINGS):
     task = OffTask("mixed", QUESTIONS, {}, {}, seed=5)
-    task.prepare(subject)
+    task.prepare(subject, SETTINGS)
     rows = task.answer(subject, settings, range(3))
     return {setting: {row["index"]: likelihoods(row) for row in several} for setting, several in rows.items()}
 
@@ -71,7 +71,7 @@ def test_conversations_are_of_the_seed_and_the_question():
 def test_a_text_longer_than_the_window(subject):
     task = OffTask("long", {0: LastWord("Anna " * 300, "teal")}, {}, {}, seed=0)
     with pytest.raises(ValueError, match=r"longest text of long takes 301 tokens, .* 256"):
-        task.prepare(subject)
+        task.prepare(subject, SETTINGS)
 
 
 def test_arc_easy_by_hand():

@@ -77,7 +77,7 @@ def test_the_fingerprint_needs_to_know_the_backbone(saved, inspect, tmp_path):
 
 def test_another_kind_of_adapter_is_refused(refusal, tmp_path):
     get_peft_model(tiny_backbone(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
-    assert "is an adapter of the kind LORA, and has no memory" in refusal(str(tmp_path))
+    assert "holds an adapter of the method 'LORA', which has no memory" in refusal(str(tmp_path))
 
 
 DAMAGED = {

@@ -1,43 +1,16 @@
 import base64
 import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 import torch
+from browser import Elements, cells_of, check_whole_and_alone, needs_browser, opened
 from tiny_chat import chat_tokenizer
 from tiny_memory import random_state
 
 from deltamem.inspection import page
 from deltamem.inspection.comparison import compare_memories
 from deltamem.inspection.conversation import measure, replay
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-# Whatever would reach out of the page.
-OUTSIDE = re.compile(r"https?:|//[a-z]|url\(|@import|\bfetch\(|XMLHttpRequest|\bimport\b")
-
-
-class Elements(HTMLParser):
-    """All elements of a page, and those that are not closed where they should be."""
-
-    VOID = ("meta", "link", "input", "br", "img")
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open, self.unclosed = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if self.open.pop() != tag:
-            self.unclosed.append(tag)
 
 
 def data_of(text):
@@ -72,15 +45,7 @@ def memories(memory_file, inspect, tmp_path):
 
 @pytest.mark.parametrize("kind", ["conversation", "memories"])
 def test_a_page_is_whole_and_needs_nothing_else(kind, request):
-    text = request.getfixturevalue(kind)
-    found = Elements(text)
-    assert not found.unclosed
-    assert not found.open
-    loaded = [attributes.get(name) for _, attributes in found.elements for name in ("src", "href", "srcset", "action")]
-    assert {*loaded} == {None, "data:,"}
-    assert not OUTSIDE.search(without_data(text))
-    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
-    assert len(ids) == len({*ids})
+    check_whole_and_alone(without_data(request.getfixturevalue(kind)))
 
 
 def test_what_people_say_stays_text(saved, inspect, tmp_path):
@@ -135,25 +100,6 @@ def test_large_states_leave_room_for_fewer_memories(monkeypatch, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------- in a real browser
 
-needs_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is installed")
-
-
-def opened(text, tmp_path, then=""):
-    """What a browser makes of a page after a script did something to it; it must have nothing to complain of."""
-    path = tmp_path / "opened.html"
-    path.write_text(text.replace("</body>", f"<script>{then}</script></body>"))
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr",
-    ]
-    run = subprocess.run([BROWSER, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert "CONSOLE" not in run.stderr, run.stderr
-    return run.stdout
-
 
 def choose(**values):
     """A script that chooses values in the controls of the page."""
@@ -162,12 +108,6 @@ def choose(**values):
         f"for (const kind of ['input', 'change']) byId({name!r}).dispatchEvent(new Event(kind));"
         for name, value in values.items()
     )
-
-
-def cells_of(table, text):
-    """The text of a table's cells, row by row."""
-    rows = re.findall(r"<tr>(.*?)</tr>", re.search(rf'<table id="{table}".*?</table>', text, re.DOTALL)[0], re.DOTALL)
-    return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row, re.DOTALL)] for row in rows]
 
 
 @needs_browser

@@ -1,0 +1,65 @@
+"""Scores of free-text answers, as the benchmarks define them."""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from deltamem.evaluation.extras import needs
+
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+SQUAD_ARTICLES = re.compile(r"\b(a|an|the)\b")
+LOCOMO_ARTICLES = re.compile(r"\b(a|an|the|and)\b")
+
+
+def squad_normalised(text: str) -> str:
+    """Lower case without punctuation and articles, as SQuAD's and HotpotQA's scores have it."""
+    return " ".join(SQUAD_ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, gold: str) -> float:
+    """1 if both are the same once normalised as SQuAD does."""
+    return float(squad_normalised(prediction) == squad_normalised(gold))
+
+
+def hotpotqa_f1(prediction: str, gold: str) -> float:
+    """Token F1 as HotpotQA defines it: "yes", "no" and "noanswer" are right or wrong as a whole."""
+    told, expected = squad_normalised(prediction), squad_normalised(gold)
+    if told != expected and {told, expected} & {"yes", "no", "noanswer"}:
+        return 0.0
+    return token_f1(told.split(), expected.split())
+
+
+def locomo_f1(prediction: str, gold: str) -> float:
+    """Token F1 as LoCoMo defines it: without commas, articles and punctuation, and with words cut to their stems."""
+    return token_f1(_locomo_tokens(prediction), _locomo_tokens(gold))
+
+
+def locomo_multi_f1(prediction: str, gold: str) -> float:
+    """LoCoMo's score of an answer of several parts: the mean over the gold's parts of the best match among the answer's."""
+    parts = [part.strip() for part in prediction.split(",")]
+    golds = [part.strip() for part in gold.split(",")]
+    return sum(max(locomo_f1(part, expected) for part in parts) for expected in golds) / len(golds)
+
+
+def token_f1(told: Sequence[str], expected: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall of the tokens; 0 if they share none."""
+    same = sum((Counter(told) & Counter(expected)).values())
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(told), same / len(expected)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _locomo_tokens(text: str) -> list[str]:
+    plain = LOCOMO_ARTICLES.sub(" ", text.replace(",", "").lower().translate(PUNCTUATION))
+    return [_stem()(word) for word in plain.split()]
+
+
+@functools.cache
+def _stem() -> Callable[[str], str]:
+    stem: Callable[[str], str] = needs("nltk.stem.porter").PorterStemmer().stem
+    return stem

@@ -1,0 +1,260 @@
+"""Tasks that ask about a history: it stands in the prompt, in the memory, in both, in neither, or in what a search finds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from deltamem.chat_tokens import Message
+from deltamem.evaluation.kv_cache import tail_tokens
+from deltamem.evaluation.reading import Reading
+from deltamem.evaluation.retrieval import Search
+from deltamem.evaluation.sampling import Sampling, greedy, sampled
+from deltamem.evaluation.subject import Subject
+from deltamem.evaluation.task import Metric, Row, mean, share
+from deltamem.state import DeltaMemState
+
+# What stands in the prompt and what in the memory. The history was written to a memory before, and is not in the context
+# ("memory", "bm25+memory"); nothing was written ("zero"), or another history ("shuffled"); "full+memory" writes an empty memory
+# while the history is read, as in the paper's main table (adapters that write segments have it written before). The bare
+# backbone has no history ("none"), all of it ("full"), its last tokens, as many as a KV cache of a memory's size holds
+# ("tail"), or what a search finds ("bm25").
+BARE = ("none", "full", "tail", "bm25")
+WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
+WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
+WHOLE = ("full", "full+memory")  # with all of the history in the prompt
+ACKNOWLEDGEMENT = "Noted."  # chat templates want a turn of the assistant behind each of the user's
+SAID = {"log_likelihood": Metric("log_likelihood", mean)}
+RANKED = {"gold_first": share("gold_first")}
+
+
+@dataclass(frozen=True)
+class History:
+    """What the questions are about.
+
+    Args:
+        sections: put into a prompt one after the other, or written to the memory, each a message.
+        passages: what a search can find.
+    """
+
+    sections: tuple[str, ...]
+    passages: tuple[str, ...]
+
+    @property
+    def messages(self) -> list[Message]:
+        """As a chat, to be written."""
+        return [message for section in self.sections for message in _told(section)]
+
+
+@dataclass(frozen=True)
+class HistoryQuestion:
+    """A question about a history.
+
+    Args:
+        number: in the data.
+        history: key of its history.
+        prompt: the user's message, with whatever instruction there is.
+        golds: accepted answers; the likelihood of the first is measured.
+        wrong: candidates that the first gold is ranked among; none for no ranking.
+        group: its kind, to be summed up separately.
+        query: what is searched for; the prompt if None.
+    """
+
+    number: int
+    history: str
+    prompt: str
+    golds: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
+    group: str | None = None
+    query: str | None = None
+
+
+@dataclass
+class HistoryTask:
+    """Questions about histories, answered in free text; see `Task`.
+
+    Args:
+        name: of the task.
+        histories: by key.
+        questions: in the order in which they are asked; those of one history next to each other.
+        judge: figures of an answer.
+        metrics: of the judge's figures; the likelihood of the gold answer, and where all questions have candidates its rank,
+            are added.
+        identity: the options that its results depend on.
+        max_new_tokens: of an answer.
+        system: the benchmark's system message; "" leaves it to the options of the evaluation.
+        sampling: how answers are drawn, the seed being that of the evaluation and the question's number; greedily if None.
+        first_line: the answer is the first line of what is said.
+        retrieved: how many passages a search puts into the prompt.
+        seed: of the drawn answers.
+    """
+
+    name: str
+    histories: Mapping[str, History]
+    questions: Sequence[HistoryQuestion]
+    judge: Callable[[HistoryQuestion, str], dict[str, float]]
+    metrics: dict[str, Metric]
+    identity: dict[str, Any]
+    max_new_tokens: int
+    system: str = ""
+    sampling: Sampling | None = None
+    first_line: bool = False
+    retrieved: int = 5
+    seed: int = 0
+    _memories: dict[str, DeltaMemState] = field(default_factory=dict)
+    _searches: dict[str, Search] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ranked = RANKED if all(question.wrong for question in self.questions) else {}
+        self.metrics = {**self.metrics, **SAID, **ranked}
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def settings(self, subject: Subject) -> tuple[str, ...]:
+        """See `Task`."""
+        if subject.has_memory:
+            return (*BARE, *WITH_MEMORY)
+        bare = tuple(setting for setting in BARE if setting != "tail")  # there is no memory to be as large as
+        return (*bare, "adapter") if isinstance(subject.model, PeftModel) else bare
+
+    def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
+        """See `Task`."""
+        if "shuffled" in settings and len(self.histories) < 2:
+            raise ValueError(f"{self.name} has one history, and the setting shuffled needs another; leave it out")
+        if {*settings} & {"bm25", "bm25+memory"}:
+            self._searches = {key: Search(history.passages) for key, history in self.histories.items()}
+        subject = self._with_system(subject)
+        longest = max(len(subject.tokens(history.messages).ids) for history in self.histories.values())
+        if {*settings} & {*WHOLE}:
+            asked = max(len(subject.tokens(_asked(question.prompt)).ids) for question in self.questions)
+            subject.check_window(
+                longest + asked + self.max_new_tokens, f"the longest prompt of {self.name} in the settings full and full+memory"
+            )
+        if subject.write_chunk_tokens is None and {*settings} & {*WRITTEN}:
+            subject.check_window(longest, f"writing the longest history of {self.name} without --write-chunk-tokens")
+
+    def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
+        """See `Task`."""
+        subject, questions = self._with_system(subject), [self.questions[place] for place in places]
+        rows: dict[str, list[Row]] = {}
+        for setting in settings:
+            # Candidates behind a whole history each: one question's KV caches at a time are enough.
+            parts = [[question] for question in questions] if setting in WHOLE else [questions]
+            rows[setting] = [row for part in parts for row in self._rows(subject, setting, part)]
+        return rows
+
+    def keep_memories(self, subject: Subject, folder: Path) -> None:
+        """Save the memory of the first history after each of its sections, for `deltamem report` to draw.
+
+        Args:
+            subject: writes it, each section in a context of its own.
+            folder: for `KEY/001.safetensors` and so on; what it has is left as it is.
+        """
+        key, history = next(iter(self.histories.items()))
+        folder /= re.sub(r"[^\w-]", "_", key)  # whatever the data have for a key, it names a folder in this one
+        if folder.exists():
+            return
+        folder.mkdir(parents=True)
+        memory = None
+        for number, section in enumerate(history.sections, 1):
+            memory = self._with_system(subject).write([_told(section)], memory)
+            memory.save(folder / f"{number:03}.safetensors")
+
+    def _with_system(self, subject: Subject) -> Subject:
+        return replace(subject, system=self.system or subject.system)
+
+    def _rows(self, subject: Subject, setting: str, questions: Sequence[HistoryQuestion]) -> list[Row]:
+        prompts = [self._prompt(subject, setting, question) for question in questions]
+        with self._under(subject, setting, questions):
+            model, cache, before = subject.start(len(prompts), with_adapter=setting == "adapter")
+            reading = Reading.of(model, *subject.left_padded(prompts), cache, before)
+            likelihoods = reading.log_likelihoods(
+                [[self._ids(subject, answer) for answer in (question.golds[0], *question.wrong)] for question in questions]
+            )
+            said = reading.say(self.max_new_tokens, subject.ends, self._choose(questions))
+        predictions = [str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in said]
+        return [
+            self._row(question, prediction, *several)
+            for question, prediction, several in zip(questions, predictions, likelihoods, strict=True)
+        ]
+
+    def _row(self, question: HistoryQuestion, prediction: str, gold: float, *wrong: float) -> Row:
+        if self.first_line:
+            prediction = prediction.split("\n", 1)[0].strip()
+        return {
+            "index": question.number,
+            "group": question.group,
+            "question": question.prompt if question.query is None else question.query,
+            "answers": list(question.golds),
+            "prediction": prediction,
+            "log_likelihood": gold,
+            **({"gold_first": float(gold > max(wrong))} if wrong else {}),
+            **self.judge(question, prediction),
+        }
+
+    def _prompt(self, subject: Subject, setting: str, question: HistoryQuestion) -> Tensor:
+        """Token ids of what stands before the answer, `[tokens]`."""
+        history = self.histories[question.history]
+        before: Sequence[str] = ()
+        if setting in WHOLE:
+            before = history.sections
+        elif setting in ("bm25", "bm25+memory"):
+            before = self._searches[question.history].find(question.query or question.prompt, self.retrieved)
+        asked = "\n\n".join((*before, question.prompt))
+        prompt = subject.tokens(_asked(asked), add_generation_prompt=True).ids
+        if setting != "tail":
+            return prompt
+        return torch.cat([subject.tokens(history.messages).last(tail_tokens(subject.model)).ids, prompt])
+
+    def _under(self, subject: Subject, setting: str, questions: Sequence[HistoryQuestion]) -> AbstractContextManager[Any]:
+        """The context of a setting, with a row of memory for each question."""
+        if setting in BARE:
+            return subject.bare()
+        if setting == "adapter" or (setting == "full+memory" and not subject.model.active_peft_config.writes_segments):
+            return nullcontext()  # without a block, a memory begins with the KV cache and is written as that grows
+        if setting == "zero":
+            memory = subject.model.new_memory(len(questions))
+        else:
+            keys = [self._key(setting, question) for question in questions]
+            memory = DeltaMemState.stack(self._memory(subject, key) for key in keys)
+        return cast(AbstractContextManager[Any], subject.model.memory(memory, write=False))
+
+    def _key(self, setting: str, question: HistoryQuestion) -> str:
+        """The key of the history that the memory was told."""
+        if setting != "shuffled":
+            return question.history
+        keys = list(self.histories)
+        return keys[(keys.index(question.history) + 1) % len(keys)]
+
+    def _memory(self, subject: Subject, key: str) -> DeltaMemState:
+        """The memory of a history, written once."""
+        if key not in self._memories:
+            self._memories[key] = subject.write([self.histories[key].messages])
+        return self._memories[key]
+
+    def _choose(self, questions: Sequence[HistoryQuestion]) -> Any:
+        if self.sampling is None:
+            return greedy
+        return sampled(self.sampling, [self.seed + question.number for question in questions])
+
+    def _ids(self, subject: Subject, answer: str) -> Tensor:
+        """An answer with the end of the assistant's turn, `[tokens]`."""
+        ids = subject.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, subject.tokenizer.eos_token_id])
+
+
+def _told(section: str) -> list[Message]:
+    return [{"role": "user", "content": section}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
+
+
+def _asked(content: str) -> list[Message]:
+    return [{"role": "user", "content": content}]

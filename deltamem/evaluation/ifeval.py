@@ -1,0 +1,88 @@
+"""IFEval: instructions whose following a program can check, by lm-evaluation-harness's checkers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deltamem.evaluation.benchmark_data import benchmark_records, sampled_numbers
+from deltamem.evaluation.extras import needs
+from deltamem.evaluation.lm_eval.task import LmEvalTask, capped, quiet, task_identity, weighted
+from deltamem.evaluation.task import Options, Row, share
+
+NAME = "ifeval"
+HUB = ("google/IFEval", None, "train")
+# Of prompts: all instructions of one are followed. Of instructions: each by itself. Loose: also if the answer's first line, its
+# last or its asterisks are left out.
+PROMPTS = ("prompt_level_strict_acc", "prompt_level_loose_acc")
+INSTRUCTIONS = ("inst_level_strict_acc", "inst_level_loose_acc")
+METRICS = {**{name: share(name) for name in PROMPTS}, **{name: weighted(name) for name in INSTRUCTIONS}}
+PUNKT = "punkt_tab"  # NLTK's data for finding sentences, which some instructions count
+
+
+def tasks(options: Options) -> list[LmEvalTask]:
+    """The task, as one: prompts as messages of a chat, answered greedily with at most 1,280 tokens.
+
+    Raises:
+        ValueError: no data, or of another format; the checkers, or data that they need, are not installed.
+    """
+    records = benchmark_records(NAME, HUB, options)
+    lm_eval = needs("lm_eval")
+    needs("langdetect")
+    needs("immutabledict")
+    _find_punkt()
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
+
+    quiet()
+    _check(records)
+    folder = Path(str(lm_eval.__file__)).parent / "tasks" / NAME
+    manager = TaskManager(include_defaults=False, include_path=folder)
+    ours = {"task": NAME, "custom_dataset": lambda **_: {"train": Dataset.from_list(records)}}
+    found = manager.load({"group": "ours", "task": [ours]})  # in a group, a task's own configuration is overridden
+    task = capped(found["tasks"][NAME], options)
+    numbers = sampled_numbers(len(records), options)
+    return [LmEvalTask(NAME, task, numbers, METRICS, task_identity(task, options), _figures, chat=True, seed=options.seed)]
+
+
+def _figures(judged: Mapping[str, Any]) -> Row:
+    """For prompts whether all is followed, for instructions how many are, of how many."""
+    return {
+        **{name: float(judged[name]) for name in PROMPTS},
+        **{name: [float(sum(judged[name])), float(len(judged[name]))] for name in INSTRUCTIONS},
+    }
+
+
+def _find_punkt() -> None:
+    """Make sure that sentences can be counted, hours before the first answer that asks for it.
+
+    Raises:
+        ValueError: the data is neither there nor to be had.
+    """
+    nltk = needs("nltk")
+    try:
+        nltk.data.find(f"tokenizers/{PUNKT}")
+    except LookupError:
+        if not nltk.download(PUNKT, quiet=True):
+            raise ValueError(
+                f"{NAME} needs NLTK's data {PUNKT}, which could not be downloaded; run `python -m nltk.downloader {PUNKT}` "
+                "where there is a network, and put the folder nltk_data that it makes into the home folder, or name it in "
+                "NLTK_DATA"
+            ) from None
+
+
+def _check(records: list[Any]) -> None:
+    from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
+
+    for number, record in enumerate(records, 1):
+        try:
+            instructions, given = record["instruction_id_list"], record["kwargs"]
+            fits = len(instructions) == len(given) and {*instructions} <= {*INSTRUCTION_DICT} and record["prompt"]
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f'{NAME}, record {number}: expected {{"key", "prompt", "instruction_id_list", "kwargs"}} with instructions '
+                f"that the checkers know, and kwargs for each, got {record!r:.200}"
+            )

@@ -1,0 +1,32 @@
+"""How much of an average over benchmarks one of them carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from deltamem.evaluation.intervals import Numbers
+
+Figure = TypeVar("Figure", float, Numbers)
+
+
+def leave_one_out(ratios: Mapping[str, Figure]) -> tuple[Figure, dict[str, Figure]]:
+    """The mean of what benchmarks come to, and what it would be without each of them.
+
+    Args:
+        ratios: of each benchmark its figure as a multiple of the baseline's; or resamples of it, `[RESAMPLES]`.
+
+    Returns:
+        The mean over all, and by the name of the benchmark that is left out the mean over the others.
+
+    Raises:
+        ValueError: fewer than two benchmarks.
+    """
+    if len(ratios) < 2:
+        raise ValueError(f"to leave one out, two benchmarks are needed, got {', '.join(ratios) or 'none'}")
+    values = np.stack([np.asarray(ratio, dtype=np.float64) for ratio in ratios.values()])
+    total = values.sum(0)
+    others = (total - values) / (len(values) - 1)
+    return total / len(values), dict(zip(ratios, others, strict=True))

@@ -1,0 +1,125 @@
+"""Prompts that a model has read: how likely it finds continuations, and what it says itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Cache
+
+# Next tokens `[rows]` of log-probabilities `[rows, vocabulary]`, and of which prompts the rows are.
+Choose = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+@dataclass
+class Reading:
+    """Prompts after one pass of a model, with whatever memory is open in it.
+
+    Args:
+        model: read them.
+        cache: their keys and values; a memory rides in it.
+        mask: `[rows, tokens]`, which of its tokens count.
+        predicted: log-probabilities of the next token, `[rows, vocabulary]`.
+    """
+
+    model: Any
+    cache: Cache
+    mask: Tensor
+    predicted: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Any, ids: Tensor, mask: Tensor, cache: Cache, before: int = 0) -> Reading:
+        """Read prompts.
+
+        Args:
+            model: reads them.
+            ids, mask: `[rows, tokens]`, padded on the left.
+            cache: empty, or with what stands before every prompt.
+            before: how many tokens that is.
+        """
+        mask = F.pad(mask, (before, 0), value=1)
+        positions = mask.cumsum(1).sub(1).clamp(min=0)[:, before:]
+        return cls(model, cache, mask, _log_probs(model, ids, mask, positions, cache))
+
+    @torch.no_grad()
+    def log_likelihoods(self, continuations: Sequence[Sequence[Tensor]]) -> list[list[float]]:
+        """How likely continuations of each prompt are, in nats; the reading can be used again.
+
+        Args:
+            continuations: token ids `[tokens]` each, any number for each prompt.
+        """
+        device = self.mask.device
+        every = [continuation for several in continuations for continuation in several]
+        prompts = [prompt for prompt, several in enumerate(continuations) for _ in several]
+        lengths = torch.tensor([len(continuation) for continuation in every], device=device)
+        targets = pad_sequence(every, batch_first=True).to(device)  # [continuations, tokens]
+        rows = torch.tensor(prompts, device=device)
+        cache, mask = self._selected(rows)
+        scores = self.predicted[rows].gather(1, targets[:, :1]).squeeze(1)
+        rows = torch.arange(len(every), device=device)  # the continuations that are not at their end yet
+        for position in range(1, targets.shape[1]):
+            longer = (lengths[rows] > position).nonzero().squeeze(1)
+            mask = F.pad(_kept(cache, mask, longer), (0, 1), value=1)
+            rows = rows[longer]
+            predicted = _next(self.model, targets[rows, position - 1], mask, cache)
+            scores[rows] += predicted.gather(1, targets[rows, position, None]).squeeze(1)
+        found = iter(scores.tolist())
+        return [[next(found) for _ in several] for several in continuations]
+
+    @torch.no_grad()
+    def say(self, most: int, ends: Collection[int], choose: Choose) -> list[list[int]]:
+        """What the model says to each prompt: token ids, without the one that ended it; the reading can be used again.
+
+        Args:
+            most: tokens, at most.
+            ends: ids of tokens that end what is said.
+            choose: the next tokens.
+        """
+        said: list[list[int]] = [[] for _ in self.predicted]
+        talking = list(range(len(said)))
+        cache, mask = self._selected(torch.arange(len(said), device=self.mask.device))
+        predicted = self.predicted
+        for _ in range(most):
+            tokens = choose(predicted, talking)
+            goes_on = [place for place, token in enumerate(tokens.tolist()) if token not in ends]
+            for place in goes_on:
+                said[talking[place]].append(int(tokens[place]))
+            talking = [talking[place] for place in goes_on]
+            if not talking or len(said[talking[0]]) == most:
+                break
+            kept = torch.tensor(goes_on, device=mask.device)
+            mask = F.pad(_kept(cache, mask, kept), (0, 1), value=1)
+            predicted = _next(self.model, tokens[kept], mask, cache)
+        return said
+
+    def _selected(self, rows: Tensor) -> tuple[Cache, Tensor]:
+        """The cache and the mask of some of the prompts, once or repeatedly, to go on with."""
+        cache = copy.deepcopy(self.cache)
+        cache.batch_select_indices(rows)
+        return cache, self.mask[rows]
+
+
+def _kept(cache: Cache, mask: Tensor, rows: Tensor) -> Tensor:
+    """The mask of the rows that go on; the others leave the cache, which is copied only then."""
+    if len(rows) < len(mask):
+        cache.batch_select_indices(rows)
+    return mask[rows]
+
+
+def _next(model: Any, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    """Log-probabilities `[rows, vocabulary]` behind one more token of each row, `[rows]`."""
+    return _log_probs(model, tokens[:, None], mask, mask.sum(1, keepdim=True) - 1, cache)
+
+
+def _log_probs(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last)
+    return output.logits[:, -1].float().log_softmax(-1)

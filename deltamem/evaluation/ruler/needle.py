@@ -1,0 +1,63 @@
+"""Needle in a haystack: the number of one key, hidden in noise among those of others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from deltamem.evaluation.benchmark_data import sampled_numbers
+from deltamem.evaluation.history_task import HistoryQuestion
+from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, check, string_match_all
+from deltamem.evaluation.task import Options, share
+
+NAME = "needle"
+NEEDLE = "One of the special magic numbers for {key} is: {value}."
+INSTRUCTION = (
+    "What is the special magic number for {key} mentioned in the provided text?\n"
+    "The special magic number for {key} mentioned in the provided text is"
+)
+MAX_NEW_TOKENS = 128
+ADJECTIVES = ("amber", "brave", "calm", "dusty", "eager", "gentle", "hollow", "jolly", "mellow", "nimble", "odd", "proud")
+NOUNS = ("anchor", "basket", "candle", "desert", "engine", "falcon", "garden", "harbor", "jacket", "kettle", "lantern", "piano")
+KEYS = [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
+
+
+def tasks(options: Options) -> list[HaystackTask]:
+    """A task for every number of needles, `--facts`, and every length: with 1 RULER's single needle, with 4 its multi-key one.
+
+    Raises:
+        ValueError: numbers out of range.
+    """
+    check(options, "needles")
+    if max(options.facts) > len(KEYS):
+        raise ValueError(f"--facts {max(options.facts)} is not accepted; {NAME} has keys for at most {len(KEYS)} needles")
+    return [_task(needles, tokens, options) for needles in options.facts for tokens in options.context_tokens]
+
+
+def _task(needles: int, tokens: int, options: Options) -> HaystackTask:
+    drawn = {number: _drawn(number, needles, options.seed) for number in sampled_numbers(options.episodes, options)}
+    return HaystackTask(
+        name=f"{NAME}-{needles}-{tokens}_tokens",
+        histories={},
+        hidden={question.history: sentences for question, sentences in drawn.values()},
+        tokens=tokens,
+        questions=[question for question, _ in drawn.values()],
+        judge=string_match_all,
+        metrics={"string_match_all": share("string_match_all")},
+        identity={"needles": needles, "tokens": tokens, "episodes": options.episodes, "limit": options.limit},
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=options.seed,
+    )
+
+
+def _drawn(number: int, needles: int, seed: int) -> tuple[HistoryQuestion, Sequence[str]]:
+    """A question with its needles; its candidates are the other needles' numbers, and where these are too few, any."""
+    rng = random.Random(f"{NAME}-{seed}-{number}")
+    keys = rng.sample(KEYS, needles)
+    values = [str(value) for value in rng.sample(range(1_000_000, 10_000_000), max(needles, CANDIDATES))]
+    sentences = [NEEDLE.format(key=key, value=value) for key, value in zip(keys, values, strict=False)]
+    question = HistoryQuestion(
+        number, str(number), INSTRUCTION.format(key=keys[0]), (values[0],), tuple(values[1:CANDIDATES]), query=keys[0]
+    )
+    rng.shuffle(sentences)
+    return question, sentences

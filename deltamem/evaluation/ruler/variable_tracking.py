@@ -1,0 +1,80 @@
+"""Variable tracking: which variables hold a value, when each is assigned the one before it, and noise is between them."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Sequence
+
+from deltamem.evaluation.benchmark_data import sampled_numbers
+from deltamem.evaluation.history_task import HistoryQuestion
+from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, check, string_match_all
+from deltamem.evaluation.task import Metric, Options, mean
+
+NAME = "variable_tracking"
+HOPS = 4  # RULER's: five variables hold a value
+INSTRUCTION = (
+    "Variables are assigned in the provided text: a number, or the value of another variable. Find all {count} variables that "
+    "are assigned the value {value} in the text, directly or through others.\nThe {count} variables with the value {value} are:"
+)
+MAX_NEW_TOKENS = 30
+
+
+def tasks(options: Options) -> list[HaystackTask]:
+    """A task for every number of chains, `--facts`, and every length. RULER itself shows an example first; this does not.
+
+    Raises:
+        ValueError: numbers out of range.
+    """
+    check(options, "chains of variables")
+    return [_task(chains, tokens, options) for chains in options.facts for tokens in options.context_tokens]
+
+
+def _task(chains: int, tokens: int, options: Options) -> HaystackTask:
+    drawn = {number: _drawn(number, chains, options.seed) for number in sampled_numbers(options.episodes, options)}
+    return HaystackTask(
+        name=f"{NAME}-{chains}-{tokens}_tokens",
+        histories={},
+        hidden={question.history: assignments for question, assignments in drawn.values()},
+        tokens=tokens,
+        questions=[question for question, _ in drawn.values()],
+        judge=string_match_all,
+        metrics={"string_match_all": Metric("string_match_all", mean)},
+        identity={"chains": chains, "tokens": tokens, "episodes": options.episodes, "limit": options.limit},
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=options.seed,
+    )
+
+
+def _drawn(number: int, chains: int, seed: int) -> tuple[HistoryQuestion, Sequence[str]]:
+    """A question about the first chain; the candidates are variables of the other chains, and where these are too few, any."""
+    rng = random.Random(f"{NAME}-{seed}-{number}")
+    length = HOPS + 1
+    names = _names(rng, chains * length + CANDIDATES)
+    told = [names[start : start + length] for start in range(0, chains * length, length)]
+    values = rng.sample(range(10_000, 100_000), chains)
+    assignments = _interleaved(rng, [_chain(variables, value) for variables, value in zip(told, values, strict=True)])
+    prompt = INSTRUCTION.format(count=length, value=values[0])
+    wrong = names[length : length + CANDIDATES - 1]
+    return HistoryQuestion(number, str(number), prompt, tuple(told[0]), tuple(wrong), query=str(values[0])), assignments
+
+
+def _chain(names: Sequence[str], value: int) -> list[str]:
+    sources = [str(value), *(f"VAR {name}" for name in names)]
+    return [f"VAR {name} = {source}" for name, source in zip(names, sources, strict=False)]
+
+
+def _interleaved(rng: random.Random, chains: Sequence[Sequence[str]]) -> list[str]:
+    """All chains' assignments, each chain in its order."""
+    turns = [place for place, chain in enumerate(chains) for _ in chain]
+    rng.shuffle(turns)
+    left = [iter(chain) for chain in chains]
+    return [next(left[place]) for place in turns]
+
+
+def _names(rng: random.Random, count: int) -> list[str]:
+    """So many different names of five letters."""
+    names: dict[str, None] = {}
+    while len(names) < count:
+        names["".join(rng.choices(string.ascii_uppercase, k=5))] = None
+    return list(names)

@@ -1,0 +1,45 @@
+"""How the next token is chosen: the likeliest, or drawn, each question with a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from deltamem.evaluation.reading import Choose
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of sampling, by transformers' names."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+
+
+def greedy(predicted: Tensor, rows: Sequence[int]) -> Tensor:
+    """The likeliest tokens, `[rows]`."""
+    return predicted.argmax(1)
+
+
+def sampled(sampling: Sampling, seeds: Sequence[int]) -> Choose:
+    """Draws tokens; what a row is dealt depends on its seed alone, not on its batch.
+
+    Args:
+        sampling: how.
+        seeds: of the rows.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)])
+
+    def choose(predicted: Tensor, rows: Sequence[int]) -> Tensor:
+        likeliest, tokens = predicted.topk(sampling.top_k)  # first, so that the rest need not be sorted: [rows, top_k]
+        shares = warpers(tokens, likeliest).softmax(1).cpu()
+        drawn = [torch.multinomial(share, 1, generator=generators[row]) for share, row in zip(shares, rows, strict=True)]
+        return tokens.gather(1, torch.stack(drawn).to(tokens.device)).squeeze(1)
+
+    return choose

@@ -1,0 +1,1 @@
+"""`deltamem report`: what an evaluation found, as a page to look at."""

@@ -1,0 +1,84 @@
+"""What the rows of a task measure, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from deltamem.evaluation.intervals import ratio
+from deltamem.evaluation.lm_eval.task import weighted
+from deltamem.evaluation.summary import mean_over_seeds, resampled, summarise_seeds
+from deltamem.evaluation.task import Metric, mean, perplexity, share
+from deltamem.report.average import Ratio
+from deltamem.report.results import TaskResults
+
+# Numbers of a row that measure nothing: the question's place, and that of the right choice.
+NO_FIGURES = ("index", "gold")
+LOG_LIKELIHOOD = "log_likelihood"
+PERPLEXITY = "perplexity"  # of lm-evaluation-harness: rows have log-likelihoods under its name
+# Figures that many tasks have, or that are the better the smaller they are; whatever else there is says more about a task.
+GENERAL = ("gold_first", LOG_LIKELIHOOD, PERPLEXITY)
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """A task's figures.
+
+    Args:
+        results: what was kept of it.
+    """
+
+    results: TaskResults
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """What all rows have a figure for, what is special to the task first."""
+        rows = [row for seed in self.results.seeds for several in seed.values() for row in several]
+        found = {name: _metric(name, [row.get(name) for row in rows]) for name in rows[0] if name not in NO_FIGURES}
+        known = {name: metric for name, metric in found.items() if metric is not None}
+        return dict(sorted(known.items(), key=lambda item: GENERAL.index(item[0]) if item[0] in GENERAL else -1))
+
+    @property
+    def main(self) -> str | None:
+        """The metric that stands for the task, if it has one: a number for each question, the larger the better."""
+        row = next(iter(self.results.seeds[0].values()))[0]
+        return next((name for name in self.metrics if name != PERPLEXITY and not isinstance(row[name], list)), None)
+
+    @cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """As `summarise_seeds` returns them."""
+        return summarise_seeds(self.results.name, self.metrics, self.results.seeds)
+
+    def ratios(self, baseline: str, seed: int) -> dict[str, Ratio]:
+        """The main metric as a multiple of the baseline's, by setting; nothing where the baseline is not surely above 0."""
+        if self.main is None or baseline not in self.results.seeds[0]:
+            return {}
+        metric, seeds = self.metrics[self.main], self.results.seeds
+        values, drawn = mean_over_seeds(metric, seeds), resampled(metric, seeds, seed)
+        ratios = {setting: ratio(drawn[setting], drawn[baseline]) for setting in drawn if setting != baseline}
+        return {
+            setting: Ratio(values[setting] / values[baseline], several)
+            for setting, several in ratios.items()
+            if several is not None
+        }
+
+
+def _metric(name: str, values: Sequence[Any]) -> Metric | None:
+    """What a row's entries of one name make: a share where all are 0 or 1, otherwise a mean, also of pairs with a weight."""
+    if all(isinstance(value, int | float) for value in values):
+        if name == PERPLEXITY:
+            return perplexity(name)
+        return share(name) if all(value in (0, 1) for value in values) else Metric(name, mean)
+    return weighted(name) if all(map(_is_weighted, values)) else None
+
+
+def _is_weighted(value: Any) -> bool:
+    """Whether it is a sum and how many it is of, as of a prompt's instructions."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(number, int | float) for number in value)
+        and 0 <= value[0] <= value[1] > 0
+    )

@@ -1,0 +1,164 @@
+"""The page that `deltamem report` writes: one file that needs nothing else, what an evaluation found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from deltamem.evaluation.off_task import BARE
+from deltamem.evaluation.summary import FULL, shown
+from deltamem.html.page import render
+from deltamem.report.average import Average, averages
+from deltamem.report.examples import Examples, examples
+from deltamem.report.figures import LOG_LIKELIHOOD, TaskFigures
+from deltamem.report.memories import HeatMap, heat_map
+from deltamem.report.results import TaskResults, in_order, read_results
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure drawn as a bar with its interval.
+
+    Args:
+        entry: of the summary.
+        largest: what a bar of full length stands for.
+    """
+
+    entry: Mapping[str, Any]
+    largest: float
+
+    @property
+    def text(self) -> str:
+        """The figure with its interval."""
+        return shown(self.entry, "value")
+
+    @property
+    def lengths(self) -> dict[str, float]:
+        """The figure and the ends of its interval, 0 to 1."""
+        return {name: min(max(self.entry[name] / self.largest, 0.0), 1.0) for name in ("value", "low", "high")}
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """What the page shows of one task."""
+
+    figures: TaskFigures
+    options: dict[str, str]
+    memories: dict[str, HeatMap]
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.figures.results.name
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len(self.figures.results.seeds)
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The entries of all questions by metric."""
+        return self._by_metric(None)
+
+    @property
+    def groups(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """The entries by kind of question and metric."""
+        kinds = dict.fromkeys(entry["group"] for entry in self.figures.entries)
+        return {group: self._by_metric(group) for group in kinds if group is not None}
+
+    @property
+    def group_bars(self) -> dict[str, list[Bar]]:
+        """The main metric by kind of question, all drawn in one scale."""
+        main = self.figures.main
+        bars = bars_of([entry for entry in self.figures.entries if entry["group"] is not None and entry["metric"] == main])
+        return {group: found for group in self.groups if (found := [bar for bar in bars if bar.entry["group"] == group])}
+
+    @cached_property
+    def examples(self) -> list[Examples]:
+        """Where memory helped and hurt, of the first seed."""
+        likelihood = [LOG_LIKELIHOOD] if LOG_LIKELIHOOD in self.figures.metrics else []
+        main = [] if self.figures.main is None else [self.figures.main]
+        return examples(self.figures.results.seeds[0], [*dict.fromkeys(main + likelihood)], likelihood)
+
+    def _by_metric(self, group: str | None) -> dict[str, list[dict[str, Any]]]:
+        of_group = [entry for entry in self.figures.entries if entry["group"] == group]
+        return {name: [entry for entry in of_group if entry["metric"] == name] for name in self.figures.metrics}
+
+
+def bars_of(entries: Sequence[Mapping[str, Any]]) -> list[Bar]:
+    """Bars in one scale; none for figures below 0."""
+    if any(entry["low"] < 0 for entry in entries):
+        return []
+    largest = max((entry["high"] for entry in entries), default=0.0) or 1.0
+    return [Bar(entry, largest) for entry in entries]
+
+
+def write_report(results: Path, page: Path) -> None:
+    """Write the page.
+
+    Args:
+        results: the folder that `deltamem eval --output` wrote.
+        page: the file, which is replaced.
+
+    Raises:
+        ValueError, OSError: there are no results, they cannot be read, or the page cannot be written; says where.
+    """
+    tasks = read_results(results)
+    shared, own = _options(tasks)
+    sections = [TaskSection(TaskFigures(task), own[task.name], _heat_maps(task)) for task in tasks]
+    text = render(
+        "deltamem.report",
+        f"Evaluation: {results.resolve().name}",
+        shared,
+        [note for task in tasks for note in task.notes],
+        tasks=sections,
+        overview=_overview(sections),
+        averages={baseline: found for baseline in (BARE, FULL) if (found := _averages(sections, baseline))},
+        names=_names,
+        in_order=in_order,
+        bars_of=bars_of,
+        shown=shown,
+        bare=BARE,
+        full=FULL,
+    )
+    page.write_text(text, encoding="utf-8")
+
+
+def _options(tasks: Sequence[TaskResults]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """The options that all tasks share, and by task its own; those that were not given are left out."""
+    of_tasks = {task.name: {name: _text(value) for name, value in task.options.items() if value is not None} for task in tasks}
+    first = of_tasks[tasks[0].name]
+    shared = {name: text for name, text in first.items() if all(options.get(name) == text for options in of_tasks.values())}
+    own = {task: {name: text for name, text in options.items() if name not in shared} for task, options in of_tasks.items()}
+    return shared, own
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _heat_maps(task: TaskResults) -> dict[str, HeatMap]:
+    return {history: heat_map(files) for history, files in task.memories.items()}
+
+
+def _overview(sections: Sequence[TaskSection]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The entries of the main metrics, by task and setting."""
+    return {
+        section.name: {entry["setting"]: entry for entry in section.tables[section.figures.main]}
+        for section in sections
+        if section.figures.main is not None
+    }
+
+
+def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns that rows have, in their order."""
+    return [*dict.fromkeys(name for row in rows for name in row)]
+
+
+def _averages(sections: Sequence[TaskSection], baseline: str) -> list[Average]:
+    return averages({section.name: section.figures.ratios(baseline, seed) for seed, section in enumerate(sections)})
