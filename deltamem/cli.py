@@ -286,15 +286,19 @@ def evaluate(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            help="How the questions are asked; may be given several times. facts: memory, none, zero, shuffled, full, tail; "
-            "adapter, of one without a memory. Other tasks: none (the bare backbone), zero (an empty memory), filled (a memory "
-            "of a conversation), writing (written while the question is read).  [default: all]"
+            help="How the questions are asked; may be given several times. Tasks with a history: none (the bare backbone "
+            "without it), full (all of it in the prompt), tail (as much of it as a memory has bytes), bm25 (what a search "
+            "finds), memory, full+memory, bm25+memory, zero (an empty memory), shuffled (another's); adapter, of one without a "
+            "memory. Of facts: none, full, tail, memory, zero, shuffled, adapter. Other tasks: none, zero, filled (a memory of "
+            "an unrelated conversation), writing (written while the question is read), and adapter.  [default: all]"
         ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="The data of the task. The official data set of the Hub by default.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="A folder with the data of the tasks, each in TASK.jsonl.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="A folder with the data of the tasks, each in TASK.jsonl or TASK.json.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many questions, drawn by the seed; not for facts.")
     ] = None,

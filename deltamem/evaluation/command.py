@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from deltamem.adapter_files import backbone_of
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.recall import batches
@@ -121,10 +122,7 @@ def load(evaluated: Evaluated) -> Subject:
 def _backbone(evaluated: Evaluated) -> str:
     if evaluated.model is not None or evaluated.adapter is None:
         return evaluated.model or SMOLLM2
-    name: str | None = PeftConfig.from_pretrained(evaluated.adapter).base_model_name_or_path
-    if name is None:
-        raise ValueError(f"the adapter {evaluated.adapter} does not say what its backbone is; give it with --model")
-    return name
+    return backbone_of(evaluated.adapter)
 
 
 def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> dict[str, list[str]]:

@@ -39,8 +39,8 @@ def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Ro
         An entry for each setting and metric, of all questions (`group` None) and, where there are several groups of them, of
         each: `questions`, the number of different ones; `seeds`; `value` with its 95% interval `low` to `high`. Against the
         bare backbone, if it was asked, `difference` and `ratio`, of the memory against another's `shuffled_difference`, and
-        against the backbone's answers with everything in the prompt `full_ratio`, all with paired intervals: `difference_low`, `difference_high`, and so on. There is no ratio to a
-        figure that is not surely above 0.
+        against the backbone's answers with everything in the prompt `full_ratio`, all with paired intervals:
+        `difference_low`, `difference_high`, and so on. There is no ratio to a figure that is not surely above 0.
 
         Intervals are bootstrapped over questions, with several seeds over questions and seeds (see `resample`); that of a
         share that was asked with one seed is Wilson's.
@@ -79,7 +79,12 @@ def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in ("task", "setting", "metric"):
         table.add_column(header, no_wrap=True)
-    compared = {"difference": f"against {BARE}", "shuffled_difference": f"against {SHUFFLED}", "ratio": f"times {BARE}", "full_ratio": f"times {FULL}"}
+    compared = {
+        "difference": f"against {BARE}",
+        "shuffled_difference": f"against {SHUFFLED}",
+        "ratio": f"times {BARE}",
+        "full_ratio": f"times {FULL}",
+    }
     there = [name for name in compared if name == "difference" or any(name in entry for entry in entries)]
     counted = ["questions", *(["seeds"] if any(entry["seeds"] > 1 for entry in entries) else [])]
     for header in (*counted, "value (95%)", *(f"{compared[name]} (95%)" for name in there)):
