@@ -1,28 +1,47 @@
 """What gets installed."""
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import pytest
+from packaging.requirements import Requirement
 
 import deltamem
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_wheel_adds_one_import_name(tmp_path):
+def test_the_wheel_has_all_files_of_the_library_and_nothing_else(tmp_path):
     source = copytree(ROOT, tmp_path / "source", ignore=ignore_patterns(".*", "build", "*.egg-info", "tests", "runs"))
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
     subprocess.run([*wheel, source], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"deltamem"}
-    assert {"deltamem/py.typed", "deltamem/registry/llama.py", "deltamem/training/facts/attributes.json"} <= {*names}
-    adapters = {name for name in names if name.startswith("deltamem/adapters/")}
-    assert any(name.endswith("/adapter_model.safetensors") for name in adapters)
+    places = {"deltamem": "deltamem", "registry": "deltamem/registry", "adapters": "deltamem/adapters"}
+    expected = {
+        f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, place in places.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in names if not name.startswith("deltamem-0")} == expected
+    assert {"deltamem/py.typed", "deltamem/registry/llama.py", "deltamem/training/facts/attributes.json"} <= expected
+
+
+def test_the_lower_bounds_are_the_versions_that_are_tested():
+    """Those of the library and of its extra `cpu`, with the versions that `.ci/oldest` installs."""
+    tested = dict(re.findall(r"^([\w-]+)==([\w.]+)$", (ROOT / ".ci/constraints-oldest.txt").read_text(), re.MULTILINE))
+    required = [Requirement(text) for text in requires("deltamem")]
+    bounds = {one.name: one.specifier for one in required if one.marker is None or one.marker.evaluate({"extra": "cpu"})}
+    assert len(bounds) > 10
+    assert {name: f"=={tested.get(name)}" for name in bounds} == {
+        name: next(f"=={one.version}" for one in bound if one.operator == ">=") for name, bound in bounds.items()
+    }
 
 
 def test_the_public_interface_is_there():

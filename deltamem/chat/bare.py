@@ -37,8 +37,8 @@ class BareChat:
         tokens = ChatTokens.of(self.tokenizer, with_system(self.system, messages), add_generation_prompt=True)
         streamer = _Streamer(self.tokenizer)
         with ThreadPoolExecutor(max_workers=1) as thread:
-            answering = thread.submit(self._generate, tokens.ids[None].to(self.model.device), streamer, generation)
             try:
+                answering = thread.submit(self._generate, tokens.ids[None].to(self.model.device), streamer, generation)
                 yield from (piece for piece in streamer if piece)
             finally:
                 streamer.stopped.set()

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from rich.console import Console
 from rich.markup import escape
 
+from deltamem.adapter_files import backbone_of, read_config
 from deltamem.backbones import load_backbone
 from deltamem.chat.conversation import Conversation
 from deltamem.chat.terminal import ended_by_signals, talk
-from deltamem.config import DeltaMemConfig
 from deltamem.demo import SHIPPED_ADAPTER, SYSTEM
 from deltamem.session_store import SessionStore
 
@@ -64,13 +64,8 @@ def run(
 def _load(model: str | None, adapter: str | None, dtype: torch.dtype, device: str) -> tuple[PeftModel, Any]:
     with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as shipped:
         folder = adapter or os.fspath(shipped)
-        config = PeftConfig.from_pretrained(folder)
-        if not isinstance(config, DeltaMemConfig):
-            raise ValueError(f"the adapter {folder!r} is one of the method {config.peft_type}, which has no memory")
-        name = model or config.base_model_name_or_path
-        if name is None:
-            raise ValueError(f"the adapter {folder!r} does not say what its backbone is; give it as MODEL")
-        backbone, tokenizer = load_backbone(name, dtype)
+        read_config(folder)  # refuses an adapter of another method
+        backbone, tokenizer = load_backbone(model or backbone_of(folder), dtype)
         return PeftModel.from_pretrained(_moved(backbone, device), folder).eval(), tokenizer
 
 

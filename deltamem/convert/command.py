@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from deltamem.convert.folders import read_adapter, read_reference, write_adapter, write_reference
+from deltamem.adapter_files import read_config, read_weights
+from deltamem.convert.folders import read_reference, write_adapter, write_reference
 from deltamem.convert.weights import from_reference, to_reference
 
 FORMATS = ("peft", "reference")
@@ -40,6 +41,6 @@ def convert(source: Path, target: Path, to: str = "peft", base_model: str | None
         config.base_model_name_or_path, config.inference_mode = base_model, True
         write_adapter(target, config, weights)
     else:
-        options, weights = to_reference(*read_adapter(source))
+        options, weights = to_reference(read_config(source), read_weights(source))
         write_reference(target, options, weights)
     return {"tensors": len(weights), "parameters": sum(weight.numel() for weight in weights.values())}

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from torch import Tensor
 
-from deltamem.adapter_checks import shape_of_weight
+from deltamem.adapter_files import check_folder, check_weights, read_tensors
 from deltamem.config import DeltaMemConfig
-from deltamem.hub.notes import TRAINING
+from deltamem.hub.notes import note_training
 
 REFERENCE_CONFIG, REFERENCE_PICKLE, REFERENCE_WEIGHTS = (
     "delta_mem_config.json",
@@ -45,7 +43,7 @@ def read_reference(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(options, dict):
         raise ValueError(f"{os.fspath(path)!r} holds {type(options).__name__} where an object with options belongs")
     if (folder / REFERENCE_WEIGHTS).is_file():
-        return options, _safetensors(folder / REFERENCE_WEIGHTS)
+        return options, read_tensors(folder / REFERENCE_WEIGHTS)
     return options, _pickled(_file(folder, REFERENCE_PICKLE, f"or {REFERENCE_WEIGHTS}"))
 
 
@@ -56,43 +54,19 @@ def write_reference(folder: Path, options: Mapping[str, Any], tensors: Mapping[s
     (folder / REFERENCE_CONFIG).write_text(json.dumps(options, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_adapter(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
-    """The config and weights of an adapter of PEFT.
-
-    Raises:
-        FileNotFoundError: the folder has no such files.
-        ValueError: a file that holds something else, such as an adapter of another method.
-    """
-    _file(folder, CONFIG_NAME, "an adapter of the reference is converted with --to peft")
-    config = PeftConfig.from_pretrained(os.fspath(folder))
-    if not isinstance(config, DeltaMemConfig):
-        raise ValueError(f"{os.fspath(folder)!r} holds an adapter of the method {config.peft_type}, not of δ-mem")
-    return config, _safetensors(_file(folder, SAFETENSORS_WEIGHTS_NAME, "save the adapter again with save_pretrained"))
-
-
 def write_adapter(folder: Path, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> None:
     """Write an adapter as PEFT's `save_pretrained` does, with a card that says where it came from."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-    (folder / TRAINING).write_text(json.dumps({"data": ORIGIN}, indent=2) + "\n", encoding="utf-8")
+    note_training(folder, ORIGIN)
     config.save_pretrained(os.fspath(folder))  # writes the card, too, of what lies there
 
 
 def _file(folder: Path, name: str, otherwise: str) -> Path:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {os.fspath(folder)!r}; fetch an adapter of the Hub with `hf download` first"
-        )
+    check_folder(folder)
     if not (folder / name).is_file():
         raise FileNotFoundError(f"the folder {os.fspath(folder)!r} has no {name}; {otherwise}")
     return folder / name
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return _checked(path, load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
@@ -109,13 +83,5 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{os.fspath(path)!r} is not a file of weights alone, so it is not read: {reason}") from error
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise ValueError(f"{os.fspath(path)!r} holds {type(loaded).__name__} where a dictionary of tensors by name belongs")
-    return _checked(path, loaded)
-
-
-def _checked(path: Path, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    try:
-        for name, tensor in tensors.items():
-            shape_of_weight(name, tensor)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r}: {error}") from error
-    return dict(tensors)
+    check_weights(loaded)
+    return loaded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from pathlib import Path
@@ -27,17 +26,20 @@ ADAPTER_OF = "base_model:adapter:"
 AUTOMATIC = re.compile(r"### Framework versions|- PEFT .*|This is the model card of a 🤗 transformers model .*")
 
 
-def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> None:
+def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **metadata: Any) -> None:
     """Write the README.md of a folder with an adapter, as `make_card` makes it; nothing where there are no weights yet.
+
+    Args:
+        folder, config, name, metadata: see `make_card`.
 
     Raises:
         ValueError: see `make_card`.
     """
     if (folder / SAFETENSORS_WEIGHTS_NAME).exists():
-        make_card(folder, config, name).save(folder / CARD)
+        make_card(folder, config, name, **metadata).save(folder / CARD)
 
 
-def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> ModelCard:
+def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **metadata: Any) -> ModelCard:
     """The model card of an adapter.
 
     Metadata that the folder's README.md has is kept, and so is its text, unless nobody wrote it: then it is made of the
@@ -47,6 +49,7 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> 
         folder: with the adapter's weights.
         config: of the adapter.
         name: under which it is loaded; that of the folder if None.
+        metadata: what else the Hub is told, `license="apache-2.0"` for one.
 
     Raises:
         ValueError: metadata, `training.json` or `evaluation.json` that cannot be read.
@@ -54,13 +57,15 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None) -> 
     path = folder / CARD
     card = ModelCard.load(path) if path.exists() else ModelCard.from_template(ModelCardData())
     generated = GENERATED in card.text or _is_template(card.text)
+    for key, value in metadata.items():
+        card.data[key] = value
     base, results = hub_name(config.base_model_name_or_path), evaluation_of(folder)
     _complete(card.data, config, base)
     if results and (generated or card.data.eval_results is None):
         card.data.model_name = f"δ-mem for {base}" if base else "δ-mem"
         card.data.eval_results = [_eval_result(entry) for entry in results]
     if generated:
-        size = _size(folder / SAFETENSORS_WEIGHTS_NAME, config)
+        size = Size.of(config, _shapes(folder / SAFETENSORS_WEIGHTS_NAME))
         card.text = card_text(config, size, name or folder.name, base, training_of(folder), results)
     return card
 
@@ -96,12 +101,10 @@ def _is_template(text: str) -> bool:
     return all(line in template or AUTOMATIC.fullmatch(line) for line in text.splitlines())
 
 
-def _size(weights: Path, config: DeltaMemConfig) -> Size:
+def _shapes(weights: Path) -> dict[str, list[int]]:
+    """The shapes of an adapter's weights by name; from the file's header, without the numbers."""
     with safe_open(weights, framework="pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
-    layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)
-    states = layers * config.num_states * config.r**2
-    return Size(layers, sum(map(math.prod, shapes.values())), 4 * states)
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _eval_result(entry: dict[str, Any]) -> EvalResult:

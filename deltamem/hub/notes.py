@@ -13,15 +13,16 @@ TRAINING = "training.json"
 EVALUATION = "evaluation.json"  # what `deltamem eval ... --json` printed
 
 
-def note_training(folder: str | os.PathLike[str], arguments: Sequence[str], data: str) -> None:
+def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence[str] | None = None) -> None:
     """Keep how an adapter was trained, for its model card; before the adapter is saved to the same folder.
 
     Args:
         folder: of the adapter.
-        arguments: of `deltamem train`.
         data: what it was trained on, in words.
+        arguments: of `deltamem train`; None if that did not train it.
     """
-    note = {"data": data, "command": shlex.join(["deltamem", "train", *arguments])}
+    command = {} if arguments is None else {"command": shlex.join(["deltamem", "train", *arguments])}
+    note = {"data": data, **command}
     path = Path(folder) / TRAINING
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from deltamem.adapter_checks import shape_of_weight
+from deltamem.adapter_files import read_config, read_weights
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.card import CARD, has_hub_form, hub_name, make_card
-from deltamem.peft_type import DELTA_MEM
 
 # What may be sent: nothing that is run when it is loaded, as a pickle is (.bin, .pt, .pth, .pkl).
 SUFFIXES = {".jinja", ".jpg", ".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ".txt"}
@@ -57,14 +52,15 @@ def prepare(folder: Path, repo: str) -> Upload:
         repo: OWNER/NAME on the Hub.
 
     Raises:
-        ValueError: the folder holds no δ-mem adapter, weights that are not finite, a backbone that nobody else has, or files
+        OSError: the folder holds no adapter.
+        ValueError: an adapter of another method, weights that are not finite, a backbone that nobody else has, or files
             that could be run when they are loaded; `repo` is no such name.
     """
     if "/" not in repo or not has_hub_form(repo):
         raise ValueError(
             f"{repo!r} is not accepted; give OWNER/NAME, the name on the Hub that is yours or your organisation's first"
         )
-    config = _config(folder)
+    config = read_config(folder)
     _check_weights(folder, config)
     if hub_name(config.base_model_name_or_path) is None:
         raise ValueError(
@@ -123,33 +119,14 @@ def _commit(api: HfApi, upload: Upload, private: bool, revision: str | None) -> 
     return str(commit.commit_url)
 
 
-def _config(folder: Path) -> DeltaMemConfig:
-    path = folder / CONFIG_NAME
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no adapter: {CONFIG_NAME} cannot be read ({error})") from error
-    method = found.get("peft_type") if isinstance(found, dict) else None
-    if method != DELTA_MEM.value:
-        raise ValueError(
-            f"{folder} holds no δ-mem adapter: its {CONFIG_NAME} has the peft_type {method!r}, not {DELTA_MEM.value!r}"
-        )
-    config: DeltaMemConfig = PeftConfig.from_pretrained(folder)
-    return config
-
-
 def _check_weights(folder: Path, config: DeltaMemConfig) -> None:
-    """Make sure that the weights are finite and have the names and widths of the config's."""
-    path = folder / SAFETENSORS_WEIGHTS_NAME
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no adapter: {SAFETENSORS_WEIGHTS_NAME} cannot be read ({error})") from error
-    shapes = {name: shape_of_weight(name, weight) for name, weight in weights.items()}
+    """Make sure that the weights have the names and widths of the config's."""
+    shapes = {name: tuple(weight.shape) for name, weight in read_weights(folder).items()}
     corrections = [name for name in shapes if name.split(".")[-2:-1] in [[f"delta_mem_{role}"] for role in config.corrections]]
     others = [name for name in shapes if ".delta_mem_" not in name]
     others += [name for name in corrections if shapes[name][1:] != (config.num_states * config.r,)]
     if others or not corrections:
+        path = folder / SAFETENSORS_WEIGHTS_NAME
         raise ValueError(f"{path} has not the weights of this {CONFIG_NAME}: see {(others or ['that there are none'])[0]}")
 
 

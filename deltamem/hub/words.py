@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # the config writes its card
 # While a card has this line, it is written anew whenever the adapter is saved.
 GENERATED = "<!-- Written by deltamem. Take this line out, and the text below stays as you change it. -->"
 PAPER = "https://arxiv.org/abs/2605.12357"
+# How many bytes a number of a memory takes.
+FLOAT32 = 4
 DECAYS = {
     "coupled": "a write keeps one minus its gate of the memory",
     "learned": "what a write keeps of the memory has a gate of its own",
@@ -29,6 +32,13 @@ class Size:
     layers: int
     parameters: int
     memory_bytes: int
+
+    @classmethod
+    def of(cls, config: DeltaMemConfig, shapes: Mapping[str, Sequence[int]]) -> Size:
+        """The size of an adapter whose weights, by their names in its file, have these shapes."""
+        layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)  # one in each
+        numbers = layers * config.num_states * config.r**2
+        return cls(layers, sum(map(math.prod, shapes.values())), FLOAT32 * numbers)
 
 
 def card_text(

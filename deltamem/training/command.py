@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from transformers import set_seed
 
+from deltamem.hub.notes import note_training
+from deltamem.training.data import FACTS, DataArguments
 from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.options import TrainingOptions, load
 from deltamem.training.trainer import DeltaMemTrainer
@@ -11,7 +13,7 @@ from deltamem.training.views import check_views, view_weights
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, train, and save the adapter to `--output_dir`."""
+    """Parse the command line, train, and save the adapter to `--output_dir`; with `--push_to_hub`, send that to the Hub."""
     options = TrainingOptions.parse(arguments, "deltamem train", __doc__)
     set_seed(options.training.seed)
     model, tokenizer = load(options.adapter)
@@ -25,7 +27,22 @@ def main(arguments: list[str]) -> None:
         data_collator=EpisodeCollator(options.encoder(tokenizer, config.write)),
         processing_class=tokenizer,
     )
+    if trainer.is_world_process_zero():
+        note_training(
+            options.training.output_dir, _data_in_words(options.data), _for_others(arguments, options.training.hub_token)
+        )
     trainer.train(resume_from_checkpoint=options.checkpoint())
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where each has a part
     if trainer.is_world_process_zero():
         model.save_pretrained(options.training.output_dir, state_dict=weights)
+    if options.training.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _data_in_words(data: DataArguments) -> str:
+    return "generated facts" if data.data == FACTS else f"`{data.data}`"
+
+
+def _for_others(arguments: list[str], token: str | None) -> list[str]:
+    """The arguments as a model card may tell them: without the token that opens the Hub."""
+    return [argument if token is None else argument.replace(token, "TOKEN") for argument in arguments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
+from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
 from deltamem.training.loss import Answers, EpisodeLoss
 from deltamem.training.statistics import memory_statistics
@@ -118,6 +120,21 @@ class DeltaMemTrainer(Trainer):
         if self.args.memory_statistics and "loss" in logs and self._newest is not None:
             logs = {**logs, **memory_statistics(self._episode_loss(self.model_wrapped), self._newest)}
         super().log(logs, *args, **kwargs)
+
+    def create_model_card(
+        self, language: str | None = None, license: str | None = None, tags: str | list[str] | None = None, **others: Any
+    ) -> None:
+        """Write the adapter's own card where the Trainer would write one of its own, as in `push_to_hub`.
+
+        Args:
+            language, license, tags: for the card's metadata.
+            others: as the Trainer's; not needed, since the card tells by itself what the adapter is and was trained on.
+        """
+        if self.is_world_process_zero():
+            given = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
+            metadata = {name: value for name, value in given.items() if value}
+            config = self.accelerator.unwrap_model(self.model).active_peft_config
+            write_card(Path(self.args.output_dir), config, self.hub_model_id, **metadata)
 
     def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
         adapted = self.accelerator.unwrap_model(model)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, pipeline
 from typer.testing import CliRunner
 
 from deltamem.cli import app
+from deltamem.training import command as train
 
 BACKBONE = "someone/tiny"
 
@@ -53,6 +54,13 @@ def main(folder):
     bare = AutoModelForCausalLM.from_pretrained(BACKBONE)
     bare.load_adapter("someone/by-model")
     same("load_adapter", bare)
+
+    output = folder.parent / "trained"
+    options = f"--model {BACKBONE} --output_dir {output} --max_steps 1 --per_device_train_batch_size 2 --use_cpu"
+    train.main([*options.split(), *"--report_to none --disable_tqdm true --push_to_hub --hub_model_id someone/trained".split()])
+    found["trained"] = torch.equal(
+        *(logits(AutoPeftModelForCausalLM.from_pretrained(at)) for at in (output, "someone/trained"))
+    )
     print(json.dumps(found))
 
 

@@ -76,7 +76,7 @@ def test_its_sizes_are_the_models(tmp_path: Path, options: dict[str, Any]) -> No
 
 
 def test_training_and_evaluation_are_told_where_they_are_known(tmp_path: Path) -> None:
-    note_training(tmp_path, ["--data", "facts", "--system", ""], "generated facts")
+    note_training(tmp_path, "generated facts", ["--data", "facts", "--system", ""])
     (tmp_path / "evaluation.json").write_text(json.dumps({"model": "someone/tiny", "results": RESULTS}))
     card = saved(tmp_path)
     assert "Data: generated facts." in card.text

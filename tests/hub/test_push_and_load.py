@@ -35,7 +35,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
     return hub, root / "mine", json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("way", ["PeftModel", "AutoPeftModel", "branch", "AutoModel", "pipeline", "load_adapter"])
+@pytest.mark.parametrize("way", ["PeftModel", "AutoPeftModel", "branch", "AutoModel", "pipeline", "load_adapter", "trained"])
 def test_what_was_sent_is_loaded(pushed: Pushed, way: str) -> None:
     assert pushed[2][way] is True
 
@@ -70,6 +70,16 @@ def test_the_model_sends_its_own_card(pushed: Pushed) -> None:
     assert card.data.base_model == "someone/tiny"
     assert {"delta-mem", "memory", "base_model:adapter:someone/tiny"} <= {*card.data.tags}
     assert 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("someone/tiny"), "someone/by-model")' in card.text
+
+
+def test_a_training_sends_a_complete_card(pushed: Pushed) -> None:
+    """The Trainer's push_to_hub would send one of its own."""
+    hub, *_ = pushed
+    card = ModelCard(hub.repos["someone/trained"].at("main")["README.md"].decode())
+    assert card.data.base_model == "someone/tiny"
+    assert "Data: generated facts." in card.text
+    assert "deltamem train --model someone/tiny --output_dir" in card.text
+    assert 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("someone/tiny"), "someone/trained")' in card.text
 
 
 def test_other_models_send_what_they_always_did(pushed: Pushed) -> None:

@@ -40,14 +40,15 @@ def change_config(folder: Path, **values: object) -> None:
 
 
 def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
-    assert "holds no adapter: adapter_config.json cannot be read" in push(tmp_path)
+    assert "holds no adapter of PEFT: it has no adapter_config.json" in push(tmp_path)
+    assert "there is no folder" in push(tmp_path / "elsewhere")
     (tmp_path / "adapter_config.json").write_text("{")
-    assert "holds no adapter: adapter_config.json cannot be read" in push(tmp_path)
+    assert "adapter_config.json' is not JSON" in push(tmp_path)
 
 
 def test_another_methods_adapter(tmp_path: Path) -> None:
     get_peft_model(tiny_backbone(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
-    assert "holds no δ-mem adapter: its adapter_config.json has the peft_type 'LORA', not 'DELTA_MEM'" in push(tmp_path)
+    assert "holds an adapter of the method 'LORA', which has no memory" in push(tmp_path)
 
 
 def test_a_config_that_is_not_accepted(adapter: Path) -> None:
@@ -63,7 +64,7 @@ def test_what_could_be_a_pickle(adapter: Path, name: str) -> None:
 
 def test_weights_that_are_a_pickle(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(pickle.dumps({}))
-    assert "adapter_model.safetensors cannot be read" in push(adapter)
+    assert "adapter_model.safetensors' is not a readable safetensors file" in push(adapter)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -88,7 +89,7 @@ def test_weights_of_another_width(adapter: Path) -> None:
 
 def test_no_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
-    assert "adapter_model.safetensors cannot be read" in push(adapter)
+    assert "holds no adapter of PEFT: it has no adapter_model.safetensors" in push(adapter)
 
 
 @pytest.mark.parametrize("backbone", [None, "/models/mine", "a folder/of mine"])

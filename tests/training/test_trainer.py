@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
@@ -137,9 +138,24 @@ def test_the_train_command(tmp_path, backbone):
     options = (
         f"--model {backbone} --data {data} --output_dir {output} --r 4 --max_steps 2 --per_device_train_batch_size 2 --use_cpu"
     )
-    command.main([*options.split(), "--report_to", "none", "--system", "Remember everything."])
+    secret = "--hub_token hf_secret --hub-token=hf_secret".split()
+    command.main([*options.split(), "--report_to", "none", "--system", "Remember everything.", *secret])
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), output)
     assert loaded.active_peft_config.r == 4
+    card = (output / "README.md").read_text()
+    assert f"Data: `{data}`." in card
+    assert f"deltamem train {options} --report_to none --system 'Remember everything.'" in card
+    assert "hf_secret" not in card + (output / "training.json").read_text()
+
+
+def test_the_trainer_writes_the_adapters_card(tmp_path):
+    run = trainer(tmp_path)
+    run.save_model()
+    run.create_model_card(model_name="mine", license="mit", tags="colours")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "mit"
+    assert {"colours", "delta-mem", "memory"} <= {*card.data.tags}
+    assert "import deltamem" in card.text
 
 
 def test_the_train_command_on_facts_goes_on_with_an_adapter(tmp_path, backbone):
