@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer, EncoderDecoderCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass, TokenWrites, advance
+
+# transformers 5.24 renamed it; models that are not its own may still have the other name.
+CACHE_NAMES = ("cache", "past_key_values")
+# What its models are called with.
+CACHE = next(name for name in CACHE_NAMES if name in CausalLMOutputWithPast.__dataclass_fields__)
 
 # How many written tokens can be taken back: more than any assisted decoding drafts at once.
 WINDOW = 64
@@ -53,13 +60,17 @@ class _Step:
         return Contents(after, advance(before.tokens, valid, tokens), before.open_segment)
 
 
-def own_cache(cache: Any) -> Any:
-    """The cache of a text's own keys and values: of two, where a model has room for an encoder's beside it."""
+def cache_in(named: Mapping[str, Any]) -> Any:
+    """The KV cache among the keywords of a call, or the entries of an output; None if there is none.
+
+    Of two, where a model has room for an encoder's beside it, that of a text's own keys and values.
+    """
+    cache = next((named[name] for name in CACHE_NAMES if named.get(name) is not None), None)
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
 class MemoryCacheLayer(DummyLayer):
-    """An extra layer of `past_key_values` that holds the memory instead of keys and values.
+    """An extra layer of a KV cache that holds the memory instead of keys and values.
 
     It is appended after the layers of the model, and follows the cache's own operations: reorder, repeat, select, crop, reset
     and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` block, to that block.

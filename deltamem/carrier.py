@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltamem.block import Generation, MemoryBlock, confirmed
-from deltamem.cache import MemoryCacheLayer, own_cache
+from deltamem.cache import MemoryCacheLayer, cache_in
 from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
 from deltamem.passes import MemoryPass
@@ -77,7 +77,7 @@ class Carrier:
         check_compiling(model, self.keywords)
         new = _new_tokens(call)
         batch, tokens = new.shape[:2]
-        block, cache = MemoryBlock.find(self.owner), own_cache(call.get("past_key_values"))
+        block, cache = MemoryBlock.find(self.owner), cache_in(call)
         valid = _unless_all(valid_tokens(call.get("attention_mask"), tokens, cache))
         check_positions(call.get("position_ids"), valid)
         start = self._start(block, cache, batch, new.device)
@@ -110,7 +110,7 @@ class Carrier:
         outcome = memory.outcome()
         if memory.linked and is_sharded(self.owner.model):
             outcome = after_output(outcome, output)
-        cache = own_cache(getattr(output, "past_key_values", None))
+        cache = cache_in(getattr(output, "__dict__", {}))  # a tuple has none
         cache = memory.cache if cache is None else cache
         if hasattr(cache, "layers"):
             carried = MemoryCacheLayer.find(cache)
@@ -127,11 +127,11 @@ class Carrier:
         if carried is not None and carried.contents is not None:
             if carried.owner() is not self.owner or carried.adapter != self.adapter:
                 raise ValueError(
-                    f"past_key_values carries the memory of the adapter {carried.adapter!r}, but {self.adapter!r} is active "
+                    f"the KV cache carries the memory of the adapter {carried.adapter!r}, but {self.adapter!r} is active "
                     "now; use a fresh cache"
                 )
             if block is None or (carried.block is not None and carried.block() is block):
-                return _for_batch(carried.contents, batch, 1, "past_key_values")
+                return _for_batch(carried.contents, batch, 1, "the KV cache")
         if block is None:
             return Contents.empty(batch, device)
         block.check_adapter()

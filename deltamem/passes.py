@@ -55,7 +55,7 @@ class MemoryPass:
         batch, tokens: size of the pass.
         linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
-        cache: the `past_key_values` of the call, if any.
+        cache: the KV cache of the call, if any.
 
     Attributes:
         end: the states after the pass by module, filled in by the layers.

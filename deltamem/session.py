@@ -17,6 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+from deltamem.cache import CACHE
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, with_system
 from deltamem.contents import Contents
 from deltamem.session_notes import SessionNotes, notes_in
@@ -232,7 +233,7 @@ class ChatSession:
         writes_segments = self.model.active_peft_config.writes_segments
         segment_ids = self._batch(tokens.segment_ids) if writes_segments else None
         with self.model.memory(memory, segment_ids=segment_ids, keep_open=cut and writes_segments):
-            self.model(input_ids=self._batch(tokens.ids), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+            self.model(input_ids=self._batch(tokens.ids), **{CACHE: cache}, use_cache=cache is not None, logits_to_keep=1)
 
     def _generate(
         self, generation: dict[str, Any], streamer: TextIteratorStreamer | None, stopped: threading.Event | None
@@ -248,7 +249,7 @@ class ChatSession:
             output = self.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
-                past_key_values=copy.deepcopy(self._cache) if unchanged else None,
+                **{CACHE: copy.deepcopy(self._cache) if unchanged else None},
                 streamer=streamer,
                 pad_token_id=self.tokenizer.pad_token_id,
                 **options,

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import Cache, GenerationConfig
 from transformers.generation import GenerationMode
 
 # Keywords of transformers' paged attention and packed rows, where one batch row holds several users' tokens.
-PACKED_KEYWORDS = ("cache", "block_table", "cu_seq_lens_q")
+PACKED_KEYWORDS = ("block_table", "cu_seq_lens_q")
 GENERATION_MODES = (
     GenerationMode.GREEDY_SEARCH,
     GenerationMode.SAMPLE,
@@ -34,6 +34,8 @@ def check_call(model: nn.Module, call: Mapping[str, Any]) -> None:
             "Use DistributedDataParallel, or one model per device"
         )
     packed = [name for name in PACKED_KEYWORDS if call.get(name) is not None]
+    if call.get("cache") is not None and not isinstance(call["cache"], Cache):  # a paged one
+        packed.append("cache")
     if packed:
         raise NotImplementedError(
             f"δ-mem does not run with {packed[0]} (continuous batching, packed rows): one row would hold several users' "

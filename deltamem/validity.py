@@ -15,7 +15,7 @@ def valid_tokens(attention_mask: Any, tokens: int, cache: Any) -> Tensor | None:
         attention_mask: what the model was called with: None (all real); `[batch, tokens so far]`, zero for padding; a 4-D
             mask, boolean or additive, in which a real token may attend to itself; or a dict of 4-D masks by attention type.
         tokens: number of new tokens.
-        cache: the `past_key_values` of the call, or None.
+        cache: the KV cache of the call, or None.
 
     Returns:
         `[batch, tokens]`, True for real tokens; None where every token is real.

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from deltamem.benchmark.twins import Adapted, Subject
+from deltamem.cache import CACHE
 from deltamem.state import DeltaMemState
 
 
@@ -38,7 +39,7 @@ class Prefill:
         def work() -> None:
             cache = DynamicCache(config=model.config)
             with self.subject.writing(prompt):
-                model(input_ids=prompt, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                model(input_ids=prompt, attention_mask=mask, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
 
         with torch.no_grad():  # as generate() does
             yield work
@@ -79,7 +80,7 @@ class Decoding:
         def greedy(forward: Callable[..., Any], tokens: Tensor, seen: int) -> Tensor:
             """The likeliest next token, `[batch, 1]`, after a pass that ends at token `seen`."""
             masked = {} if mask is None else {"attention_mask": mask[:, :seen]}
-            output = forward(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **masked)
+            output = forward(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=1, **masked)
             return output.logits[:, -1].argmax(-1, keepdim=True)
 
         def work() -> None:
