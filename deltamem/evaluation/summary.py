@@ -17,6 +17,13 @@ from deltamem.evaluation.task import Metric, Row, Task
 
 MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the history in question, and another's
 FULL = "full"  # the bare backbone with everything in its prompt
+# What an entry compares its setting with, in words.
+COMPARED = {
+    "difference": f"against {BARE}",
+    "shuffled_difference": f"against {SHUFFLED}",
+    "ratio": f"times {BARE}",
+    "full_ratio": f"times {FULL}",
+}
 WIDE = 1000  # characters in a line where nobody says how many fit
 Rows = Mapping[str, Sequence[Row]]  # by setting; those of all settings are of the same questions, in the same order
 Show = Callable[..., str]  # a figure, perhaps with its sign
@@ -79,15 +86,9 @@ def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in ("task", "setting", "metric"):
         table.add_column(header, no_wrap=True)
-    compared = {
-        "difference": f"against {BARE}",
-        "shuffled_difference": f"against {SHUFFLED}",
-        "ratio": f"times {BARE}",
-        "full_ratio": f"times {FULL}",
-    }
-    there = [name for name in compared if name == "difference" or any(name in entry for entry in entries)]
+    there = [name for name in COMPARED if name == "difference" or any(name in entry for entry in entries)]
     counted = ["questions", *(["seeds"] if any(entry["seeds"] > 1 for entry in entries) else [])]
-    for header in (*counted, "value (95%)", *(f"{compared[name]} (95%)" for name in there)):
+    for header in (*counted, "value (95%)", *(f"{COMPARED[name]} (95%)" for name in there)):
         table.add_column(header, justify="right")
     for entry in entries:
         task = entry["task"] if entry["group"] is None else f"{entry['task']}: {entry['group']}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.off_task import BARE
-from deltamem.evaluation.summary import FULL, shown
+from deltamem.evaluation.summary import COMPARED, FULL, shown
 from deltamem.html.page import render
 from deltamem.report.average import Average, averages
 from deltamem.report.examples import Examples, examples
@@ -123,6 +123,7 @@ def write_report(results: Path, page: Path) -> None:
         in_order=in_order,
         bars_of=bars_of,
         shown=shown,
+        compared=COMPARED,
         bare=BARE,
         full=FULL,
     )
