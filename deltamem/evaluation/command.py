@@ -14,7 +14,7 @@ from deltamem.adapter_files import backbone_of
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.recall import batches
-from deltamem.evaluation.results import Results, open_results
+from deltamem.evaluation.results import MEMORIES, SEED_FOLDER, Results, open_results
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.summary import summarise_seeds
 from deltamem.evaluation.task import Options, Row, Task
@@ -72,7 +72,7 @@ def run(
     seeds = list(dict.fromkeys(seeds))
     of_seed = {seed: make_tasks(names, replace(options, seed=seed)) for seed in seeds}
     subject = load(evaluated)
-    parts = [output / f"seed-{seed}" if output and len(seeds) > 1 else output for seed in seeds]
+    parts = [output / SEED_FOLDER.format(seed) if output and len(seeds) > 1 else output for seed in seeds]
     prepared = [
         _prepare(tasks, _identity(evaluated, seed, subject), subject, settings, part)
         for (seed, tasks), part in zip(of_seed.items(), parts, strict=True)
@@ -84,7 +84,7 @@ def run(
     if parts[0] is not None:
         for task, results in prepared[0]:
             if isinstance(task, HistoryTask) and "memory" in results:
-                task.keep_memories(subject, parts[0] / task.name / "memory")
+                task.keep_memories(subject, parts[0] / task.name / MEMORIES)
     figures = [
         entry
         for several in zip(*prepared, strict=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deltamem.chat_tokens import Message
 from deltamem.evaluation.kv_cache import tail_tokens
-from deltamem.evaluation.reading import Reading
+from deltamem.evaluation.reading import Choose, Reading
 from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.sampling import Sampling, greedy, sampled
 from deltamem.evaluation.subject import Subject
@@ -27,7 +27,7 @@ from deltamem.state import DeltaMemState
 # while the history is read, as in the paper's main table (adapters that write segments have it written before). The bare
 # backbone has no history ("none"), all of it ("full"), its last tokens, as many as a KV cache of a memory's size holds
 # ("tail"), or what a search finds ("bm25").
-BARE = ("none", "full", "tail", "bm25")
+WITHOUT_ADAPTER = ("none", "full", "tail", "bm25")
 WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
 WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
 WHOLE = ("full", "full+memory")  # with all of the history in the prompt
@@ -111,6 +111,7 @@ class HistoryTask:
     seed: int = 0
     _memories: dict[str, DeltaMemState] = field(default_factory=dict)
     _searches: dict[str, Search] = field(default_factory=dict)
+    _tails: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ranked = RANKED if all(question.wrong for question in self.questions) else {}
@@ -122,8 +123,8 @@ class HistoryTask:
     def settings(self, subject: Subject) -> tuple[str, ...]:
         """See `Task`."""
         if subject.has_memory:
-            return (*BARE, *WITH_MEMORY)
-        bare = tuple(setting for setting in BARE if setting != "tail")  # there is no memory to be as large as
+            return (*WITHOUT_ADAPTER, *WITH_MEMORY)
+        bare = tuple(setting for setting in WITHOUT_ADAPTER if setting != "tail")  # there is no memory to be as large as
         return (*bare, "adapter") if isinstance(subject.model, PeftModel) else bare
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
@@ -133,13 +134,17 @@ class HistoryTask:
         if {*settings} & {"bm25", "bm25+memory"}:
             self._searches = {key: Search(history.passages) for key, history in self.histories.items()}
         subject = self._with_system(subject)
+        in_prompt = {*settings} & {*WHOLE}
+        at_once = subject.write_chunk_tokens is None and {*settings} & {*WRITTEN}
+        if not in_prompt and not at_once:
+            return
         longest = max(len(subject.tokens(history.messages).ids) for history in self.histories.values())
-        if {*settings} & {*WHOLE}:
+        if in_prompt:
             asked = max(len(subject.tokens(_asked(question.prompt)).ids) for question in self.questions)
             subject.check_window(
                 longest + asked + self.max_new_tokens, f"the longest prompt of {self.name} in the settings full and full+memory"
             )
-        if subject.write_chunk_tokens is None and {*settings} & {*WRITTEN}:
+        if at_once:
             subject.check_window(longest, f"writing the longest history of {self.name} without --write-chunk-tokens")
 
     def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
@@ -157,17 +162,18 @@ class HistoryTask:
 
         Args:
             subject: writes it, each section in a context of its own.
-            folder: for `KEY/001.safetensors` and so on; what it has is left as it is.
+            folder: for `KEY/001.safetensors` and so on; if the last of them is there, all is left as it is.
         """
         key, history = next(iter(self.histories.items()))
         folder /= re.sub(r"[^\w-]", "_", key)  # whatever the data have for a key, it names a folder in this one
-        if folder.exists():
+        files = [folder / f"{number:03}.safetensors" for number in range(1, len(history.sections) + 1)]
+        if files[-1].exists():
             return
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         memory = None
-        for number, section in enumerate(history.sections, 1):
+        for file, section in zip(files, history.sections, strict=True):
             memory = self._with_system(subject).write([_told(section)], memory)
-            memory.save(folder / f"{number:03}.safetensors")
+            memory.save(file)
 
     def _with_system(self, subject: Subject) -> Subject:
         return replace(subject, system=self.system or subject.system)
@@ -178,7 +184,7 @@ class HistoryTask:
             model, cache, before = subject.start(len(prompts), with_adapter=setting == "adapter")
             reading = Reading.of(model, *subject.left_padded(prompts), cache, before)
             likelihoods = reading.log_likelihoods(
-                [[self._ids(subject, answer) for answer in (question.golds[0], *question.wrong)] for question in questions]
+                [[subject.answer_ids(answer) for answer in (question.golds[0], *question.wrong)] for question in questions]
             )
             said = reading.say(self.max_new_tokens, subject.ends, self._choose(questions))
         predictions = [str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in said]
@@ -213,11 +219,17 @@ class HistoryTask:
         prompt = subject.tokens(_asked(asked), add_generation_prompt=True).ids
         if setting != "tail":
             return prompt
-        return torch.cat([subject.tokens(history.messages).last(tail_tokens(subject.model)).ids, prompt])
+        return torch.cat([self._tail(subject, question.history), prompt])
+
+    def _tail(self, subject: Subject, key: str) -> Tensor:
+        """The last tokens of a history, tokenised once."""
+        if key not in self._tails:
+            self._tails[key] = subject.tokens(self.histories[key].messages).last(tail_tokens(subject.model)).ids
+        return self._tails[key]
 
     def _under(self, subject: Subject, setting: str, questions: Sequence[HistoryQuestion]) -> AbstractContextManager[Any]:
         """The context of a setting, with a row of memory for each question."""
-        if setting in BARE:
+        if setting in WITHOUT_ADAPTER:
             return subject.bare()
         if setting == "adapter" or (setting == "full+memory" and not subject.model.active_peft_config.writes_segments):
             return nullcontext()  # without a block, a memory begins with the KV cache and is written as that grows
@@ -241,15 +253,10 @@ class HistoryTask:
             self._memories[key] = subject.write([self.histories[key].messages])
         return self._memories[key]
 
-    def _choose(self, questions: Sequence[HistoryQuestion]) -> Any:
+    def _choose(self, questions: Sequence[HistoryQuestion]) -> Choose:
         if self.sampling is None:
             return greedy
         return sampled(self.sampling, [self.seed + question.number for question in questions])
-
-    def _ids(self, subject: Subject, answer: str) -> Tensor:
-        """An answer with the end of the assistant's turn, `[tokens]`."""
-        ids = subject.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return torch.tensor([*ids, subject.tokenizer.eos_token_id])
 
 
 def _told(section: str) -> list[Message]:

@@ -63,7 +63,8 @@ class Reading:
         lengths = torch.tensor([len(continuation) for continuation in every], device=device)
         targets = pad_sequence(every, batch_first=True).to(device)  # [continuations, tokens]
         rows = torch.tensor(prompts, device=device)
-        cache, mask = self._selected(rows)
+        cache, mask = copy.deepcopy(self.cache), self.mask[rows]
+        cache.batch_select_indices(rows)
         scores = self.predicted[rows].gather(1, targets[:, :1]).squeeze(1)
         rows = torch.arange(len(every), device=device)  # the continuations that are not at their end yet
         for position in range(1, targets.shape[1]):
@@ -86,8 +87,7 @@ class Reading:
         """
         said: list[list[int]] = [[] for _ in self.predicted]
         talking = list(range(len(said)))
-        cache, mask = self._selected(torch.arange(len(said), device=self.mask.device))
-        predicted = self.predicted
+        cache, mask, predicted = copy.deepcopy(self.cache), self.mask, self.predicted
         for _ in range(most):
             tokens = choose(predicted, talking)
             goes_on = [place for place, token in enumerate(tokens.tolist()) if token not in ends]
@@ -100,12 +100,6 @@ class Reading:
             mask = F.pad(_kept(cache, mask, kept), (0, 1), value=1)
             predicted = _next(self.model, tokens[kept], mask, cache)
         return said
-
-    def _selected(self, rows: Tensor) -> tuple[Cache, Tensor]:
-        """The cache and the mask of some of the prompts, once or repeatedly, to go on with."""
-        cache = copy.deepcopy(self.cache)
-        cache.batch_select_indices(rows)
-        return cache, self.mask[rows]
 
 
 def _kept(cache: Cache, mask: Tensor, rows: Tensor) -> Tensor:

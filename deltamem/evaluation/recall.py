@@ -143,7 +143,7 @@ class RecallTest(Subject):
         model, cache, before = self.start(len(episodes), with_adapter=setting == "adapter")
         ids, mask = self.left_padded([self._prompt(episode, setting) for episode in episodes])
         reading = Reading.of(model, ids, mask, cache, before)
-        scores = reading.log_likelihoods([list(map(self._answer_ids, episode.candidates)) for episode in episodes])
+        scores = reading.log_likelihoods([list(map(self.answer_ids, episode.candidates)) for episode in episodes])
         pairs = [zip(several, episode.candidates, strict=True) for several, episode in zip(scores, episodes, strict=True)]
         return [max(pair, key=itemgetter(0))[1] for pair in pairs]
 
@@ -201,10 +201,6 @@ class RecallTest(Subject):
         if setting != "tail":
             return question
         return torch.cat([self.tokens(episode.history).last(self.tail_tokens).ids, question])
-
-    def _answer_ids(self, value: str) -> Tensor:
-        ids = self.tokenizer(value, add_special_tokens=False)["input_ids"]
-        return torch.tensor([*ids, self.tokenizer.eos_token_id])
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

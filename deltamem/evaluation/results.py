@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.task import Row
+from deltamem.json_lines import whole_lines
 
-OPTIONS = "options.json"
+# Of a task's folder: what its results depend on, and a folder of memories for each history that was kept.
+OPTIONS, MEMORIES = "options.json", "memory"
+SEED_FOLDER = "seed-{}"  # where several seeds were asked, each has its tasks' folders in one of its own
 
 
 class Results:
@@ -25,8 +28,7 @@ class Results:
         self.file = file
         self.rows: list[Row] = []
         if file is not None and file.exists():
-            *whole, _ = file.read_text(encoding="utf-8").split("\n")  # what stands behind the last one was broken off
-            self.rows = [json.loads(line) for line in whole]
+            self.rows = [json.loads(line) for line in whole_lines(file)[0]]
 
     def keep(self, count: int) -> None:
         """Drop all but the first rows."""

@@ -71,6 +71,10 @@ class Subject:
         """A chat behind the system prompt as tokens."""
         return ChatTokens.of(self.tokenizer, with_system(self.system, messages), write, add_generation_prompt)
 
+    def answer_ids(self, answer: str) -> Tensor:
+        """An answer as tokens with the end of the assistant's turn, `[tokens]`."""
+        return torch.tensor([*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id])
+
     def left_padded(self, rows: Sequence[Tensor], fill: int | None = None) -> tuple[Tensor, Tensor]:
         """Rows of different lengths as `[rows, tokens]` and their mask, on the model's device."""
         device = self.model.device

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deltamem.evaluation.intervals import Interval, Numbers, interval, ratio, resample, wilson
 from deltamem.evaluation.off_task import BARE
-from deltamem.evaluation.task import Metric, Row, Task
+from deltamem.evaluation.task import Metric, Row
 
 MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the history in question, and another's
 FULL = "full"  # the bare backbone with everything in its prompt
@@ -27,11 +27,6 @@ COMPARED = {
 WIDE = 1000  # characters in a line where nobody says how many fit
 Rows = Mapping[str, Sequence[Row]]  # by setting; those of all settings are of the same questions, in the same order
 Show = Callable[..., str]  # a figure, perhaps with its sign
-
-
-def summarise(task: Task, rows: Rows) -> list[dict[str, Any]]:
-    """The figures of one task that was asked with one seed; see `summarise_seeds`."""
-    return summarise_seeds(task.name, task.metrics, [rows])
 
 
 def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Rows]) -> list[dict[str, Any]]:
@@ -82,7 +77,7 @@ def mean_over_seeds(metric: Metric, seeds: Sequence[Rows]) -> dict[str, float]:
 
 
 def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Print what `summarise` returned as one table."""
+    """Print what `summarise_seeds` returned as one table."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in ("task", "setting", "metric"):
         table.add_column(header, no_wrap=True)
@@ -104,7 +99,7 @@ def shown(entry: Mapping[str, Any], name: str) -> str:
     """A figure of an entry with its interval, in words; nothing if it is not there.
 
     Args:
-        entry: one that `summarise` returned.
+        entry: one that `summarise_seeds` returned.
         name: `value`, `difference`, `shuffled_difference`, `ratio` or `full_ratio`.
     """
     if name not in entry:
@@ -131,8 +126,9 @@ def _figures(metric: Metric, seeds: Sequence[Rows]) -> dict[str, dict[str, Any]]
             "low": low,
             "high": high,
         }
-        for name, other in (("difference", BARE), ("shuffled_difference", SHUFFLED)):
-            if other in values and (setting == MEMORY or (other == BARE and setting != BARE)):
+        differences = {"difference": BARE, **({"shuffled_difference": SHUFFLED} if setting == MEMORY else {})}
+        for name, other in differences.items():
+            if other in values and other != setting:
                 figures[setting] |= _with_interval(name, value - values[other], drawn[setting] - drawn[other])
         for name, other in (("ratio", BARE), ("full_ratio", FULL)):
             ratios = ratio(drawn[setting], drawn[other]) if other in values and setting != other else None

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltamem.evaluation.results import OPTIONS
+from deltamem.evaluation.results import MEMORIES, OPTIONS, SEED_FOLDER
 from deltamem.evaluation.task import Row
+from deltamem.json_lines import whole_lines
 
 # The settings of all tasks as they are shown; others come behind them.
 ORDER = (
@@ -27,8 +28,7 @@ ORDER = (
     "filled",
     "writing",
 )
-SEED_FOLDER = re.compile(r"seed-(\d+)")
-MEMORIES = "memory"  # the folder beside a task's rows with a folder of memories for each history
+NUMBERED = re.compile(SEED_FOLDER.format(r"(\d+)"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def read_results(folder: Path) -> list[TaskResults]:
         raise OSError(f"there is no folder {folder}; give the one that deltamem eval --output wrote")
     if (folder / OPTIONS).is_file():
         raise ValueError(f"{folder} is the folder of one task; give the one that it is in, {folder.resolve().parent}")
-    places = [folder, *sorted(filter(_is_seed, folder.iterdir()), key=_seed)]
+    seeds = {int(found[1]): place for place in folder.iterdir() if place.is_dir() and (found := NUMBERED.fullmatch(place.name))}
+    places = [folder, *(seeds[seed] for seed in sorted(seeds))]
     by_task: dict[str, list[Path]] = {}
     for options in (options for place in places for options in sorted(place.glob(f"*/{OPTIONS}"))):
         by_task.setdefault(options.parent.name, []).append(options.parent)
@@ -77,14 +78,6 @@ def read_results(folder: Path) -> list[TaskResults]:
 def in_order(settings: Iterable[str]) -> list[str]:
     """Settings as a reader wants to compare them."""
     return sorted(settings, key=lambda setting: (ORDER.index(setting) if setting in ORDER else len(ORDER), setting))
-
-
-def _is_seed(place: Path) -> bool:
-    return place.is_dir() and SEED_FOLDER.fullmatch(place.name) is not None
-
-
-def _seed(place: Path) -> int:
-    return int(place.name.removeprefix("seed-"))
 
 
 def _task(name: str, folders: Sequence[Path]) -> TaskResults:
@@ -132,10 +125,9 @@ def _rows(folder: Path, notes: list[str]) -> dict[str, list[Row]]:
 
 
 def _read(file: Path, notes: list[str]) -> list[Row]:
-    whole, _, rest = file.read_text(encoding="utf-8").rpartition("\n")
+    lines, rest = whole_lines(file)
     if rest:
         notes.append(f"The last line of {file} was broken off and is left out.")
-    lines = whole.split("\n") if whole else []  # not splitlines(): a text may hold other line separators
     return [_row(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from deltamem.json_lines import whole_lines
+
 Record = dict[str, Any]
 
 
@@ -38,8 +40,7 @@ class Results:
         """
         if not self.path.exists():
             return []
-        *lines, _ = self.path.read_text(encoding="utf-8").split("\n")
-        return [self._parsed(line, number) for number, line in enumerate(lines, 1)]
+        return [self._parsed(line, number) for number, line in enumerate(whole_lines(self.path)[0], 1)]
 
     def append(self, record: Record) -> None:
         """Add a run: in one write, so that lines of several processes do not mix."""

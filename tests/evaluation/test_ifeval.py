@@ -6,7 +6,7 @@ from tiny_chat import chat_model, chat_tokenizer
 
 from deltamem.evaluation import ifeval
 from deltamem.evaluation.subject import Subject
-from deltamem.evaluation.summary import summarise
+from deltamem.evaluation.summary import summarise_seeds
 from deltamem.evaluation.task import Options
 
 RECORDS = [
@@ -62,7 +62,7 @@ def test_figures_by_hand(tmp_path, said, figures):
 def test_accuracies_by_hand(tmp_path):
     task = made(tmp_path)
     both = ({"index": 0, **_row(0.0, [1.0, 2.0])}, {"index": 1, **_row(1.0, [1.0, 1.0])})
-    values = {entry["metric"]: entry["value"] for entry in summarise(task, {"none": both})}
+    values = {entry["metric"]: entry["value"] for entry in summarise_seeds(task.name, task.metrics, [{"none": both}])}
     assert values["prompt_level_strict_acc"] == pytest.approx(1 / 2)
     assert values["inst_level_strict_acc"] == pytest.approx(2 / 3)  # of instructions, not a mean of the prompts' shares
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from deltamem.evaluation.benchmark_data import sampled_numbers
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
 from deltamem.evaluation.subject import Subject
-from deltamem.evaluation.task import Options
+from deltamem.evaluation.task import Metric, Options
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 LINES_PER_SECTION = 10  # some 250 tokens
@@ -52,21 +53,49 @@ class HaystackTask(HistoryTask):
         return History(tuple("\n".join(lines[start : start + LINES_PER_SECTION]) for start in starts), tuple(lines))
 
 
+def haystack_tasks(
+    name: str,
+    what: str,
+    draw: Callable[[int, int, int], tuple[HistoryQuestion, Sequence[str]]],
+    metric: Metric,
+    max_new_tokens: int,
+    options: Options,
+) -> list[HaystackTask]:
+    """A task for every number of hidden things, `--facts`, and every length.
+
+    Args:
+        name: of the task.
+        what: is hidden, in one word.
+        draw: a question and the sentences that are hidden, from its number, how much is hidden, and the seed.
+        metric: of `string_match_all`.
+        max_new_tokens: of an answer.
+        options: of the command.
+
+    Raises:
+        ValueError: nothing is hidden.
+    """
+    if min(options.facts) < 1:
+        raise ValueError(f"--facts {min(options.facts)} is too few; give 1 or more {what}")
+
+    def task(count: int, tokens: int) -> HaystackTask:
+        drawn = [draw(number, count, options.seed) for number in sampled_numbers(options.episodes, options)]
+        return HaystackTask(
+            name=f"{name}-{count}-{tokens}_tokens",
+            histories={},
+            hidden={question.history: sentences for question, sentences in drawn},
+            tokens=tokens,
+            questions=[question for question, _ in drawn],
+            judge=string_match_all,
+            metrics={"string_match_all": metric},
+            identity={what: count, "tokens": tokens, "episodes": options.episodes, "limit": options.limit},
+            max_new_tokens=max_new_tokens,
+            seed=options.seed,
+        )
+
+    return [task(count, tokens) for count in options.facts for tokens in options.context_tokens]
+
+
 def string_match_all(question: HistoryQuestion, prediction: str) -> dict[str, float]:
     """RULER's score: the share of the golds that the answer contains."""
     contained = [gold.lower() in prediction.lower() for gold in question.golds]
     return {"string_match_all": sum(contained) / len(contained)}
-
-
-def check(options: Options, what: str) -> None:
-    """Make sure that something is hidden.
-
-    Args:
-        options: their `facts` say how much.
-        what: is hidden.
-
-    Raises:
-        ValueError: nothing is.
-    """
-    if min(options.facts) < 1:
-        raise ValueError(f"--facts {min(options.facts)} is too few; give 1 or more {what}")

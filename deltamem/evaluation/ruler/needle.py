@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from deltamem.evaluation.benchmark_data import sampled_numbers
 from deltamem.evaluation.history_task import HistoryQuestion
-from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, check, string_match_all
+from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, haystack_tasks
 from deltamem.evaluation.task import Options, share
 
 NAME = "needle"
@@ -28,26 +27,9 @@ def tasks(options: Options) -> list[HaystackTask]:
     Raises:
         ValueError: numbers out of range.
     """
-    check(options, "needles")
     if max(options.facts) > len(KEYS):
         raise ValueError(f"--facts {max(options.facts)} is not accepted; {NAME} has keys for at most {len(KEYS)} needles")
-    return [_task(needles, tokens, options) for needles in options.facts for tokens in options.context_tokens]
-
-
-def _task(needles: int, tokens: int, options: Options) -> HaystackTask:
-    drawn = {number: _drawn(number, needles, options.seed) for number in sampled_numbers(options.episodes, options)}
-    return HaystackTask(
-        name=f"{NAME}-{needles}-{tokens}_tokens",
-        histories={},
-        hidden={question.history: sentences for question, sentences in drawn.values()},
-        tokens=tokens,
-        questions=[question for question, _ in drawn.values()],
-        judge=string_match_all,
-        metrics={"string_match_all": share("string_match_all")},
-        identity={"needles": needles, "tokens": tokens, "episodes": options.episodes, "limit": options.limit},
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=options.seed,
-    )
+    return haystack_tasks(NAME, "needles", _drawn, share("string_match_all"), MAX_NEW_TOKENS, options)
 
 
 def _drawn(number: int, needles: int, seed: int) -> tuple[HistoryQuestion, Sequence[str]]:

@@ -6,9 +6,8 @@ import random
 import string
 from collections.abc import Sequence
 
-from deltamem.evaluation.benchmark_data import sampled_numbers
 from deltamem.evaluation.history_task import HistoryQuestion
-from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, check, string_match_all
+from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, haystack_tasks
 from deltamem.evaluation.task import Metric, Options, mean
 
 NAME = "variable_tracking"
@@ -26,24 +25,7 @@ def tasks(options: Options) -> list[HaystackTask]:
     Raises:
         ValueError: numbers out of range.
     """
-    check(options, "chains of variables")
-    return [_task(chains, tokens, options) for chains in options.facts for tokens in options.context_tokens]
-
-
-def _task(chains: int, tokens: int, options: Options) -> HaystackTask:
-    drawn = {number: _drawn(number, chains, options.seed) for number in sampled_numbers(options.episodes, options)}
-    return HaystackTask(
-        name=f"{NAME}-{chains}-{tokens}_tokens",
-        histories={},
-        hidden={question.history: assignments for question, assignments in drawn.values()},
-        tokens=tokens,
-        questions=[question for question, _ in drawn.values()],
-        judge=string_match_all,
-        metrics={"string_match_all": Metric("string_match_all", mean)},
-        identity={"chains": chains, "tokens": tokens, "episodes": options.episodes, "limit": options.limit},
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=options.seed,
-    )
+    return haystack_tasks(NAME, "chains", _drawn, Metric("string_match_all", mean), MAX_NEW_TOKENS, options)
 
 
 def _drawn(number: int, chains: int, seed: int) -> tuple[HistoryQuestion, Sequence[str]]:
