@@ -290,8 +290,7 @@ def evaluate(
             "without it), full (all of it in the prompt), tail (as much of it as a memory has bytes), bm25 (what a search "
             "finds), memory, full+memory, bm25+memory, zero (an empty memory), shuffled (another's); adapter, of one without a "
             "memory. Of facts: none, full, tail, memory, zero, shuffled, adapter. Other tasks: none, zero, filled (a memory of "
-            "an unrelated conversation), writing (written while the question is read); of ifeval and "
-            "lm_eval:NAME also adapter.  [default: all]"
+            "an unrelated conversation), writing (written while the question is read), adapter.  [default: all]"
         ),
     ] = None,
     data: Annotated[

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
+from peft import PeftModel
 
 from deltamem.chat_tokens import Message
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
@@ -19,8 +20,9 @@ from deltamem.state import DeltaMemState
 from deltamem.training.facts import FactEpisodeConfig, fact_episode
 
 # none: the bare backbone. zero: an empty memory, and nothing is written. filled: a memory that holds a conversation, another
-# for each question, and nothing is written. writing: an empty memory that is written while the question is read.
-BARE = "none"
+# for each question, and nothing is written. writing: an empty memory that is written while the question is read. adapter: one
+# without a memory.
+BARE, ADAPTER = "none", "adapter"
 SETTINGS = (BARE, "zero", "filled", "writing")
 # What a filled memory was told: four facts, and small talk between them.
 CONVERSATION = FactEpisodeConfig(min_facts=4, max_facts=4, separate_turns=0.5, min_fillers=2, max_fillers=6)
@@ -61,7 +63,7 @@ class OffTask:
 
     def settings(self, subject: Subject) -> tuple[str, ...]:
         """See `Task`."""
-        return SETTINGS if subject.has_memory else (BARE,)
+        return off_task_settings(subject)
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
         """See `Task`; the longest questions come first, so that those of a batch are alike, and memory runs out at once."""
@@ -81,7 +83,7 @@ class OffTask:
         asked_of = [number for number, texts in batch for _ in texts]
         texts = [text for _, several in batch for text in several]
         with self._under(subject, setting, asked_of, texts):
-            scores = iter(score(subject, texts))
+            scores = iter(score(subject, texts, with_adapter=setting == ADAPTER))
         return [
             {"index": number, **self.questions[number].figures([next(scores) for _ in several])} for number, several in batch
         ]
@@ -92,6 +94,8 @@ class OffTask:
         """The context of a setting, for texts of the questions of these numbers."""
         if setting == BARE:
             return subject.bare()
+        if setting == ADAPTER:
+            return nullcontext()
         if setting == "filled":
             return cast(AbstractContextManager[Any], subject.model.memory(self._filled(subject, asked_of), write=False))
         memory = subject.model.new_memory(len(texts))
@@ -107,6 +111,13 @@ class OffTask:
         numbers = [*dict.fromkeys(asked_of)]
         memory = subject.write([conversation(self.seed, number) for number in numbers])
         return DeltaMemState.stack(memory[numbers.index(number)] for number in asked_of)
+
+
+def off_task_settings(subject: Subject) -> tuple[str, ...]:
+    """The settings of a benchmark that has nothing to do with a memory."""
+    if subject.has_memory:
+        return SETTINGS
+    return (BARE, ADAPTER) if isinstance(subject.model, PeftModel) else (BARE,)
 
 
 def conversation(seed: int, number: int) -> Sequence[Message]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltamem.evaluation.subject import Subject
@@ -46,16 +47,24 @@ class Score:
 
 
 @torch.no_grad()
-def score(subject: Subject, texts: Sequence[Text]) -> list[Score]:
-    """Score texts in one pass; an open memory has one row for each."""
+def score(subject: Subject, texts: Sequence[Text], with_adapter: bool = False) -> list[Score]:
+    """Score texts in one pass; an open memory has one row for each.
+
+    Args:
+        subject: the model.
+        texts: what is scored.
+        with_adapter: see `Subject.start`.
+    """
     ids, mask = subject.left_padded([text.ids for text in texts])
     most = max(text.scored for text in texts)
     tokens = ids.shape[1]
-    output = subject.model(
+    model, cache, before = subject.start(len(texts), with_adapter)
+    mask = F.pad(mask, (before, 0), value=1)
+    output = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=mask.cumsum(1).sub(1).clamp(min=0),
-        use_cache=False,
+        position_ids=mask.cumsum(1).sub(1).clamp(min=0)[:, before:],
+        past_key_values=cache,
         logits_to_keep=torch.arange(tokens - most - 1, tokens - 1, device=ids.device),
     )
     predicted = output.logits.float().log_softmax(-1)  # [texts, most, vocabulary]

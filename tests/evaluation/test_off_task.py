@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 
 from deltamem.evaluation import arc_easy, lambada
 from deltamem.evaluation.arc_easy import MultipleChoice
 from deltamem.evaluation.lambada import LastWord
-from deltamem.evaluation.off_task import SETTINGS, OffTask, conversation
+from deltamem.evaluation.off_task import SETTINGS, OffTask, conversation, off_task_settings
 from deltamem.evaluation.scoring import Score, Text, score
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options
@@ -26,7 +28,7 @@ def subject(request):
 
 def asked(subject, settings=SETTINGS):
     task = OffTask("mixed", QUESTIONS, {}, {}, seed=5)
-    task.prepare(subject, SETTINGS)
+    task.prepare(subject, settings)
     rows = task.answer(subject, settings, range(3))
     return {setting: {row["index"]: likelihoods(row) for row in several} for setting, several in rows.items()}
 
@@ -61,6 +63,20 @@ def test_what_a_setting_changes():
     assert found["zero"][7] == pytest.approx(found["none"][7], abs=1e-5)
     assert found["filled"][7] != pytest.approx(found["none"][7], abs=1e-3)
     assert found["writing"][7] != pytest.approx(found["none"][7], abs=1e-3)
+
+
+def test_an_adapter_without_a_memory():
+    bare = Subject(tiny_backbone(eos_token_id=3, initializer_range=0.3), chat_tokenizer(), system="")
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    prefix = PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    for config in (lora, prefix):
+        model = get_peft_model(tiny_backbone(eos_token_id=3, initializer_range=0.3), config)
+        subject = Subject(model, chat_tokenizer(), system="")
+        assert off_task_settings(subject) == ("none", "adapter")
+        found = asked(subject, ["none", "adapter"])
+        for number in QUESTIONS:
+            assert found["none"][number] == pytest.approx(asked(bare, ["none"])["none"][number], abs=1e-4)
+            assert found["adapter"][number] != pytest.approx(found["none"][number], abs=1e-3)
 
 
 def test_conversations_are_of_the_seed_and_the_question():

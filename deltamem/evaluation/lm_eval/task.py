@@ -12,13 +12,12 @@ from io import StringIO
 from typing import Any
 
 import numpy as np
-from peft import PeftModel
 
 from deltamem.chat_tokens import Message, render, with_system
 from deltamem.evaluation.benchmark_data import identity, sampled_numbers
 from deltamem.evaluation.extras import needs
 from deltamem.evaluation.intervals import Numbers
-from deltamem.evaluation.off_task import BARE, SETTINGS, conversation
+from deltamem.evaluation.off_task import conversation, off_task_settings
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options, Row, mean, perplexity, share
 
@@ -70,10 +69,8 @@ class LmEvalTask:
         return len(self.numbers)
 
     def settings(self, subject: Subject) -> tuple[str, ...]:
-        """See `Task`: those of the off-task benchmarks, and `adapter` of an adapter without a memory."""
-        if subject.has_memory:
-            return SETTINGS
-        return (BARE, "adapter") if isinstance(subject.model, PeftModel) else (BARE,)
+        """See `Task`."""
+        return off_task_settings(subject)
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
         """See `Task`."""
