@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +14,7 @@ from deltamem.block import Generation, MemoryBlock, confirmed
 from deltamem.cache import MemoryCacheLayer, cache_in
 from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
+from deltamem.one_token import OneToken, one_token_each
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
 from deltamem.sharding import after_output, is_sharded
@@ -92,16 +93,18 @@ class Carrier:
             carry_into_recomputation(model)
         elif linked:
             avoid_reentrant(model)
+        write, segments = block is None or block.write, self._segments(block, valid, start, batch, tokens)
         return MemoryPass(
             start=start,
             valid=valid,
-            write=block is None or block.write,
-            segments=self._segments(block, valid, start, batch, tokens),
+            write=write,
+            segments=segments,
             batch=batch,
             tokens=tokens,
             linked=linked,
             block=block,
             cache=cache,
+            one_token=self._one_token(start, write) if _is_one_token(new, valid, segments) else {},
         )
 
     def end(self, memory: MemoryPass, output: Any) -> None:
@@ -159,6 +162,10 @@ class Carrier:
         ids = ids if valid is None else ids.to(valid.device)
         return Segments.of(ids, valid, start.open_segment, block.keep_open)
 
+    def _one_token(self, start: Contents, write: bool) -> Mapping[str, OneToken]:
+        """What the layers do with the only token of a pass of one row."""
+        return one_token_each(self.owner.active_parts(), start, write and self.segments_of is None)
+
     def _store(self, memory: MemoryPass, outcome: Contents, cache: Any) -> None:
         """Write a pass's outcome to the block's state; of a generation in branches, that of the prompt alone."""
         block: MemoryBlock = memory.block
@@ -178,6 +185,18 @@ def _new_tokens(call: dict[str, Any]) -> Tensor:
         if call.get(name) is not None:
             return cast(Tensor, call[name])
     raise ValueError("a model with a memory needs input_ids or inputs_embeds, got neither")
+
+
+def _is_one_token(new: Tensor, valid: Tensor | None, segments: Segments | None) -> bool:
+    """Whether a pass is one token of one row, on a CPU, and nothing else is to be thought of."""
+    return (
+        new.shape[:2] == (1, 1)
+        and new.device.type == "cpu"
+        and valid is None
+        and segments is None
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _unless_all(valid: Tensor | None) -> Tensor | None:

@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from deltamem.one_token import OneToken
 from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass
+from deltamem.placement import fetched
+from deltamem.projection import Projection
 
 
 class Reads(NamedTuple):
@@ -26,6 +29,17 @@ class Reads(NamedTuple):
     parts: AdapterParts
     in_place: bool
 
+    def correct(self, role: str, projection: Projection, output: Tensor) -> Tensor:
+        """The output of a role's projection, `[batch, tokens, out_features]`, with its correction if there is one."""
+        linear = self.parts.corrections.get(role)
+        if linear is None:
+            return output
+        weight = fetched(linear, "weight")
+        if not self.in_place:
+            return projection.corrected(output, self.values, weight, self.parts.scale)
+        projection.correct_(output, self.values, weight, self.parts.scale)
+        return output
+
 
 class _Current(threading.local):
     """Values of this thread alone.
@@ -35,7 +49,7 @@ class _Current(threading.local):
         memory: the pass, in models that hand no keywords down to their attention.
     """
 
-    reads: Reads | None = None
+    reads: Reads | OneToken | None = None
     memory: MemoryPass | None = None
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.hooks import AlignDevicesHook, SequentialHook  # type: ignore[import-untyped]
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
@@ -18,8 +17,10 @@ from torch.utils.hooks import RemovableHandle
 from deltamem.config import DeltaMemConfig
 from deltamem.current import Reads, current
 from deltamem.hook import AttentionHook
+from deltamem.one_token import OneToken
 from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass, TokenWrites
+from deltamem.placement import device_of, fetched, weight_of
 from deltamem.projection import Projection, width_in
 from deltamem.rule import Gated, gated_delta_rule, gated_read, gated_write
 
@@ -104,6 +105,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             gating=gating,
             scale=config.alpha / config.r,
             entrance=self.delta_mem_in[adapter_name],
+            gate_biases=self.delta_mem_gate_bias,
             corrections={role: self._linear(role)[adapter_name] for role in self._corrected(config)},
         )
         self._initialise(adapter_name, inference_mode)
@@ -117,21 +119,16 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
         memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else current.memory
-        active = self._active
         attention: Any = self._modules["base_layer"]  # not self.base_layer: every look-up tells while decoding
-        if memory is None or active is None:
+        if memory is None or not (memory.one_token or self.is_active):
             return attention(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         norm = self._norm[0]
-        hidden = hidden if norm is None else norm(hidden)
+        reads = self._read_and_write(memory, hidden if norm is None else norm(hidden))
         # The hooks on the projections see the reads while this module runs, and nobody else does.
-        compiling = torch.compiler.is_compiling()
-        place, name = (self, "_traced") if compiling else (current, "reads")
+        place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
         outer = getattr(place, name)
-        parts = self.parts[active]
-        with _without_autocast(hidden.device.type):
-            values = self._read_and_write(parts, memory, hidden)
-        setattr(place, name, Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled())))
+        setattr(place, name, reads)
         try:
             return attention(*args, **kwargs)
         finally:
@@ -159,7 +156,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     @property
     def device(self) -> torch.device:
         """Where this layer computes; "meta" for a model without weights."""
-        return _device(*_weight_of(self.projections["q"].module))
+        return device_of(*weight_of(self.projections["q"].module))
 
     @property
     def is_active(self) -> bool:
@@ -180,13 +177,23 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         return getattr(self, f"delta_mem_{role}")
 
     def _weight(self, role: str, adapter: str) -> Tensor:
-        return _fetched(self._linear(role)[adapter], "weight")
+        return fetched(self._linear(role)[adapter], "weight")
 
     def _gate_bias(self, adapter: str) -> Tensor:
-        return _fetched(self.delta_mem_gate_bias, adapter)
+        return fetched(self.delta_mem_gate_bias, adapter)
 
-    def _read_and_write(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
-        """Read the memory for every token and, if the pass writes, write it: `[batch, tokens, num_states * r]`."""
+    def _read_and_write(self, memory: MemoryPass, hidden: Tensor) -> Reads | OneToken:
+        """Read the memory for every token and, if the pass writes, write it."""
+        token: OneToken | None = memory.one_token.get(self.name)
+        if token is not None and token.read_and_write(memory, hidden):
+            return token
+        parts = self.parts[self.active_adapters[0]]
+        with _without_autocast(hidden.device.type):
+            values = self._each_token(parts, memory, hidden)
+        return Reads(values, parts, in_place=not (torch.compiler.is_compiling() or torch.is_grad_enabled()))
+
+    def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
+        """See `_read_and_write`: the reads `[batch, tokens, num_states * r]`."""
         if memory.linked and not torch.is_grad_enabled():
             raise NotImplementedError(
                 "reentrant activation checkpointing cuts the gradients between the passes of a memory; call "
@@ -205,7 +212,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if start is None:
             start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
         start = start.to(hidden.device)
-        weight, bias = _fetched(parts.entrance, "weight"), self._gate_bias(parts.name)
+        weight, bias = fetched(parts.entrance, "weight"), self._gate_bias(parts.name)
         if memory.write and not config.writes_segments:
             projected = _project(hidden, weight)
             passed = gated_delta_rule(projected, bias, start, valid, gating)
@@ -232,14 +239,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
         reads = self._traced if torch.compiler.is_compiling() else current.reads
-        linear = None if reads is None else reads.parts.corrections.get(role)
-        if reads is None or linear is None:
-            return output
-        projection, weight = self.projections[role], _fetched(linear, "weight")
-        if not reads.in_place:
-            return projection.corrected(output, reads.values, weight, reads.parts.scale)
-        projection.correct_(output, reads.values, weight, reads.parts.scale)
-        return output
+        return output if reads is None else reads.correct(role, self.projections[role], output)
 
     @torch.no_grad()
     def _initialise(self, adapter: str, inference_mode: bool) -> None:
@@ -267,7 +267,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weight.zero_()
         if config.init == "zero" or weight.is_meta:
             return
-        source = _fetched(*_weight_of(projection.module))
+        source = fetched(*weight_of(projection.module))
         if source.is_meta:
             return
         if not source.is_floating_point() or source.itemsize == 1:  # 8-bit floats have scales elsewhere
@@ -299,31 +299,3 @@ def _project(hidden: Tensor, weight: Tensor) -> Tensor:
     hidden = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)
     projected = F.linear(hidden, weight)
     return projected if projected.dtype == torch.float32 else projected.float()
-
-
-def _weight_of(projection: nn.Module) -> tuple[nn.Module, str]:
-    """The module that holds the weight of a projection, which another peft method may have wrapped, and the weight's name."""
-    while isinstance(inner := getattr(projection, "base_layer", None), nn.Module):
-        projection = inner
-    tensors = [name for name, _ in (*projection.named_parameters(), *projection.named_buffers())]
-    return projection, next((name for name in ("weight", "qweight") if name in tensors), tensors[0])
-
-
-def _device(module: nn.Module, name: str) -> torch.device:
-    """Where a module's tensor is when the module runs."""
-    hook = _offload_hook(module)
-    return torch.device(getattr(module, name).device if hook is None else hook.execution_device)
-
-
-def _fetched(module: nn.Module, name: str) -> Tensor:
-    """A module's tensor; if accelerate has moved it out, to the disk or another device, a copy of it from there."""
-    tensor = getattr(module, name)
-    hook = _offload_hook(module)
-    return tensor if hook is None or not tensor.is_meta else hook.weights_map[name].to(hook.execution_device)
-
-
-def _offload_hook(module: nn.Module) -> AlignDevicesHook | None:
-    """The hook with which accelerate keeps a module's weights elsewhere while it does not run, if any."""
-    hook = vars(module).get("_hf_hook")  # where it is; to look for what is not there takes a module long
-    hooks = hook.hooks if isinstance(hook, SequentialHook) else (hook,)
-    return next((hook for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)

@@ -26,6 +26,7 @@ from deltamem.decoder import may_skip_tokens, text_config
 from deltamem.hook import AttentionHook
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
+from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass
 from deltamem.sharding import is_sharded, whole
 from deltamem.state import DeltaMemState
@@ -214,6 +215,11 @@ class DeltaMemModel(BaseTuner):
     def _active_layers(self) -> dict[str, DeltaMemLayer]:
         """The layers in which the active adapter is at work, by name."""
         return {name: layer for name, layer in self._layers.items() if layer.is_active}
+
+    def active_parts(self) -> dict[str, AdapterParts]:
+        """What the active adapter has in each of its layers, by their names."""
+        adapter = self.active_adapters[0]
+        return {name: layer.parts[adapter] for name, layer in self._layers.items() if adapter in layer.parts}
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
         """The active layers; there must be some.

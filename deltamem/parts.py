@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from deltamem.config import DeltaMemConfig
 from deltamem.rule import Gating
@@ -20,6 +21,7 @@ class AdapterParts:
         gating: what the rows of `entrance` mean.
         scale: what the corrections are multiplied with.
         entrance: the map from the hidden states to the rows that `gating` describes.
+        gate_biases: of all adapters, by name: of the rows β | λ.
         corrections: the maps from the reads to the projections' outputs, by role.
     """
 
@@ -28,4 +30,14 @@ class AdapterParts:
     gating: Gating
     scale: float
     entrance: nn.Module
+    gate_biases: nn.ParameterDict
     corrections: dict[str, nn.Module]
+
+    def weights(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Of the entrance, the gate bias and the corrections by role, as they are; without the look-ups of `nn.Module`."""
+        corrections = {role: _own(linear, "weight") for role, linear in self.corrections.items()}
+        return _own(self.entrance, "weight"), _own(self.gate_biases, self.name), corrections
+
+
+def _own(module: nn.Module, name: str) -> Tensor:
+    return cast(Tensor, module._parameters[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -56,6 +58,7 @@ class MemoryPass:
         linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
         cache: the KV cache of the call, if any.
+        one_token: by module, what does it all at once where the pass is one token (`OneToken`); may be empty.
 
     Attributes:
         end: the states after the pass by module, filled in by the layers.
@@ -76,6 +79,7 @@ class MemoryPass:
         linked: bool = False,
         block: Any = None,
         cache: Any = None,
+        one_token: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.start = start
         self.valid = valid
@@ -86,6 +90,7 @@ class MemoryPass:
         self.linked = linked
         self.block = block
         self.cache = cache
+        self.one_token = one_token
         self.end: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.token_writes: dict[str, TokenWrites] = {}

@@ -54,7 +54,7 @@ def test_a_long_text_in_half_precision(dtype):
     hidden = torch.randn(1, LONG, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
     memory = MemoryPass(Contents.empty(1, hidden.device), None, write=True, segments=None, batch=1, tokens=LONG)
     with torch.no_grad():
-        layer._read_and_write(layer.parts["default"], memory, hidden)
+        layer._each_token(layer.parts["default"], memory, hidden)
     state, expected = memory.end[layer.name], in_double(layer, hidden)
     assert state.dtype == torch.float32
     assert relative_errors(state, expected).max() < 1e-3
@@ -99,8 +99,8 @@ def test_what_stands_in_the_padding_reaches_nothing(model_type, bad):
     memory = MemoryPass(Contents.empty(1, mask.device), mask.bool(), write=True, segments=None, batch=1, tokens=6)
     alone = MemoryPass(Contents.empty(1, mask.device), None, write=True, segments=None, batch=1, tokens=4)
     with torch.no_grad():
-        reads = layer._read_and_write(layer.parts["default"], memory, hidden[0])
-        layer._read_and_write(layer.parts["default"], alone, hidden[0][:, 2:])
+        reads = layer._each_token(layer.parts["default"], memory, hidden[0])
+        layer._each_token(layer.parts["default"], alone, hidden[0][:, 2:])
     assert reads.isfinite().all()
     assert not reads[:, :2].any()
     assert torch.allclose(memory.end[layer.name], alone.end[layer.name], atol=TOLERANCE)

@@ -1,0 +1,112 @@
+"""Decoding on a CPU takes a shorter way than longer passes do. It ends where theirs does."""
+
+from typing import Any
+
+import pytest
+import torch
+from oracle import adapted, error, told
+from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
+from torch import Tensor
+
+from deltamem import DeltaMemState, carrier
+from deltamem.rule.backends import importable
+
+pytestmark = pytest.mark.skipif(not importable("compiled"), reason="needs Numba")
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "several states": {"num_states": 3, "decay": "learned", "decay_first": True},
+    "one gate for a state": {"rowwise_gates": False, "decay": "none"},
+    "all corrections": {"corrections": ("q", "k", "v", "o")},
+    "whole lanes and a rest": {"r": 9},
+}
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Which layers went the shorter way, pass by pass."""
+    found, make = [], carrier.one_token_each
+
+    def spy(*args):
+        found.append(make(*args))
+        return found[-1]
+
+    monkeypatch.setattr(carrier, "one_token_each", spy)
+    return found
+
+
+@torch.no_grad()
+def decoded(model, state: DeltaMemState, write: bool = True, change: Any = lambda: None) -> tuple[Tensor, DeltaMemState]:
+    """Logits of three tokens, a pass each, and the memory after them; `change` is called between them."""
+    state, cache, logits = state.clone(), None, []
+    for token in random_tokens(3, len(state), seed=5):
+        with model.memory(state, write=write):
+            output = model(input_ids=token[:, None], past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits.append(output.logits)
+        change()
+    return torch.stack(logits), state
+
+
+def assert_same_both_ways(monkeypatch, run: Any, **tolerance: float) -> None:
+    logits, memory = run()
+    monkeypatch.setattr(carrier, "_is_one_token", lambda *_: False)
+    expected, same_memory = run()
+    torch.testing.assert_close(logits, expected, **{"atol": 1e-5, "rtol": 0, **tolerance})
+    assert error(memory, same_memory) < 1e-5
+
+
+@pytest.mark.parametrize("write", [True, False])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_in_every_kind_of_attention(monkeypatch, taken, model_type, write):
+    model = adapted(model_type)
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write))
+    assert [len(layers) for layers in taken] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_with_every_kind_of_memory(monkeypatch, taken, name):
+    model = adapted(config=tiny_config(**CONFIGS[name]), hidden_size=36)  # no multiple of eight
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model)))
+    assert all(taken)
+
+
+def test_a_memory_of_segments_is_read(monkeypatch, taken):
+    model = adapted(config=tiny_config(write="message"))
+    state = model.new_memory()
+    with torch.no_grad(), model.memory(state, segment_ids=torch.zeros(1, 12, dtype=torch.int64)):
+        model(input_ids=random_tokens(1, 12))
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, state, write=False))
+    assert all(taken)
+
+
+def test_in_half_precision(monkeypatch, taken):
+    model = adapted(backbone=tiny_backbone(dtype=torch.bfloat16))
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model)), atol=0.02)
+    assert all(taken)
+
+
+def test_weights_that_were_replaced(monkeypatch):
+    model = adapted()
+    entrance = model.get_submodule("base_model.model.model.layers.0.self_attn.delta_mem_in.default")
+    weight = entrance.weight.data
+
+    def change() -> None:
+        entrance.weight.data = 1.5 * entrance.weight.data
+
+    def run() -> tuple[Tensor, DeltaMemState]:
+        entrance.weight.data = weight
+        return decoded(model, told(model), change=change)
+
+    assert_same_both_ways(monkeypatch, run)
+
+
+def test_what_it_is_not_for(taken):
+    model = adapted()
+    decoded(model, told(model, rows=2))
+    with torch.no_grad():
+        model(input_ids=random_tokens(1, 2))
+    model(input_ids=random_tokens(1, 1))  # with gradients
+    assert not taken
+    decoded(model.double(), told(model))  # the adapter's weights, too
+    assert taken
+    assert not any(taken)
