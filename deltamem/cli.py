@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
+# Commands import what they need when they run: some of it is slow to import, or in an extra.
 # Plain help: rich would take the "[default: 1]" in it for markup, and leave it out.
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def _errors_in_words() -> Iterator[None]:
 
 @app.callback()
 def main() -> None:
-    """A tiny online memory for frozen language models."""
+    """A tiny online memory (δ-mem) for frozen language models. `deltamem COMMAND --help` says what a command does."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 
@@ -39,8 +40,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Tell a frozen model some facts, drop the context, and see what it still knows."""
-    from deltamem import demo as show  # imports torch and transformers, which --help should not wait for
+    """Tell a frozen model some facts, drop the context, and ask.
+
+    Shows one conversation, then how many questions it answers right: from its memory, and from none, as controls.
+    """
+    from deltamem import demo as show
 
     with _errors_in_words():
         result = show.run(model, adapter, episodes, seed, show_progress=not as_json)
@@ -71,8 +75,11 @@ def chat(
     dtype: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Talk to a model with a memory in the terminal; /help there lists what can be done with the memory."""
-    from deltamem.chat import command  # imports torch and transformers, which --help should not wait for
+    """Talk to a model with a memory in the terminal.
+
+    /help there lists what can be done with the memory.
+    """
+    from deltamem.chat import command
 
     with _errors_in_words():
         command.run(model, adapter, session, system, max_new_tokens, temperature, dtype, device)
@@ -118,11 +125,12 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Draw the figures to this file: .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Time an adapted model beside its bare backbone: prefill, decoding, memory.
+    """Time an adapted model beside its bare backbone.
 
-    Both run in turns in one process, on the same weights. docs/performance.md says what is measured and how.
+    Prefill, decoding, and the memory that they take. Both run in turns in one process, on the same weights.
+    docs/performance.md says what is measured and how.
     """
-    from deltamem.benchmark import run, settings  # imports torch and transformers, which --help should not wait for
+    from deltamem.benchmark import run, settings
 
     with _errors_in_words():
         figures = run.run(
@@ -185,7 +193,7 @@ def inspect(
     markdown: Annotated[bool, typer.Option("--markdown", help="With --architectures: as docs/architectures.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Look at a backbone, an adapter, a memory, or at what a conversation writes to one.
+    """Look at a backbone, an adapter, or a memory.
 
     Of a backbone only config.json is read: where a memory is attached, layer by layer, and what it adds. Of an adapter: its
     norms and gates, layer by layer; with --chat, what each turn of a conversation writes and what later turns leave of it. Of
@@ -195,7 +203,7 @@ def inspect(
         if architectures == (what is not None) or (markdown and not architectures) or (markdown and as_json):
             raise ValueError("give something to inspect or --architectures, and with it --json, or --architectures --markdown")
         if architectures:
-            from deltamem import architectures as listing  # imports torch and transformers, which --help should not wait for
+            from deltamem import architectures as listing
 
             found = listing.architectures()
             if as_json:
@@ -219,7 +227,7 @@ def inspect(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
 )
 def train(context: typer.Context) -> None:
-    """Train an adapter on chats; `deltamem train --help` lists the options, transformers' TrainingArguments among them."""
+    """Train an adapter on chats or on generated facts."""
     from deltamem.training import command
 
     with _errors_in_words():
@@ -230,11 +238,7 @@ def train(context: typer.Context) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
 )
 def baseline(context: typer.Context) -> None:
-    """Train what a memory is compared with on the same chats without their history: `deltamem baseline lora` or `prefix`.
-
-    Options as for `deltamem train`, which also say how many parameters it gets: those of the adapter that they describe, or of
-    `--adapter`.
-    """
+    """Train what a memory is compared with: LoRA, a prefix."""
     from deltamem.training import baselines
 
     with _errors_in_words():
@@ -258,8 +262,11 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Take over an adapter of the authors' research code (delta_mem_config.json, delta_mem_adapter.pt), or give one back."""
-    from deltamem.convert import command  # imports torch and transformers, which --help should not wait for
+    """Convert an adapter of the authors' code to PEFT, or back.
+
+    Theirs is a folder with delta_mem_config.json and delta_mem_adapter.pt or delta_mem_adapter.safetensors.
+    """
+    from deltamem.convert import command
 
     with _errors_in_words():
         written = command.convert(source, target, to, base_model)
@@ -271,7 +278,7 @@ def evaluate(
     tasks: Annotated[
         list[str],
         typer.Argument(
-            metavar="TASK...",
+            metavar="TASK",
             help="facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, variable_tracking; arc_easy, "
             "lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of lm-evaluation-harness.",
         ),
@@ -355,8 +362,12 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Ask questions with a memory and without: recall of facts, and what the adapter costs on other tasks."""
-    from deltamem.evaluation import command, summary  # imports torch and transformers, which --help should not wait for
+    """Ask questions with a memory and without.
+
+    What a memory recalls of facts and long histories, and what the adapter costs on other tasks. docs/evaluation.md has the
+    tasks, their data and their controls.
+    """
+    from deltamem.evaluation import command, summary
     from deltamem.evaluation.task import Options
 
     with _errors_in_words():
@@ -390,8 +401,11 @@ def report(
         Path | None, typer.Option(metavar="PAGE", help="The page that is written; RESULTS/report.html by default.")
     ] = None,
 ) -> None:
-    """Show what an evaluation found as a page: tables, charts, and examples where memory helped and where it hurt."""
-    from deltamem.report.page import write_report  # imports torch and transformers, which --help should not wait for
+    """Show what an evaluation found as a page.
+
+    Tables, charts, and examples where memory helped and where it hurt.
+    """
+    from deltamem.report.page import write_report
 
     page = output or results / "report.html"
     with _errors_in_words():
@@ -401,7 +415,9 @@ def report(
 
 @app.command()
 def study(
-    grid: Annotated[Path, typer.Argument(help="What is trained, varied and measured: a YAML file, as in docs/studies.")],
+    grid: Annotated[
+        Path, typer.Argument(metavar="GRID", help="What is trained, varied and measured: a YAML file, as in docs/studies.")
+    ],
     results: Annotated[
         Path | None, typer.Option(help="Folder for the runs, the images and the summary.  [default: runs/NAME]")
     ] = None,
@@ -411,8 +427,11 @@ def study(
     draw: Annotated[bool, typer.Option("--draw", help="Run nothing, draw again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Run a grid of trainings and measurements, or what is left of it, and draw its curves."""
-    from deltamem.study import command  # imports torch and transformers, which --help should not wait for
+    """Run a grid of trainings and measurements, draw its curves.
+
+    A run that was broken off goes on from there.
+    """
+    from deltamem.study import command
 
     folder = results or Path("runs") / grid.stem
     with _errors_in_words():
@@ -425,14 +444,17 @@ def study(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Folder of a saved adapter.")],
-    repo: Annotated[str, typer.Argument(help="Where to on the Hub: OWNER/NAME.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a saved adapter.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where to on the Hub.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository one that only its owner sees.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch.  [default: main]")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show all that would be sent.")] = False,
 ) -> None:
-    """Check an adapter, complete its model card, and send both to the Hub."""
-    from deltamem.hub import upload  # imports torch and transformers, which --help should not wait for
+    """Check an adapter, and send it to the Hub with its card.
+
+    All files of the folder, in one commit, and the model card, completed. Who you are comes from HF_TOKEN or `hf auth login`.
+    """
+    from deltamem.hub import upload
 
     with _errors_in_words():
         prepared = upload.prepare(folder, repo)

@@ -66,6 +66,7 @@ class HistoryQuestion:
         wrong: candidates that the first gold is ranked among; none for no ranking.
         group: its kind, to be summed up separately.
         query: what is searched for; the prompt if None.
+        answer_start: what the assistant's turn has already; an answer goes on behind a space.
     """
 
     number: int
@@ -75,6 +76,17 @@ class HistoryQuestion:
     wrong: tuple[str, ...] = ()
     group: str | None = None
     query: str | None = None
+    answer_start: str = ""
+
+    def tokens(self, subject: Subject, before: Sequence[str] = ()) -> Tensor:
+        """The ids of the prompt, behind other texts, and of the answer's start, `[tokens]`."""
+        asked: list[Message] = [{"role": "user", "content": "\n\n".join((*before, self.prompt))}]
+        start = subject.tokenizer(self.answer_start, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*subject.tokens(asked, add_generation_prompt=True).ids, *start])
+
+    def answer_ids(self, subject: Subject, answer: str) -> Tensor:
+        """The ids of an answer behind its start, `[tokens]`."""
+        return subject.answer_ids(f" {answer}" if self.answer_start else answer)
 
 
 @dataclass
@@ -140,7 +152,7 @@ class HistoryTask:
             return
         longest = max(len(subject.tokens(history.messages).ids) for history in self.histories.values())
         if in_prompt:
-            asked = max(len(subject.tokens(_asked(question.prompt)).ids) for question in self.questions)
+            asked = max(len(question.tokens(subject)) for question in self.questions)
             subject.check_window(
                 longest + asked + self.max_new_tokens, f"the longest prompt of {self.name} in the settings full and full+memory"
             )
@@ -184,7 +196,10 @@ class HistoryTask:
             model, cache, before = subject.start(len(prompts), with_adapter=setting == "adapter")
             reading = Reading.of(model, *subject.left_padded(prompts), cache, before)
             likelihoods = reading.log_likelihoods(
-                [[subject.answer_ids(answer) for answer in (question.golds[0], *question.wrong)] for question in questions]
+                [
+                    [question.answer_ids(subject, answer) for answer in (question.golds[0], *question.wrong)]
+                    for question in questions
+                ]
             )
             said = reading.say(self.max_new_tokens, subject.ends, self._choose(questions))
         predictions = [str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in said]
@@ -215,8 +230,7 @@ class HistoryTask:
             before = history.sections
         elif setting in ("bm25", "bm25+memory"):
             before = self._searches[question.history].find(question.query or question.prompt, self.retrieved)
-        asked = "\n\n".join((*before, question.prompt))
-        prompt = subject.tokens(_asked(asked), add_generation_prompt=True).ids
+        prompt = question.tokens(subject, before)
         if setting != "tail":
             return prompt
         return torch.cat([self._tail(subject, question.history), prompt])
@@ -261,7 +275,3 @@ class HistoryTask:
 
 def _told(section: str) -> list[Message]:
     return [{"role": "user", "content": section}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
-
-
-def _asked(content: str) -> list[Message]:
-    return [{"role": "user", "content": content}]

@@ -1,7 +1,8 @@
 """`deltamem baseline lora|prefix`: what adaptation alone gains, without a memory.
 
 LoRA or prefix tuning with as many parameters as a δ-mem adapter has, trained on the same episodes in the same order, but on
-their questions and answers only: the history is in no pass. All other options are those of `deltamem train`.
+their questions and answers only: the history is in no pass. All other options are those of `deltamem train`. They also say
+how many parameters it gets: those of the adapter that they describe, or of `--adapter`.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def main(arguments: list[str]) -> None:
 def _kind(arguments: list[str]) -> tuple[str, list[str]]:
     """The baseline, and the options behind it."""
     if arguments[:1] == ["--help"]:
-        return next(iter(BASELINES)), arguments
+        return "|".join(BASELINES), arguments
     if not arguments or arguments[0] not in BASELINES:
         given = f"{arguments[0]!r} is no baseline" if arguments else "no baseline is given"
         raise ValueError(f"{given}; give {' or '.join(BASELINES)}, then the options of deltamem train")

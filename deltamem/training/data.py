@@ -115,8 +115,10 @@ def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: i
         tokenizer: its whole words are what `facts.any_word` draws from.
 
     Raises:
-        ValueError: data that is not there, or of another format; unknown views.
+        ValueError: data that is not there, or of another format; unknown views; no number of facts.
     """
+    if options.data == FACTS and episodes < 1:
+        raise ValueError("as many facts are generated as the steps take, and none end an epoch; give --max_steps, at least 1")
     weights = view_weights(options.views)
     words = training_words(tokenizer) if facts.any_word else ()
     generated = FactDataset(episodes, seed, facts, options.questions, words)

@@ -18,6 +18,14 @@ from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.presets import PRESETS, preset
 from deltamem.training.trainer import DeltaMemTrainingArguments
 
+# Behind what a command is for: there are some two hundred options.
+GUIDE = (
+    "First come the options of the adapter, of the data with its views, and of generated facts. From --output_dir on they are "
+    "transformers' TrainingArguments, with the paper's recipe as defaults; the last ones, from --write_penalty on, are "
+    "δ-mem's again. What asks for true or false means true when it stands alone. --resume_from_checkpoint true goes on from "
+    "the newest checkpoint of --output_dir."
+)
+
 
 @dataclass
 class AdapterArguments:
@@ -59,7 +67,8 @@ class TrainingOptions(NamedTuple):
         parser = HfArgumentParser(
             (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments),
             prog=command,
-            description=description,
+            usage=f"{command} [--OPTION VALUE ...]",  # with all of them, it would be longer than what is wrong, or a screen
+            description=f"{description} {GUIDE}",
         )
         recipe = ArgumentParser(add_help=False, allow_abbrev=False)
         recipe.add_argument("--preset")

@@ -33,13 +33,21 @@ class DeltaMemTrainingArguments(TrainingArguments):
         ValueError: numbers that are out of range.
     """
 
-    learning_rate: float = field(default=2e-4)
-    lr_scheduler_type: str = field(default="cosine")
-    warmup_steps: float = field(default=0.1)
-    weight_decay: float = field(default=0.0)
-    per_device_train_batch_size: int = field(default=32)
-    max_steps: int = field(default=70)
-    remove_unused_columns: bool = field(default=False)
+    learning_rate: float = field(default=2e-4, metadata={"help": "At its highest."})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "How the learning rate falls: cosine, linear, constant, ..."}
+    )
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps until the learning rate is at its highest; below 1, a share of all steps."}
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "Of the optimizer."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Episodes at a time, on each device."})
+    max_steps: int = field(
+        default=70, metadata={"help": "Steps of the optimizer; -1: what --num_train_epochs says, not of facts."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave it off: the collator reads columns that the model does not take."}
+    )
     write_penalty: float = field(default=0.01, metadata={"help": "Weight of (mean write gate - write_target)^2."})
     write_target: float = field(default=0.05, metadata={"help": "The mean write gate that costs nothing."})
     write_chunk_tokens: int | None = field(
@@ -60,6 +68,10 @@ class DeltaMemTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value} is not accepted; give a whole number of at least 1, or leave it out")
         if self.gradient_chunks is not None and self.write_chunk_tokens is None:
             raise ValueError("gradient_chunks counts chunks of write_chunk_tokens; give these, too")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a Trainer pickles beside every checkpoint, as training_args.bin: all but the token that opens the Hub."""
+        return {**vars(self), "hub_token": None}
 
     @property
     def episodes(self) -> int:

@@ -3,14 +3,19 @@
 import re
 import shlex
 import subprocess
+from dataclasses import fields
 
 import pytest
 import typer
 from doc_pages import PAGES, ROOT, Block, blocks_of, name_of
+from typer.testing import CliRunner
 
 from deltamem.cli import app
 from deltamem.training.baselines import BASELINES
-from deltamem.training.options import TrainingOptions
+from deltamem.training.data import DataArguments
+from deltamem.training.facts import FactEpisodeConfig
+from deltamem.training.options import AdapterArguments, TrainingOptions
+from deltamem.training.trainer import DeltaMemTrainingArguments
 
 # They start other commands in several processes.
 LAUNCHERS = ("torchrun", "accelerate")
@@ -58,6 +63,17 @@ def test_a_shell_block_is_sound(block: Block, tmp_path, monkeypatch):
         if words[0].rpartition("/")[2] == "deltamem":
             check(*words[1:])
         assert [word for word in words if IN_REPOSITORY.fullmatch(word) and not (ROOT / word).exists()] == []
+
+
+def test_help_says_what_every_command_does_and_cuts_nothing_off():
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert "A tiny online memory" in shown
+    assert [line for line in shown.splitlines() if line.endswith("...")] == []
+
+
+def test_every_option_of_the_training_has_a_help():
+    kinds = (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments)
+    assert [option.name for kind in kinds for option in fields(kind) if option.init and not option.metadata.get("help")] == []
 
 
 @pytest.mark.parametrize("command", ["demo --epochs 3", "demo --episodes many", "train --no_such_option 1", "no_such_command"])

@@ -15,7 +15,6 @@ def test_it_is_kept_without_outputs():
 
 @pytest.mark.real_model
 def test_it_runs(tmp_path):
-    (tmp_path / "adapters").symlink_to(ROOT / "adapters")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
     assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))

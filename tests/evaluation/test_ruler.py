@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import pytest
@@ -103,6 +104,16 @@ def test_numbers_out_of_range(module, facts, message):
 def test_the_score(prediction, score):
     question = HistoryQuestion(0, "0", "Which?", ("ABCDE", "FGHIJ"))
     assert string_match_all(question, prediction) == {"string_match_all": score}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_answer_s_start_stands_in_the_assistant_s_turn(subject, module):
+    task = prepared(subject, module, facts=(1,), episodes=2)
+    question = task.questions[0]
+    start = subject.tokenizer(question.answer_start, add_special_tokens=False)["input_ids"]
+    without = dataclasses.replace(question, answer_start="")
+    assert question.tokens(subject, ["told before"]).tolist() == [*without.tokens(subject, ["told before"]).tolist(), *start]
+    assert start
 
 
 def test_rows_of_the_settings(subject):

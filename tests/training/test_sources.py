@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -140,6 +141,12 @@ def test_a_wrong_file_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_records(str(tmp_path / name))
+
+
+def test_a_file_that_is_not_there_is_not_asked_of_the_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match=r"there is no file nowhere\.jsonl"):
+        read_records("nowhere.jsonl")
 
 
 def test_the_command_names_a_format_and_a_source(tmp_path):

@@ -145,7 +145,9 @@ def test_the_train_command(tmp_path, backbone):
     card = (output / "README.md").read_text()
     assert f"Data: `{data}`." in card
     assert f"deltamem train {options} --report_to none --system 'Remember everything.'" in card
-    assert "hf_secret" not in card + (output / "training.json").read_text()
+    kept = {file.name: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    assert {"training.json", "training_args.bin"} <= kept.keys()
+    assert [name for name, content in kept.items() if b"hf_secret" in content] == []
 
 
 def test_the_trainer_writes_the_adapters_card(tmp_path):
@@ -270,6 +272,11 @@ def test_the_train_command_evaluates_and_resumes_the_same_curve(tmp_path, backbo
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     assert figures(run("run", "--resume_from_checkpoint", "true")) == whole
     assert any("eval_context_recall" in entry for entry in whole)
+
+
+def test_facts_need_a_number_of_steps(tmp_path, backbone):
+    with pytest.raises(ValueError, match="give --max_steps"):
+        command.main(f"--model {backbone} --data facts --output_dir {tmp_path / 'output'} --max_steps -1 --use_cpu".split())
 
 
 def test_chats_that_are_trained_on_are_not_evaluated_on(tmp_path, backbone):

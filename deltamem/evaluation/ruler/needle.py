@@ -11,10 +11,8 @@ from deltamem.evaluation.task import Options, share
 
 NAME = "needle"
 NEEDLE = "One of the special magic numbers for {key} is: {value}."
-INSTRUCTION = (
-    "What is the special magic number for {key} mentioned in the provided text?\n"
-    "The special magic number for {key} mentioned in the provided text is"
-)
+INSTRUCTION = "What is the special magic number for {key} mentioned in the provided text?"
+ANSWER_START = "The special magic number for {key} mentioned in the provided text is"
 MAX_NEW_TOKENS = 128
 ADJECTIVES = ("amber", "brave", "calm", "dusty", "eager", "gentle", "hollow", "jolly", "mellow", "nimble", "odd", "proud")
 NOUNS = ("anchor", "basket", "candle", "desert", "engine", "falcon", "garden", "harbor", "jacket", "kettle", "lantern", "piano")
@@ -39,7 +37,13 @@ def _drawn(number: int, needles: int, seed: int) -> tuple[HistoryQuestion, Seque
     values = [str(value) for value in rng.sample(range(1_000_000, 10_000_000), max(needles, CANDIDATES))]
     sentences = [NEEDLE.format(key=key, value=value) for key, value in zip(keys, values, strict=False)]
     question = HistoryQuestion(
-        number, str(number), INSTRUCTION.format(key=keys[0]), (values[0],), tuple(values[1:CANDIDATES]), query=keys[0]
+        number,
+        str(number),
+        INSTRUCTION.format(key=keys[0]),
+        (values[0],),
+        tuple(values[1:CANDIDATES]),
+        query=keys[0],
+        answer_start=ANSWER_START.format(key=keys[0]),
     )
     rng.shuffle(sentences)
     return question, sentences

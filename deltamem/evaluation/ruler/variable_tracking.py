@@ -14,8 +14,9 @@ NAME = "variable_tracking"
 HOPS = 4  # RULER's: five variables hold a value
 INSTRUCTION = (
     "Variables are assigned in the provided text: a number, or the value of another variable. Find all {count} variables that "
-    "are assigned the value {value} in the text, directly or through others.\nThe {count} variables with the value {value} are:"
+    "are assigned the value {value} in the text, directly or through others."
 )
+ANSWER_START = "The {count} variables with the value {value} are:"
 MAX_NEW_TOKENS = 30
 
 
@@ -36,9 +37,17 @@ def _drawn(number: int, chains: int, seed: int) -> tuple[HistoryQuestion, Sequen
     told = [names[start : start + length] for start in range(0, chains * length, length)]
     values = rng.sample(range(10_000, 100_000), chains)
     assignments = _interleaved(rng, [_chain(variables, value) for variables, value in zip(told, values, strict=True)])
-    prompt = INSTRUCTION.format(count=length, value=values[0])
-    wrong = names[length : length + CANDIDATES - 1]
-    return HistoryQuestion(number, str(number), prompt, tuple(told[0]), tuple(wrong), query=str(values[0])), assignments
+    asked = {"count": length, "value": values[0]}
+    question = HistoryQuestion(
+        number,
+        str(number),
+        INSTRUCTION.format(**asked),
+        tuple(told[0]),
+        tuple(names[length : length + CANDIDATES - 1]),
+        query=str(values[0]),
+        answer_start=ANSWER_START.format(**asked),
+    )
+    return question, assignments
 
 
 def _chain(names: Sequence[str], value: int) -> list[str]:
