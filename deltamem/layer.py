@@ -120,7 +120,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
         memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else current.memory
         attention: Any = self._modules["base_layer"]  # not self.base_layer: every look-up tells while decoding
-        if memory is None or not (memory.one_token or self.is_active):
+        if memory is None or not self.is_active:
             return attention(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         norm = self._norm[0]
@@ -184,13 +184,15 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _read_and_write(self, memory: MemoryPass, hidden: Tensor) -> Reads | OneToken:
         """Read the memory for every token and, if the pass writes, write it."""
-        token: OneToken | None = memory.one_token.get(self.name)
-        if token is not None and token.read_and_write(memory, hidden):
-            return token
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            token: OneToken | None = memory.one_token.get(self.name)
+            if token is not None and token.read_and_write(memory, hidden):
+                return token
         parts = self.parts[self.active_adapters[0]]
         with _without_autocast(hidden.device.type):
             values = self._each_token(parts, memory, hidden)
-        return Reads(values, parts, in_place=not (torch.compiler.is_compiling() or torch.is_grad_enabled()))
+        return Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled()))
 
     def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """See `_read_and_write`: the reads `[batch, tokens, num_states * r]`."""
