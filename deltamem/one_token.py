@@ -105,7 +105,7 @@ def one_token_each(layers: Mapping[str, AdapterParts], start: Contents, writes: 
     settings = _kernels().token_settings(gating, writes)
     count, rows = len(layers), gating.query_rows + (gating.write_rows if writes else 0)
     empty = torch.zeros(1, gating.num_states, gating.r, gating.r)
-    before = [start.states.get(name, empty).contiguous() for name in layers]
+    before = [start.states.get(name, empty).to("cpu", torch.float32).contiguous() for name in layers]
     shapes = ((1, 1, rows), (1, 1, gating.query_rows), empty.shape)
     projected, values, ends = (torch.empty(count, *shape).unbind() for shape in shapes)
     each = zip(
