@@ -155,5 +155,5 @@ def test_the_command_names_a_format_and_a_source(tmp_path):
     chats = training_chats(options, FactEpisodeConfig(), 1, 0, None)
     assert len(chats) == 1
     assert [message["content"] for message in chats[0]["messages"]][:2] == ["Remember.", "Anna lives in Oslo."]
-    with pytest.raises(ValueError, match=r"nowhere.jsonl is no file and no folder"):
+    with pytest.raises(ValueError, match=r"there is no file .*nowhere.jsonl"):
         training_chats(DataArguments(data=str(tmp_path / "nowhere.jsonl")), FactEpisodeConfig(), 1, 0, None)
