@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltamem.cache import CACHE
 from deltamem.evaluation.subject import Subject
 
 
@@ -64,7 +65,7 @@ def score(subject: Subject, texts: Sequence[Text], with_adapter: bool = False) -
         input_ids=ids,
         attention_mask=mask,
         position_ids=mask.cumsum(1).sub(1).clamp(min=0)[:, before:],
-        past_key_values=cache,
+        **({CACHE: cache} if before else {"use_cache": False}),
         logits_to_keep=torch.arange(tokens - most - 1, tokens - 1, device=ids.device),
     )
     predicted = output.logits.float().log_softmax(-1)  # [texts, most, vocabulary]
