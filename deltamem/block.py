@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deltamem.contents import Contents
+from deltamem.cuda_graphs import NOT_IN_A_GRAPH
 from deltamem.state import DeltaMemState, find_not_finite
 
 _tickets = itertools.count()
@@ -102,9 +103,11 @@ class MemoryBlock:
             )
 
 
-@torch.library.custom_op("deltamem::confirm_block", mutates_args=())
+@torch.library.custom_op("deltamem::confirm_block", mutates_args=(), tags=NOT_IN_A_GRAPH)
 def confirm_block(states: Tensor, ticket: Tensor) -> Tensor:
     """A copy of the states, if the block with this ticket is the caller's own; part of compiled graphs.
+
+    Not of CUDA graphs: these would not ask again.
 
     Raises:
         RuntimeError: it is another thread's or task's.

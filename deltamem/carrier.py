@@ -14,6 +14,7 @@ from deltamem.block import Generation, MemoryBlock, confirmed
 from deltamem.cache import MemoryCacheLayer, cache_in
 from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
+from deltamem.cuda_graphs import outside_graphs
 from deltamem.one_token import OneToken, one_token_each
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
@@ -113,6 +114,8 @@ class Carrier:
         outcome = memory.outcome()
         if memory.linked and is_sharded(self.owner.model):
             outcome = after_output(outcome, output)
+        if torch.compiler.is_compiling():
+            outcome = outside_graphs(outcome)
         cache = cache_in(getattr(output, "__dict__", {}))  # a tuple has none
         cache = memory.cache if cache is None else cache
         if hasattr(cache, "layers"):

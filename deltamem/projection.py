@@ -43,8 +43,9 @@ class Projection:
 
     def correct_(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> None:
         """As `corrected`, in place: for passes without gradients."""
-        if output.dtype == weight.dtype == reads.dtype and not self._packed and output.is_contiguous():
-            output.view(-1, output.shape[-1]).addmm_(reads.view(-1, reads.shape[-1]), weight.t(), alpha=scale)
+        if not self._packed and output.is_contiguous():
+            rows = reads.view(-1, reads.shape[-1]).to(output.dtype)
+            output.view(-1, output.shape[-1]).addmm_(rows, weight.to(output.dtype).t(), alpha=scale)  # in one pass over it
             return
         correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
         groups = (self.groups, -1)

@@ -91,15 +91,14 @@ def _run(
     batch, tokens, _ = projected.shape
     state = projected.new_zeros(batch, gating.num_states, gating.r, gating.r) if state is None else state.float()
     backend = choose(backend, projected.device.type)
+    one_step = backend == "triton" and reads and tokens == 1 and not _needs_gradient(projected, gate_bias, state)
+    if torch.compiler.is_compiling() and (one_step or (backend == "compiled" and tokens)):
+        parts = (gating.r, gating.num_states, gating.decay, gating.decay_first, gating.rowwise_gates)
+        return Gated(*gated_rule_operator(projected, gate_bias, state, mask, *parts, reads, backend))
     if backend == "compiled" and tokens:
-        if torch.compiler.is_compiling():
-            parts = (gating.r, gating.num_states, gating.decay, gating.decay_first, gating.rowwise_gates)
-            return Gated(*gated_rule_operator(projected, gate_bias, state, mask, *parts, reads))
         return Gated(*_compiled_rule()(projected, gate_bias, state, mask, gating, reads, writes=True))
-    if backend == "triton" and reads and tokens == 1 and mask is None and not _needs_gradient(projected, gate_bias, state):
-        from deltamem.rule.gpu.step import triton_step
-
-        return Gated(*triton_step(projected, gate_bias, state, gating))
+    if one_step:
+        return Gated(*_triton_step()(projected, gate_bias, state, mask, gating))
     made, opened = writes(projected[..., query_rows:], gate_bias, gating, mask)
     q = queries(projected[..., :query_rows], gating, mask) if reads else made.k
     seen, state = delta_rule(q, *made, state, backend=backend)
@@ -111,6 +110,13 @@ def _compiled_rule() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     from deltamem.rule.cpu.gated import compiled_gated_rule
 
     return compiled_gated_rule
+
+
+@cache
+def _triton_step() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    from deltamem.rule.gpu.step import triton_step
+
+    return triton_step
 
 
 def _joined(reads: Tensor) -> Tensor:

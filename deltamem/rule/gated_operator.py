@@ -1,4 +1,4 @@
-"""The compiled way from projections to reads as an operator of PyTorch's; see `operator.py`."""
+"""The compiled ways from projections to reads as an operator of PyTorch's; see `operator.py`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,24 @@ def gated_rule_operator(
     decay_first: bool,
     rowwise_gates: bool,
     reads: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `deltamem.rule.gated_delta_rule`; all tensors checked, float32 (the mask boolean) and on the CPU."""
+    """See `deltamem.rule.gated_delta_rule`; all tensors checked and float32, the mask boolean.
+
+    The backend is "compiled", or "triton" for a single token without a gradient.
+    """
     gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
+    if backend == "triton":
+        from deltamem.rule.gpu.step import triton_step
+
+        return triton_step(projected, gate_bias, state, mask, gating)
     return _compiled(projected, gate_bias, state, mask, gating, reads)
 
 
 @gated_rule_operator.register_fake
 def _(projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Any, r: int, num_states: int, *settings: Any) -> Any:
     batch, tokens, _ = projected.shape
-    width = num_states * r if settings[-1] else 0
+    width = num_states * r if settings[-2] else 0
     return projected.new_empty(batch, tokens, width), state.new_empty(state.shape), state.new_empty(batch, num_states)
 
 
@@ -63,13 +71,13 @@ def _(inputs: list[Tensor], *others: Any) -> Any:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    projected, gate_bias, state, mask, *ctx.settings = inputs
+    projected, gate_bias, state, mask, *ctx.settings, _ = inputs
     ctx.save_for_backward(projected, gate_bias, state, mask)
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     *inputs, mask = ctx.saved_tensors
-    return *_gradients(inputs, mask, [x.contiguous() for x in gradients], *ctx.settings), *(None for _ in range(7))
+    return *_gradients(inputs, mask, [x.contiguous() for x in gradients], *ctx.settings), *(None for _ in range(8))
 
 
 torch.library.register_autograd("deltamem::gated_delta_rule", _backward, setup_context=_save)

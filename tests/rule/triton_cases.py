@@ -1,4 +1,4 @@
-"""Tests of the Triton kernels for a process in which Triton interprets them; `test_triton.py` starts it."""
+"""Tests of the Triton kernels: on a GPU, or in a process in which Triton interprets them. `test_triton.py` starts it."""
 
 from functools import partial
 
@@ -9,6 +9,12 @@ import torch.nn.functional as F
 from deltamem.rule import Gating, delta_rule, gated_delta_rule
 from deltamem.rule.gpu import rule
 from deltamem.rule.reference import reference_delta_rule
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def to_device(tensors):
+    return [tensor.to(DEVICE) for tensor in tensors]
 
 
 @pytest.mark.parametrize(
@@ -25,9 +31,9 @@ def test_the_rule_equals_the_loop_with_every_gradient(monkeypatch, tokens, batch
     results = []
     for function, dtype in ((partial(delta_rule, backend="triton"), torch.float32), (reference_delta_rule, torch.float64)):
         inputs = (F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, *gates, state)
-        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        leaves = [x.to(DEVICE, dtype).requires_grad_() for x in inputs]
         outputs = function(*leaves)
-        weights = [torch.randn(x.shape, generator=torch.Generator().manual_seed(9)).to(dtype) for x in outputs]
+        weights = [torch.randn(x.shape, generator=torch.Generator().manual_seed(9)).to(DEVICE, dtype) for x in outputs]
         results.append([*outputs, *torch.autograd.grad(outputs, leaves, weights)])
     for got, expected in zip(*results, strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm().clamp(min=1e-6)
@@ -37,7 +43,7 @@ def gated_inputs(gating, tokens):
     generator = torch.Generator().manual_seed(1)
     rows = gating.query_rows + gating.write_rows
     shapes = (2, tokens, rows), (gating.bias_rows,), (2, gating.num_states, gating.r, gating.r)
-    return [torch.randn(shape, generator=generator) for shape in shapes]
+    return to_device(torch.randn(shape, generator=generator) for shape in shapes)
 
 
 @pytest.mark.parametrize(
@@ -54,10 +60,19 @@ def test_a_decoding_step_equals_the_definition(gating, scale):
 def test_projections_of_a_masked_sequence_equal_the_definition(monkeypatch):
     monkeypatch.setattr(rule, "CHUNK", 4)
     gating = Gating(4, 2)
-    mask = torch.tensor([[False, True, True, False, True], [True, True, True, True, False]])
+    mask = torch.tensor([[False, True, True, False, True], [True, True, True, True, False]], device=DEVICE)
     projected, bias, state = gated_inputs(gating, 5)
     projected[~mask] = float("nan")
     inputs = (projected, bias, state, mask, gating)
+    for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("gating", [Gating(8), Gating(5, 2, "learned", True, False)], ids=str)
+def test_a_masked_step_leaves_the_memory_and_reads_nothing(gating):
+    projected, bias, state = gated_inputs(gating, 1)
+    projected[0] = float("nan")
+    inputs = (projected, bias, state, torch.tensor([[False], [True]], device=DEVICE), gating)
     for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 

@@ -11,9 +11,12 @@ from deltamem.rule.gates import EPSILON, Gating
 from deltamem.rule.gpu.rule import on_device_of, warps
 
 
-def triton_step(projected: Tensor, gate_bias: Tensor, state: Tensor, gating: Gating) -> tuple[Tensor, Tensor, Tensor]:
-    """`deltamem.rule.gated_delta_rule` for one token per row that counts, without a gradient; CUDA tensors."""
+def triton_step(
+    projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`deltamem.rule.gated_delta_rule` for one token per row, without a gradient; CUDA tensors, the mask boolean."""
     projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
+    mask = None if mask is None else mask.contiguous()
     batch, _, rows = projected.shape
     states, r = gating.num_states, gating.r
     reads, end = projected.new_empty(batch, 1, states * r), torch.empty_like(state)
@@ -21,7 +24,7 @@ def triton_step(projected: Tensor, gate_bias: Tensor, state: Tensor, gating: Gat
     R = triton.next_power_of_2(r)
     with on_device_of(state):
         _step[(batch, states)](
-            projected, gate_bias, state, reads, end, opened, rows, states, r, gating.gate_rows,
+            projected, gate_bias, state, reads, end, opened, mask, rows, states, r, gating.gate_rows,
             R, gating.decay, gating.decay_first, EPSILON, num_warps=warps(R * R),
         )  # fmt: skip
     return reads, end, opened
@@ -29,7 +32,7 @@ def triton_step(projected: Tensor, gate_bias: Tensor, state: Tensor, gating: Gat
 
 @triton.jit
 def _step(
-    projected, bias, state, reads, end, opened, rows, states, r, gate_rows,
+    projected, bias, state, reads, end, opened, mask, rows, states, r, gate_rows,
     R: tl.constexpr, DECAY: tl.constexpr, DECAY_FIRST: tl.constexpr, EPSILON: tl.constexpr,
 ):  # fmt: skip
     row, number = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -58,9 +61,15 @@ def _step(
     whole = inside[:, None] & inside[None, :]
     s = tl.load(state + square, whole, 0.0)
     change = beta * value - erased * tl.sum(s * key[None, :], 1)
-    tl.store(reads + here * r + columns, tl.sum(s * query[None, :], 1), inside)
-    tl.store(end + square, kept[:, None] * s + change[:, None] * key[None, :], whole)
-    tl.store(opened + here, tl.sum(tl.where(inside, beta, 0.0), 0) / r)
+    read = tl.sum(s * query[None, :], 1)
+    after = kept[:, None] * s + change[:, None] * key[None, :]
+    gates = tl.where(inside, beta, 0.0)
+    if mask is not None:  # chosen, not multiplied: what does not count may be NaN
+        counts = tl.load(mask + row) != 0
+        read, after, gates = tl.where(counts, read, 0.0), tl.where(counts, after, s), tl.where(counts, gates, 0.0)
+    tl.store(reads + here * r + columns, read, inside)
+    tl.store(end + square, after, whole)
+    tl.store(opened + here, tl.sum(gates, 0) / r)
 
 
 @triton.jit
