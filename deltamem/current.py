@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from deltamem.one_token import OneToken
@@ -23,11 +24,13 @@ class Reads(NamedTuple):
         values: `[batch, tokens, num_states * r]`, contiguous.
         parts: of the adapter that read.
         in_place: whether the projections' outputs may be changed, as no gradients are computed.
+        valid: see `MemoryPass.valid_for_gradients`.
     """
 
     values: Tensor
     parts: AdapterParts
     in_place: bool
+    valid: Tensor | None
 
     def correct(self, role: str, projection: Projection, output: Tensor) -> Tensor:
         """The output of a role's projection, `[batch, tokens, out_features]`, with its correction if there is one."""
@@ -35,10 +38,11 @@ class Reads(NamedTuple):
         if linear is None:
             return output
         weight = fetched(linear, "weight")
-        if not self.in_place:
-            return projection.corrected(output, self.values, weight, self.parts.scale)
-        projection.correct_(output, self.values, weight, self.parts.scale)
-        return output
+        if self.in_place:
+            projection.correct_(output, self.values, weight, self.parts.scale)
+            return output
+        corrected = projection.corrected(output, self.values, weight, self.parts.scale)
+        return corrected if self.valid is None else torch.where(self.valid[:, :, None], corrected, output)
 
 
 class _Current(threading.local):

@@ -123,8 +123,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if memory is None or not self.is_active:
             return attention(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
+        valid = memory.valid_for_gradients(hidden.device)
+        if valid is not None:
+            hidden = torch.where(valid[:, :, None], hidden, 0)
+            args, kwargs = _with_hidden(hidden, args, kwargs)
         norm = self._norm[0]
-        reads = self._read_and_write(memory, hidden if norm is None else norm(hidden))
+        reads = self._read_and_write(memory, hidden if norm is None else norm(hidden), valid)
         # The hooks on the projections see the reads while this module runs, and nobody else does.
         place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
         outer = getattr(place, name)
@@ -182,8 +186,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _gate_bias(self, adapter: str) -> Tensor:
         return fetched(self.delta_mem_gate_bias, adapter)
 
-    def _read_and_write(self, memory: MemoryPass, hidden: Tensor) -> Reads | OneToken:
-        """Read the memory for every token and, if the pass writes, write it."""
+    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Reads | OneToken:
+        """Read the memory for every token and, if the pass writes, write it.
+
+        Args:
+            valid: see `Reads`.
+        """
         compiling = torch.compiler.is_compiling()
         if not compiling:
             token: OneToken | None = memory.one_token.get(self.name)
@@ -192,7 +200,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         parts = self.parts[self.active_adapters[0]]
         with _without_autocast(hidden.device.type):
             values = self._each_token(parts, memory, hidden)
-        return Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled()))
+        return Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled()), valid=valid)
 
     def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """See `_read_and_write`: the reads `[batch, tokens, num_states * r]`."""
@@ -208,8 +216,6 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             )
         config, gating = parts.config, parts.gating
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
-        if valid is not None and torch.is_grad_enabled():  # what stands in the padding must not reach any gradient
-            hidden = torch.where(valid[:, :, None], hidden, 0)
         start = memory.start.states.get(self.name)
         if start is None:
             start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
@@ -289,6 +295,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         those that wrote it.
         """
         return self.device, None
+
+
+def _with_hidden(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an attention module, with other hidden states."""
+    if "hidden_states" in kwargs or not args:
+        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+        return args, {**kwargs, name: hidden}
+    return (hidden, *args[1:]), kwargs
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:

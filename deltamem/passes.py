@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from deltamem.contents import Contents
@@ -96,6 +97,14 @@ class MemoryPass:
         self.token_writes: dict[str, TokenWrites] = {}
         self.write_gates: dict[str, Tensor] = {}
         self.over = False
+
+    def valid_for_gradients(self, device: torch.device) -> Tensor | None:
+        """`valid`, where gradients are computed and there is padding; None otherwise.
+
+        Nothing from the padding may reach a gradient: neither what stands there, nor what comes back from there. A row of an
+        attention that may see nothing has the gradient NaN in cuDNN's kernel, where the length is a multiple of 64 (9.19).
+        """
+        return self.valid.to(device) if self.valid is not None and torch.is_grad_enabled() else None
 
     def outcome(self) -> Contents:
         """The memory after the pass."""

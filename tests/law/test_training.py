@@ -1,12 +1,15 @@
 """Gradients through a memory: the same with activation checkpointing, and gone at the interface's edge."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
 from oracle import adapted, told
 from tiny import FAMILIES, random_tokens
 from torch.utils.checkpoint import checkpoint
+
+from deltamem.layer import DeltaMemLayer
 
 CHECKPOINTING = {"reentrant": {"use_reentrant": True}, "non-reentrant": {"use_reentrant": False}}
 
@@ -106,6 +109,37 @@ def test_a_graph_that_is_kept_would_grow():
         with model.memory(state, detach=False):
             sizes.append(nodes(model(input_ids=random_tokens(1, 8, seed=step), use_cache=False).logits.sum()))
     assert sizes[1] > sizes[0] + 50
+
+
+@pytest.mark.parametrize("corrections", [("q", "o"), ("o",)], ids="".join)
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_no_gradient_comes_back_from_the_padding(model_type, attn, corrections):
+    """Kernels may give NaN where a row of the attention sees nothing, as cuDNN's does."""
+    ids, mask = random_tokens(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :4] = 0
+    gradients = []
+    for spoilt in (False, True):
+        model = adapted(model_type, attn=attn, corrections=corrections).train()
+        layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer)]
+        for layer in layers if spoilt else []:
+            layer.projections["q"].module.register_forward_hook(partial(spoil, mask))
+        state = model.new_memory(2)
+        with model.memory(state, detach=False):
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        with model.memory(state, write=False):
+            logits = model(input_ids=ids.flip(1), attention_mask=mask, use_cache=False).logits
+        logits[mask.bool()].pow(2).mean().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
+    for name, expected in gradients[0].items():
+        assert torch.equal(gradients[1][name], expected), name
+        assert expected.isfinite().all()
+
+
+def spoil(mask, module, args, output):
+    """A hook: what comes back to a projection's output `[batch, tokens, width]` from the padding is NaN."""
+    if output.requires_grad:
+        output.register_hook(lambda gradient: torch.where(mask.bool()[:, :, None], gradient, torch.nan))
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

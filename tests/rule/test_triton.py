@@ -19,7 +19,7 @@ SIZES = {"length", "chunks", "r", "rows", "states", "gate_rows"}
 
 
 def test_they_equal_the_definition() -> None:
-    """In a process of its own: Triton decides when a kernel is defined whether it interprets it, which it does without a GPU."""
+    """In a process of its own: Triton decides when a kernel is defined whether it interprets it."""
     cases = Path(__file__).with_name("triton_cases.py")
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", str(cases)]
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "TRITON_INTERPRET": "1"}
