@@ -277,4 +277,7 @@ def _flat(changed: Options) -> Options:
 
 
 def _shown(value: Any) -> str:
-    return "".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    between = "" if all(isinstance(part, str) for part in value) else "+"  # projections are letters
+    return between.join(map(str, value))
