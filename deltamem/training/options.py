@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, IntervalStrategy
 
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.config import VARIANTS, DeltaMemConfig, WriteUnit
+from deltamem.rule.gates import Decay
 from deltamem.training.data import DataArguments, eval_chats, training_chats
 from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
@@ -40,13 +41,14 @@ class AdapterArguments:
     adapter: str | None = field(default=None, metadata={"help": "Go on training this adapter; ignores the options below."})
     variant: Literal["tsw", "ssw", "msw"] = field(default="tsw", metadata={"help": "The paper's variant."})
     r: int = field(default=8, metadata={"help": "Width of a memory."})
+    decay: Decay = field(default="coupled", metadata={"help": "What a write keeps of the memory: coupled, learned or none."})
     beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
     tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
 
     def config(self) -> DeltaMemConfig:
         """The configuration of a new adapter."""
-        make = VARIANTS[self.variant]
-        return make(task_type="CAUSAL_LM", r=self.r, beta_bias=self.beta_bias, tie_query_init=self.tie_query_init)
+        names = ("r", "decay", "beta_bias", "tie_query_init")
+        return VARIANTS[self.variant](task_type="CAUSAL_LM", **{name: getattr(self, name) for name in names})
 
 
 class TrainingOptions(NamedTuple):

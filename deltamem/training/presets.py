@@ -9,6 +9,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "variant": "tsw",
         "r": 8,
+        "decay": "coupled",
         "beta_bias": -1.5,
         "tie_query_init": False,
         "views": ["memory=1"],
@@ -25,8 +26,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "write_penalty": 0.01,
         "write_target": 0.05,
     },
-    # What made small backbones recall facts: docs/experiments.md.
+    # What made small backbones recall facts: docs/experiments.md; without decay: docs/evidence.md.
     "facts": {
+        "decay": "none",
         "beta_bias": -3.0,
         "tie_query_init": True,
         "views": ["memory=1"],

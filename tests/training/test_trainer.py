@@ -243,7 +243,8 @@ def parse(arguments):
 def test_a_preset_gives_defaults_that_the_command_line_overrides(tmp_path):
     recipe = parse(["--preset", "facts", "--output_dir", str(tmp_path), "--max_facts", "2", "--report_to", "none"])
     adapter, data, facts, training = recipe
-    assert (adapter.tie_query_init, data.answer_only, facts.max_facts, training.learning_rate) == (True, True, 2, 4e-3)
+    assert (adapter.tie_query_init, adapter.decay, data.answer_only) == (True, "none", True)
+    assert (facts.max_facts, training.learning_rate) == (2, 4e-3)
     paper = parse(["--preset", "paper", "--output_dir", str(tmp_path), "--report_to", "none"])
     none = parse(["--output_dir", str(tmp_path), "--report_to", "none"])
     none[0].preset = "paper"
