@@ -105,7 +105,7 @@ class Carrier:
             linked=linked,
             block=block,
             cache=cache,
-            one_token=self._one_token(start, write) if _is_one_token(new, valid, segments) else {},
+            one_token=self._one_token(start, new.device, valid, write) if _is_one_token(new, segments) else {},
         )
 
     def end(self, memory: MemoryPass, output: Any) -> None:
@@ -165,9 +165,9 @@ class Carrier:
         ids = ids if valid is None else ids.to(valid.device)
         return Segments.of(ids, valid, start.open_segment, block.keep_open)
 
-    def _one_token(self, start: Contents, write: bool) -> Mapping[str, OneToken]:
-        """What the layers do with the only token of a pass of one row."""
-        return one_token_each(self.owner.active_parts(), start, write and self.segments_of is None)
+    def _one_token(self, start: Contents, device: torch.device, valid: Tensor | None, write: bool) -> Mapping[str, OneToken]:
+        """What the layers do with the only new token of each row."""
+        return one_token_each(self.owner.active_parts(), start, device, valid, write and self.segments_of is None)
 
     def _store(self, memory: MemoryPass, outcome: Contents, cache: Any) -> None:
         """Write a pass's outcome to the block's state; of a generation in branches, that of the prompt alone."""
@@ -190,16 +190,9 @@ def _new_tokens(call: dict[str, Any]) -> Tensor:
     raise ValueError("a model with a memory needs input_ids or inputs_embeds, got neither")
 
 
-def _is_one_token(new: Tensor, valid: Tensor | None, segments: Segments | None) -> bool:
-    """Whether a pass is one token of one row, on a CPU, and nothing else is to be thought of."""
-    return (
-        new.shape[:2] == (1, 1)
-        and new.device.type == "cpu"
-        and valid is None
-        and segments is None
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-    )
+def _is_one_token(new: Tensor, segments: Segments | None) -> bool:
+    """Whether a pass is one token of each row, and nothing else is to be thought of."""
+    return new.shape[1] == 1 and segments is None and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _unless_all(valid: Tensor | None) -> Tensor | None:

@@ -1,8 +1,8 @@
-"""OneToken: what a layer does with the only token of a pass, on a CPU, in one compiled call.
+"""OneToken: what a layer does with the only new token of each row, in as few calls as there can be.
 
-While decoding, a token's arithmetic takes a layer a few microseconds. What counts is all around it, the more so as between two
-layers the backbone's weights push everything else out of the processor's caches. So what does not depend on the hidden states
-is looked up for all layers at once, before the first of them runs.
+While decoding, a token's arithmetic takes a layer a few microseconds. What counts is all around it: on a CPU, whose caches the
+backbone's weights fill anew between two layers, and on a GPU, which waits for the next call. So what does not depend on the
+hidden states is looked up for all layers at once, before the first of them runs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,22 @@ from deltamem.projection import Projection
 from deltamem.rule.backends import choose
 
 Weights = tuple[Tensor, Tensor, dict[str, Tensor]]  # see AdapterParts.weights
-FEATURES = 3  # where they stand among the arguments of a correction
+
+
+class Buffers(NamedTuple):
+    """What one layer starts from, and the tensors that its calls fill in; all float32 and contiguous.
+
+    Args:
+        state: the states before the token, `[batch, num_states, r, r]`.
+        projected: filled in: the projections `[batch, 1, rows]`, the rows q alone if the token is not written.
+        values: filled in: the reads `[batch, 1, num_states * r]`.
+        end: filled in: the states after the token.
+    """
+
+    state: Tensor
+    projected: Tensor
+    values: Tensor
+    end: Tensor
 
 
 class OneToken:
@@ -32,47 +46,36 @@ class OneToken:
     Args:
         name: of the layer.
         parts: of the adapter that reads and writes.
-        weights: its own, see `AdapterParts.weights`.
-        state: the states before the token, `[1, num_states, r, r]`.
-        projected, values, end: filled in: the projections `[1, 1, rows]`, the reads `[1, 1, num_states * r]` and the states
-            after the token.
-        settings: of the compiled call.
+        weights: its own.
+        buffers: of the layer.
+        valid: `[batch, 1]`, which rows' token counts; None if all do.
         writes: whether the token is written.
     """
 
-    __slots__ = ("_arguments", "_corrections", "_end", "_held", "_name", "_width", "_writes", "parts", "values")
+    __slots__ = ("_corrections", "_end", "_name", "_numbers", "_writes", "parts", "values")
 
     def __init__(
-        self,
-        name: str,
-        parts: AdapterParts,
-        weights: Weights,
-        state: Tensor,
-        projected: Tensor,
-        values: Tensor,
-        end: Tensor,
-        settings: tuple[int, ...],
-        writes: bool,
+        self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
     ) -> None:
-        entrance, bias, corrections = weights
-        self.parts, self.values = parts, values
-        self._name, self._end = name, end
-        self._width = entrance.shape[1]
-        self._writes = TokenWrites(projected, bias, None, parts.gating) if writes else None
-        self._held = (entrance, bias, state, projected, values, end)  # as long as there are their addresses
-        self._arguments = (*[tensor.data_ptr() for tensor in self._held], self._width, *settings)
-        reads, rows = values.data_ptr(), values.shape[2]
-        self._corrections = {
-            role: (reads, weight.data_ptr(), rows, weight.shape[0], parts.scale) for role, weight in corrections.items()
-        }
+        entrance, bias, self._corrections = weights
+        self.parts, self.values = parts, buffers.values
+        self._name, self._end = name, buffers.end
+        self._numbers = len(buffers.state) * entrance.shape[1]
+        self._writes = TokenWrites(buffers.projected, bias, valid, parts.gating) if writes else None
 
     def read_and_write(self, memory: MemoryPass, hidden: Tensor) -> bool:
-        """Read for a hidden state and write it, if it is one and the layer has not run yet; otherwise do nothing."""
-        if hidden.numel() != self._width or self._name in memory.end:
+        """Read for the hidden states of a token and write it, if they are one's and the layer has not run yet.
+
+        Args:
+            memory: the pass.
+            hidden: `[batch, 1, width]`.
+
+        Returns:
+            Whether it did; if not, nothing has happened.
+        """
+        if hidden.numel() != self._numbers or self._name in memory.end:
             return False
-        if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
-            hidden = hidden.to(torch.float32).contiguous()
-        _kernels().read_and_write_token(*self._arguments, hidden.data_ptr())
+        self._run(hidden)
         memory.end[self._name] = self._end
         if self._writes is not None:
             memory.token_writes[self._name] = self._writes
@@ -80,51 +83,126 @@ class OneToken:
 
     def correct(self, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Reads.correct`."""
-        given = self._corrections.get(role)
-        if given is None:
-            return output
-        if output.dtype is torch.float32 and output.numel() == given[FEATURES] and output.is_contiguous():
-            _kernels().correct_token(*given, output.data_ptr())
-        else:
-            projection.correct_(output, self.values, self.parts.weights()[2][role], self.parts.scale)
+        weight = self._corrections.get(role)
+        if weight is not None and not self._correct(role, output):
+            projection.correct_(output, self.values, weight, self.parts.scale)
         return output
 
+    def _run(self, hidden: Tensor) -> None:
+        """Fill in the buffers."""
+        raise NotImplementedError
 
-def one_token_each(layers: Mapping[str, AdapterParts], start: Contents, writes: bool) -> dict[str, OneToken]:
-    """What every layer does with one token of one memory; nothing if weights are not at hand, or nothing is compiled.
+    def _correct(self, role: str, output: Tensor) -> bool:
+        """Correct an output in place, in one call; False if it is not one for that."""
+        raise NotImplementedError
+
+
+class CompiledToken(OneToken):
+    """On a CPU, of a single row that counts: compiled calls, which take the tensors' addresses."""
+
+    __slots__ = ("_arguments", "_correction_arguments", "_held")
+
+    def __init__(
+        self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
+    ) -> None:
+        super().__init__(name, parts, weights, buffers, valid, writes)
+        entrance, bias, corrections = weights
+        self._held = (entrance, bias, *buffers)  # as long as there are their addresses
+        settings = _cpu().token_settings(parts.gating, writes)
+        self._arguments = (*[tensor.data_ptr() for tensor in self._held], entrance.shape[1], *settings)
+        reads, rows = buffers.values.data_ptr(), buffers.values.shape[2]
+        self._correction_arguments = {
+            role: (reads, weight.data_ptr(), rows, weight.shape[0], parts.scale) for role, weight in corrections.items()
+        }
+
+    def _run(self, hidden: Tensor) -> None:
+        if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
+            hidden = hidden.to(torch.float32).contiguous()
+        _cpu().read_and_write_token(*self._arguments, hidden.data_ptr())
+
+    def _correct(self, role: str, output: Tensor) -> bool:
+        given = self._correction_arguments[role]
+        if output.dtype is not torch.float32 or output.numel() != self._corrections[role].shape[0]:
+            return False
+        if not output.is_contiguous():
+            return False
+        _cpu().correct_token(*given, output.data_ptr())
+        return True
+
+
+class TritonToken(OneToken):
+    """On a GPU, of any number of rows: one launch for the reads and the write, and one for each correction."""
+
+    __slots__ = ("_buffers", "_entrance", "_valid")
+
+    def __init__(
+        self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
+    ) -> None:
+        super().__init__(name, parts, weights, buffers, valid, writes)
+        self._entrance, self._buffers, self._valid = weights[:2], buffers, valid
+
+    def _run(self, hidden: Tensor) -> None:
+        gating, writes = self.parts.gating, self._writes is not None
+        _gpu().read_and_write_token(hidden.contiguous(), *self._entrance, *self._buffers, self._valid, gating, writes)
+
+    def _correct(self, role: str, output: Tensor) -> bool:
+        weight = self._corrections[role]
+        if output.numel() != len(self.values) * weight.shape[0] or not output.is_contiguous():
+            return False
+        _gpu().correct_token(output, self.values, weight, self.parts.scale)
+        return True
+
+
+WAYS: dict[str, type[OneToken]] = {"compiled": CompiledToken, "triton": TritonToken}
+
+
+def one_token_each(
+    layers: Mapping[str, AdapterParts], start: Contents, device: torch.device, valid: Tensor | None, writes: bool
+) -> dict[str, OneToken]:
+    """What every layer does with one token a row; nothing where weights are not at hand, or no backend has a way for it.
 
     Args:
         layers: what the adapter has in each of them.
         start: the memory before the token.
+        device: of the token.
+        valid: `[batch, 1]`, which rows' token counts; None if all do.
         writes: whether the token is written.
     """
+    way = WAYS.get(choose("auto", device.type))
     weights = [parts.weights() for parts in layers.values()]
-    if choose("auto", "cpu") != "compiled" or not all(map(_at_hand, weights)):
+    if way is None or not all(_at_hand(given, device) for given in weights):
+        return {}
+    if way is CompiledToken and (start.rows > 1 or valid is not None):
         return {}
     gating = next(iter(layers.values())).gating  # all have the adapter's
-    settings = _kernels().token_settings(gating, writes)
-    count, rows = len(layers), gating.query_rows + (gating.write_rows if writes else 0)
-    empty = torch.zeros(1, gating.num_states, gating.r, gating.r)
-    before = [start.states.get(name, empty).to("cpu", torch.float32).contiguous() for name in layers]
-    shapes = ((1, 1, rows), (1, 1, gating.query_rows), empty.shape)
-    projected, values, ends = (torch.empty(count, *shape).unbind() for shape in shapes)
-    each = zip(
-        layers, layers.values(), weights, before, projected, values, ends, repeat(settings), repeat(writes), strict=False
-    )
-    return {given[0]: OneToken(*given) for given in each}
+    count, batch, rows = len(layers), start.rows, gating.query_rows + (gating.write_rows if writes else 0)
+    empty = torch.zeros(batch, gating.num_states, gating.r, gating.r, device=device)
+    before = [start.states.get(name, empty).to(device, torch.float32).contiguous() for name in layers]
+    shapes = ((batch, 1, rows), (batch, 1, gating.query_rows), empty.shape)
+    filled = zip(before, *(torch.empty(count, *shape, device=device).unbind() for shape in shapes), strict=True)
+    counts = None if valid is None else valid.contiguous()
+    return {
+        name: way(name, parts, given, Buffers(*buffers), counts, writes)
+        for (name, parts), given, buffers in zip(layers.items(), weights, filled, strict=True)
+    }
 
 
-def _at_hand(weights: Weights) -> bool:
-    """Whether a layer's weights are what a compiled call takes by their addresses."""
+def _at_hand(weights: Weights, device: torch.device) -> bool:
+    """Whether a layer's weights are what a compiled call takes as they are."""
     entrance, bias, corrections = weights
     for weight in (entrance, bias, *corrections.values()):
         if type(weight) is not nn.Parameter:  # a shard of one, for instance
             return False
-        if not (weight.is_cpu and weight.dtype is torch.float32 and weight.is_contiguous()):
+        if not (weight.device == device and weight.dtype is torch.float32 and weight.is_contiguous()):
             return False
     return True
 
 
 @cache
-def _kernels() -> Any:
+def _cpu() -> Any:
     return import_module("deltamem.rule.cpu.token")
+
+
+@cache
+def _gpu() -> Any:
+    return import_module("deltamem.rule.gpu.token")

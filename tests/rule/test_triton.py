@@ -13,9 +13,9 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from deltamem.rule.gpu import chunks, gradients, step  # noqa: E402
+from deltamem.rule.gpu import chunks, gradients, step, token  # noqa: E402
 
-SIZES = {"length", "chunks", "r", "rows", "states", "gate_rows"}
+SIZES = {"length", "chunks", "r", "rows", "states", "gate_rows", "width", "features"}
 
 
 def test_they_equal_the_definition() -> None:
@@ -38,13 +38,19 @@ def test_they_equal_the_definition() -> None:
         gradients.chunk_ends,
         gradients.token_gradients,
         step._step,
+        token._token,
+        token._correct,
     ],
     ids=lambda kernel: kernel.__name__,
 )
-def test_they_compile_for_an_h100(kernel) -> None:
+@pytest.mark.parametrize("masked", [True, False])
+def test_they_compile_for_an_h100(kernel, masked) -> None:
     """What the interpreter takes is more than what the compiler takes."""
     constants = {"R": 8, "CHUNK": 64, "HELD": 16, "DECAY": "learned", "DECAY_FIRST": True, "EPSILON": 1e-6}
+    constants |= {"WRITES": masked, "WIDTH": 256, "ROWS": 8, "FEATURES": 512} | ({} if masked else {"mask": None})
     names = [parameter.name for parameter in kernel.params]
-    signature = {n: "constexpr" if n in constants else "i32" if n in SIZES else "*fp32" for n in names}
+    others = {"scale": "fp32", "mask": "*i1", "hidden": "*bf16", "output": "*bf16"}
+    kinds = dict.fromkeys(SIZES, "i32") | others | dict.fromkeys(constants, "constexpr")
+    signature = {name: kinds.get(name, "*fp32") for name in names}
     source = ASTSource(kernel, signature, {n: constants[n] for n in names if n in constants})
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]

@@ -5,7 +5,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import adapted, error, told
+from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
 
+from deltamem import carrier, one_token
 from deltamem.rule import Gating, delta_rule, gated_delta_rule
 from deltamem.rule.gpu import rule
 from deltamem.rule.reference import reference_delta_rule
@@ -85,3 +88,71 @@ def test_a_nan_is_not_lost():
         end = gated_delta_rule(projected, bias, state, None, gating, "triton").state
         assert end[0].isnan().any()
         assert end[1].isfinite().all()
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Which layers took their only token in a launch, pass by pass; here as on a GPU."""
+    found = []
+
+    def spy(*args):
+        found.append(one_token.one_token_each(*args))
+        return found[-1]
+
+    monkeypatch.setattr(one_token, "choose", lambda *_: "triton")
+    monkeypatch.setattr(carrier, "one_token_each", spy)
+    return found
+
+
+@torch.no_grad()
+def decoded(model, state, write=True, mask=None):
+    """Logits of three tokens, a pass each, and the memory after them; the mask covers the rows' first tokens."""
+    state, cache, logits = state.clone(), None, []
+    for step, token in enumerate(random_tokens(3, len(state), seed=5).to(DEVICE), 1):
+        masked = {} if mask is None else {"attention_mask": mask[:, :step]}
+        with model.memory(state, write=write):
+            output = model(input_ids=token[:, None], past_key_values=cache, use_cache=True, **masked)
+        cache = output.past_key_values
+        logits.append(output.logits if mask is None else output.logits[mask[:, step - 1].bool()])
+    return torch.cat(logits), state
+
+
+def assert_same_both_ways(monkeypatch, taken, run, tolerance=1e-5):
+    logits, memory = run()
+    assert [len(layers) for layers in taken] == [2, 2, 2]
+    assert all(isinstance(token, one_token.TritonToken) for layers in taken for token in layers.values())
+    monkeypatch.setattr(carrier, "_is_one_token", lambda *_: False)
+    expected, same_memory = run()
+    torch.testing.assert_close(logits, expected, atol=tolerance, rtol=0)
+    assert error(memory, same_memory) < tolerance
+
+
+@pytest.mark.parametrize("write", [True, False])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_token_in_every_kind_of_attention(monkeypatch, taken, model_type, write):
+    model = adapted(model_type).to(DEVICE)
+    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model, rows=2), write))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_states": 3, "decay": "learned", "decay_first": True},
+        {"rowwise_gates": False, "decay": "none"},
+        {"corrections": ("q", "k", "v", "o"), "r": 5},
+    ],
+    ids=str,
+)
+def test_a_token_with_every_kind_of_memory(monkeypatch, taken, options):
+    model = adapted(config=tiny_config(**options), hidden_size=36).to(DEVICE)  # no power of two
+    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model)))
+
+
+def test_a_token_in_half_precision(monkeypatch, taken):
+    model = adapted(backbone=tiny_backbone(dtype=torch.bfloat16)).to(DEVICE)
+    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model, rows=3)), tolerance=0.02)
+
+
+def test_a_token_that_is_padding(monkeypatch, taken):
+    model, mask = adapted().to(DEVICE), torch.tensor([[0, 0, 1], [1, 1, 1]], device=DEVICE)
+    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model, rows=2), mask=mask))

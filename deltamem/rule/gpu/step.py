@@ -40,29 +40,24 @@ def _step(
     inside = columns < r
     height = states * r
     token = projected + row * rows + number * r + columns
-    query = _unit(tl.load(token, inside, 0.0), EPSILON)
-    key = _unit(tl.load(token + height, inside, 0.0), EPSILON)
+    query = unit(tl.load(token, inside, 0.0), EPSILON)
+    key = unit(tl.load(token + height, inside, 0.0), EPSILON)
     value = tl.load(token + 2 * height, inside, 0.0)
 
     gate = number * gate_rows + columns % gate_rows  # one for each row of the state, or the same for all
     logits = projected + row * rows + 3 * height
-    beta = _logistic(tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0))
+    beta_logit = tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0)
+    keep_logit = beta_logit
     if DECAY == "learned":
         gate += states * gate_rows
-        kept = _logistic(tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0))
-    elif DECAY == "coupled":
-        kept = 1.0 - beta
-    else:
-        kept = tl.full((R,), 1.0, tl.float32)
-    erased = kept * beta if DECAY_FIRST else beta
+        keep_logit = tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0)
 
     here = row * states + number
     square = here * r * r + columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
     s = tl.load(state + square, whole, 0.0)
-    change = beta * value - erased * tl.sum(s * key[None, :], 1)
     read = tl.sum(s * query[None, :], 1)
-    after = kept[:, None] * s + change[:, None] * key[None, :]
+    after, beta = step(s, key, value, beta_logit, keep_logit, R, DECAY, DECAY_FIRST)
     gates = tl.where(inside, beta, 0.0)
     if mask is not None:  # chosen, not multiplied: what does not count may be NaN
         counts = tl.load(mask + row) != 0
@@ -73,7 +68,23 @@ def _step(
 
 
 @triton.jit
-def _unit(x, EPSILON: tl.constexpr):
+def step(s, key, value, beta_logit, keep_logit, R: tl.constexpr, DECAY: tl.constexpr, DECAY_FIRST: tl.constexpr):
+    """The state `[R, R]` after a token, and its write gates `[R]`; `keep_logit` counts where the decay is learned."""
+    beta = _logistic(beta_logit)
+    if DECAY == "learned":
+        kept = _logistic(keep_logit)
+    elif DECAY == "coupled":
+        kept = 1.0 - beta
+    else:
+        kept = tl.full((R,), 1.0, tl.float32)
+    erased = kept * beta if DECAY_FIRST else beta
+    change = beta * value - erased * tl.sum(s * key[None, :], 1)
+    return kept[:, None] * s + change[:, None] * key[None, :], beta
+
+
+@triton.jit
+def unit(x, EPSILON: tl.constexpr):
+    """Of unit length, as `deltamem.rule.gates` has it."""
     y = _tanh(x)
     length = tl.sqrt(tl.sum(y * y, 0))
     return y / tl.where(length < EPSILON, EPSILON, length)
