@@ -117,7 +117,13 @@ def decoded(model, state, write=True, mask=None):
     return torch.cat(logits), state
 
 
-def assert_same_both_ways(monkeypatch, taken, run, tolerance=1e-5):
+def assert_same_both_ways(monkeypatch, taken, model, rows=1, tolerance=1e-5, **options):
+    start = told(model, rows)
+    model.to(DEVICE)
+
+    def run():
+        return decoded(model, start, **options)
+
     logits, memory = run()
     assert [len(layers) for layers in taken] == [2, 2, 2]
     assert all(isinstance(token, one_token.TritonToken) for layers in taken for token in layers.values())
@@ -130,8 +136,7 @@ def assert_same_both_ways(monkeypatch, taken, run, tolerance=1e-5):
 @pytest.mark.parametrize("write", [True, False])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_token_in_every_kind_of_attention(monkeypatch, taken, model_type, write):
-    model = adapted(model_type).to(DEVICE)
-    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model, rows=2), write))
+    assert_same_both_ways(monkeypatch, taken, adapted(model_type), rows=2, write=write)
 
 
 @pytest.mark.parametrize(
@@ -144,15 +149,15 @@ def test_a_token_in_every_kind_of_attention(monkeypatch, taken, model_type, writ
     ids=str,
 )
 def test_a_token_with_every_kind_of_memory(monkeypatch, taken, options):
-    model = adapted(config=tiny_config(**options), hidden_size=36).to(DEVICE)  # no power of two
-    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model)))
+    model = adapted(config=tiny_config(**options), hidden_size=36)  # no power of two
+    assert_same_both_ways(monkeypatch, taken, model)
 
 
 def test_a_token_in_half_precision(monkeypatch, taken):
-    model = adapted(backbone=tiny_backbone(dtype=torch.bfloat16)).to(DEVICE)
-    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model, rows=3)), tolerance=0.02)
+    model = adapted(backbone=tiny_backbone(dtype=torch.bfloat16))
+    assert_same_both_ways(monkeypatch, taken, model, rows=3, tolerance=0.02)
 
 
 def test_a_token_that_is_padding(monkeypatch, taken):
-    model, mask = adapted().to(DEVICE), torch.tensor([[0, 0, 1], [1, 1, 1]], device=DEVICE)
-    assert_same_both_ways(monkeypatch, taken, lambda: decoded(model, told(model, rows=2), mask=mask))
+    mask = torch.tensor([[0, 0, 1], [1, 1, 1]], device=DEVICE)
+    assert_same_both_ways(monkeypatch, taken, adapted(), rows=2, mask=mask)
