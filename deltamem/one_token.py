@@ -60,7 +60,7 @@ class OneToken:
         entrance, bias, self._corrections = weights
         self.parts, self.values = parts, buffers.values
         self._name, self._end = name, buffers.end
-        self._numbers = len(buffers.state) * entrance.shape[1]
+        self._numbers = buffers.state.shape[0] * entrance.shape[1]
         self._writes = TokenWrites(buffers.projected, bias, valid, parts.gating) if writes else None
 
     def read_and_write(self, memory: MemoryPass, hidden: Tensor) -> bool:
@@ -190,10 +190,13 @@ def one_token_each(
 def _at_hand(weights: Weights, device: torch.device) -> bool:
     """Whether a layer's weights are what a compiled call takes as they are."""
     entrance, bias, corrections = weights
+    on_cpu = device.type == "cpu"
     for weight in (entrance, bias, *corrections.values()):
         if type(weight) is not nn.Parameter:  # a shard of one, for instance
             return False
-        if not (weight.device == device and weight.dtype is torch.float32 and weight.is_contiguous()):
+        if not (weight.dtype is torch.float32 and weight.is_contiguous()):
+            return False
+        if not (weight.is_cpu if on_cpu else weight.device == device):  # the quicker question, where it is one
             return False
     return True
 

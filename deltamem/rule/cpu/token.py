@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from deltamem.rule.gates import Gating
 _ZERO = np.float32(0)
 
 
+@cache
 def token_settings(gating: Gating, writes: bool) -> tuple[int, ...]:
     """The settings of `read_and_write_token`."""
     rows = gating.query_rows + (gating.write_rows if writes else 0)
