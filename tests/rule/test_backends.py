@@ -96,7 +96,7 @@ def test_the_compiled_rule_is_a_sound_operator(gradient: bool) -> None:
 def test_the_compiled_way_from_projections_is_a_sound_operator(mask: Tensor | None) -> None:
     projected, bias, state = torch.randn(2, 3, 20), torch.randn(2), torch.randn(2, 2, 3, 3)
     inputs: list[Any] = [x.requires_grad_() for x in (projected, bias, state)]
-    torch.library.opcheck(gated_rule_operator, (*inputs, mask, 3, 2, "coupled", True, False, True))
+    torch.library.opcheck(gated_rule_operator, (*inputs, mask, 3, 2, "coupled", True, False, True, "compiled"))
 
 
 def test_one_graph_without_a_break_for_every_length() -> None:
