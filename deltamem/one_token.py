@@ -52,14 +52,14 @@ class OneToken:
         writes: whether the token is written.
     """
 
-    __slots__ = ("_corrections", "_end", "_name", "_numbers", "_writes", "parts", "values")
+    __slots__ = ("_buffers", "_corrections", "_entrance", "_name", "_numbers", "_valid", "_writes", "parts", "values")
 
     def __init__(
         self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
     ) -> None:
         entrance, bias, self._corrections = weights
         self.parts, self.values = parts, buffers.values
-        self._name, self._end = name, buffers.end
+        self._name, self._entrance, self._buffers, self._valid = name, (entrance, bias), buffers, valid
         self._numbers = buffers.state.shape[0] * entrance.shape[1]
         self._writes = TokenWrites(buffers.projected, bias, valid, parts.gating) if writes else None
 
@@ -76,7 +76,7 @@ class OneToken:
         if hidden.numel() != self._numbers or self._name in memory.end:
             return False
         self._run(hidden)
-        memory.end[self._name] = self._end
+        memory.end[self._name] = self._buffers.end
         if self._writes is not None:
             memory.token_writes[self._name] = self._writes
         return True
@@ -100,16 +100,16 @@ class OneToken:
 class CompiledToken(OneToken):
     """On a CPU, of a single row that counts: compiled calls, which take the tensors' addresses."""
 
-    __slots__ = ("_arguments", "_correction_arguments", "_held")
+    __slots__ = ("_arguments", "_correction_arguments")
 
     def __init__(
         self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
     ) -> None:
         super().__init__(name, parts, weights, buffers, valid, writes)
         entrance, bias, corrections = weights
-        self._held = (entrance, bias, *buffers)  # as long as there are their addresses
         settings = _cpu().token_settings(parts.gating, writes)
-        self._arguments = (*[tensor.data_ptr() for tensor in self._held], entrance.shape[1], *settings)
+        addresses = [tensor.data_ptr() for tensor in (entrance, bias, *buffers)]
+        self._arguments = (*addresses, entrance.shape[1], *settings)
         reads, rows = buffers.values.data_ptr(), buffers.values.shape[2]
         self._correction_arguments = {
             role: (reads, weight.data_ptr(), rows, weight.shape[0], parts.scale) for role, weight in corrections.items()
@@ -133,13 +133,7 @@ class CompiledToken(OneToken):
 class TritonToken(OneToken):
     """On a GPU, of any number of rows: one launch for the reads and the write, and one for each correction."""
 
-    __slots__ = ("_buffers", "_entrance", "_valid")
-
-    def __init__(
-        self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
-    ) -> None:
-        super().__init__(name, parts, weights, buffers, valid, writes)
-        self._entrance, self._buffers, self._valid = weights[:2], buffers, valid
+    __slots__ = ()
 
     def _run(self, hidden: Tensor) -> None:
         gating, writes = self.parts.gating, self._writes is not None
@@ -156,23 +150,37 @@ class TritonToken(OneToken):
 WAYS: dict[str, type[OneToken]] = {"compiled": CompiledToken, "triton": TritonToken}
 
 
-def one_token_each(
-    layers: Mapping[str, AdapterParts], start: Contents, device: torch.device, valid: Tensor | None, writes: bool
-) -> dict[str, OneToken]:
-    """What every layer does with one token a row; nothing where weights are not at hand, or no backend has a way for it.
+def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
+    """How one new token of each row is taken where it is; None if there is no such way.
 
     Args:
+        new: `[batch, 1]`, or embeddings.
+        valid: `[batch, 1]`, which rows' token counts; None if all do.
+    """
+    way = WAYS.get(choose("auto", new.device.type))
+    return None if way is CompiledToken and (new.shape[0] > 1 or valid is not None) else way
+
+
+def one_token_each(
+    way: type[OneToken],
+    layers: Mapping[str, AdapterParts],
+    start: Contents,
+    device: torch.device,
+    valid: Tensor | None,
+    writes: bool,
+) -> dict[str, OneToken]:
+    """What every layer does with one token a row; nothing where weights are not at hand.
+
+    Args:
+        way: see `way_for`.
         layers: what the adapter has in each of them.
         start: the memory before the token.
         device: of the token.
         valid: `[batch, 1]`, which rows' token counts; None if all do.
         writes: whether the token is written.
     """
-    way = WAYS.get(choose("auto", device.type))
     weights = [parts.weights() for parts in layers.values()]
-    if way is None or not all(_at_hand(given, device) for given in weights):
-        return {}
-    if way is CompiledToken and (start.rows > 1 or valid is not None):
+    if not all(_at_hand(given, device) for given in weights):
         return {}
     gating = next(iter(layers.values())).gating  # all have the adapter's
     count, batch, rows = len(layers), start.rows, gating.query_rows + (gating.write_rows if writes else 0)

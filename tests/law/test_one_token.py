@@ -106,6 +106,7 @@ def test_what_it_is_not_for(taken):
     with torch.no_grad():
         model(input_ids=random_tokens(1, 2))
     model(input_ids=random_tokens(1, 1))  # with gradients
+    assert not taken
     decoded(model.double(), told(model))  # the adapter's weights, too
     assert taken
     assert not any(taken)
