@@ -168,7 +168,7 @@ class Carrier:
     def _one_token(self, new: Tensor, start: Contents, valid: Tensor | None, write: bool) -> Mapping[str, OneToken]:
         """What the layers do with the only new token of each row."""
         way, writes = way_for(new, valid), write and self.segments_of is None
-        return {} if way is None else one_token_each(way, self.owner.active_parts(), start, new.device, valid, writes)
+        return {} if way is None else one_token_each(way, self.owner.weights_at_hand(new.device), start, valid, writes)
 
     def _store(self, memory: MemoryPass, outcome: Contents, cache: Any) -> None:
         """Write a pass's outcome to the block's state; of a generation in branches, that of the prompt alone."""

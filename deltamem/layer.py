@@ -79,7 +79,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._width = width_in(hook.entrance(attention))
         self._handles: dict[str, RemovableHandle] = {}
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
-        self._traced: Reads | None = None
+        self._traced: Reads | OneToken | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -120,23 +120,21 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
         memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else current.memory
         attention: Any = self._modules["base_layer"]  # not self.base_layer: every look-up tells while decoding
-        if memory is None or not self.is_active:
+        if memory is None:
             return attention(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
+        norm = self._norm[0]
+        token: OneToken | None = memory.one_token.get(self.name)
+        if token is not None and token.read_and_write(memory, hidden if norm is None else norm(hidden)):
+            return self._attend(token, args, kwargs)
+        if not self.is_active:
+            return attention(*args, **kwargs)
         valid = memory.valid_for_gradients(hidden.device)
         if valid is not None:
             hidden = torch.where(valid[:, :, None], hidden, 0)
             args, kwargs = _with_hidden(hidden, args, kwargs)
-        norm = self._norm[0]
         reads = self._read_and_write(memory, hidden if norm is None else norm(hidden), valid)
-        # The hooks on the projections see the reads while this module runs, and nobody else does.
-        place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
-        outer = getattr(place, name)
-        setattr(place, name, reads)
-        try:
-            return attention(*args, **kwargs)
-        finally:
-            setattr(place, name, outer)
+        return self._attend(reads, args, kwargs)
 
     def detach(self) -> nn.Module:
         """Take the hooks off again and return the attention module as it was."""
@@ -186,21 +184,27 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _gate_bias(self, adapter: str) -> Tensor:
         return fetched(self.delta_mem_gate_bias, adapter)
 
-    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Reads | OneToken:
+    def _attend(self, reads: Reads | OneToken, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the wrapped attention; the hooks on its projections see the reads meanwhile, and nobody else does."""
+        place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
+        outer = getattr(place, name)
+        setattr(place, name, reads)
+        try:
+            return self._modules["base_layer"](*args, **kwargs)  # type: ignore[misc]
+        finally:
+            setattr(place, name, outer)
+
+    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Reads:
         """Read the memory for every token and, if the pass writes, write it.
 
         Args:
             valid: see `Reads`.
         """
-        compiling = torch.compiler.is_compiling()
-        if not compiling:
-            token: OneToken | None = memory.one_token.get(self.name)
-            if token is not None and token.read_and_write(memory, hidden):
-                return token
         parts = self.parts[self.active_adapters[0]]
         with _without_autocast(hidden.device.type):
             values = self._each_token(parts, memory, hidden)
-        return Reads(values, parts, in_place=not (compiling or torch.is_grad_enabled()), valid=valid)
+        in_place = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
+        return Reads(values, parts, in_place, valid)
 
     def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
         """See `_read_and_write`: the reads `[batch, tokens, num_states * r]`."""

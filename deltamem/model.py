@@ -26,11 +26,11 @@ from deltamem.decoder import may_skip_tokens, text_config
 from deltamem.hook import AttentionHook
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
-from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass
 from deltamem.sharding import is_sharded, whole
 from deltamem.state import DeltaMemState
 from deltamem.unsupported import check_call
+from deltamem.weights_at_hand import WeightsAtHand
 
 
 class DeltaMemModel(BaseTuner):
@@ -55,6 +55,7 @@ class DeltaMemModel(BaseTuner):
     _may_skip_tokens: bool
     # The weights that were hashed last, with their versions, and the hash.
     _fingerprinted: tuple[list[tuple[int, int]], dict[str, Tensor], str] | None
+    _at_hand: WeightsAtHand | None
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         shared = getattr(model, "peft_config", {})
@@ -216,10 +217,13 @@ class DeltaMemModel(BaseTuner):
         """The layers in which the active adapter is at work, by name."""
         return {name: layer for name, layer in self._layers.items() if layer.is_active}
 
-    def active_parts(self) -> dict[str, AdapterParts]:
-        """What the active adapter has in each of its layers, by their names."""
+    def weights_at_hand(self, device: torch.device) -> WeightsAtHand:
+        """The active adapter's weights in all of its layers, for hidden states on a device."""
         adapter = self.active_adapters[0]
-        return {name: layer.parts[adapter] for name, layer in self._layers.items() if adapter in layer.parts}
+        parts = {name: layer.parts[adapter] for name, layer in self._layers.items() if adapter in layer.parts}
+        if self._at_hand is None or not self._at_hand.are_still(parts, device):
+            self._at_hand = WeightsAtHand(parts, device)
+        return self._at_hand
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
         """The active layers; there must be some.
@@ -284,7 +288,7 @@ class DeltaMemModel(BaseTuner):
                 "this backbone has δ-mem layers already: those of another PeftModel, or of a load that was refused. Add "
                 "adapters to that PeftModel (load_adapter, add_adapter), call its unload(), or load the backbone again"
             )
-        self._layers, self._fingerprinted = {}, None
+        self._layers, self._fingerprinted, self._at_hand = {}, None, None
         self.open_blocks = []
         self._hook = hook_for(model)
         self._attention = attention_modules(model, self._hook)

@@ -7,34 +7,34 @@ hidden states is looked up for all layers at once, before the first of them runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import Self
 
 from deltamem.contents import Contents
 from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.projection import Projection
 from deltamem.rule.backends import choose
-
-Weights = tuple[Tensor, Tensor, dict[str, Tensor]]  # see AdapterParts.weights
+from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
 
 
 class Buffers(NamedTuple):
-    """What one layer starts from, and the tensors that its calls fill in; all float32 and contiguous.
+    """What layers start from, and the tensors that their calls fill in; all float32 and contiguous.
 
     Args:
-        state: the states before the token, `[batch, num_states, r, r]`.
-        projected: filled in: the projections `[batch, 1, rows]`, the rows q alone if the token is not written.
+        state: the states before the token, `[batch, num_states, r, r]`; of all layers, a list.
+        projected: filled in: the projections `[batch, 1, rows]`, the rows q alone if the token is not written; of all layers,
+            like the others, one tensor with the layers in front.
         values: filled in: the reads `[batch, 1, num_states * r]`.
         end: filled in: the states after the token.
     """
 
-    state: Tensor
+    state: Any
     projected: Tensor
     values: Tensor
     end: Tensor
@@ -45,23 +45,33 @@ class OneToken:
 
     Args:
         name: of the layer.
-        parts: of the adapter that reads and writes.
-        weights: its own.
+        weights: of the adapter, there.
         buffers: of the layer.
         valid: `[batch, 1]`, which rows' token counts; None if all do.
         writes: whether the token is written.
     """
 
-    __slots__ = ("_buffers", "_corrections", "_entrance", "_name", "_numbers", "_valid", "_writes", "parts", "values")
+    __slots__ = ("_buffers", "_name", "_valid", "_weights", "_writes")
 
-    def __init__(
-        self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
-    ) -> None:
-        entrance, bias, self._corrections = weights
-        self.parts, self.values = parts, buffers.values
-        self._name, self._entrance, self._buffers, self._valid = name, (entrance, bias), buffers, valid
-        self._numbers = buffers.state.shape[0] * entrance.shape[1]
-        self._writes = TokenWrites(buffers.projected, bias, valid, parts.gating) if writes else None
+    def __init__(self, name: str, weights: LayerWeights, buffers: Buffers, valid: Tensor | None, writes: bool) -> None:
+        self._name, self._weights, self._buffers, self._valid, self._writes = name, weights, buffers, valid, writes
+
+    @classmethod
+    def each(cls, at_hand: WeightsAtHand, buffers: Buffers, valid: Tensor | None, writes: bool) -> dict[str, Self]:
+        """The parts of all layers, by their names; `buffers` are those of all layers."""
+        own = map(Buffers, buffers.state, *(tensor.unbind() for tensor in buffers[1:]))
+        layers = zip(at_hand.layers.items(), own, strict=True)
+        return {name: cls(name, weights, given, valid, writes) for (name, weights), given in layers}
+
+    @property
+    def values(self) -> Tensor:
+        """The reads, `[batch, 1, num_states * r]`."""
+        return self._buffers.values
+
+    @property
+    def parts(self) -> AdapterParts:
+        """Of the adapter that reads and writes."""
+        return self._weights.parts
 
     def read_and_write(self, memory: MemoryPass, hidden: Tensor) -> bool:
         """Read for the hidden states of a token and write it, if they are one's and the layer has not run yet.
@@ -73,60 +83,57 @@ class OneToken:
         Returns:
             Whether it did; if not, nothing has happened.
         """
-        if hidden.numel() != self._numbers or self._name in memory.end:
+        weights, buffers = self._weights, self._buffers
+        if hidden.numel() != memory.batch * weights.width or self._name in memory.end:
             return False
         self._run(hidden)
-        memory.end[self._name] = self._buffers.end
-        if self._writes is not None:
-            memory.token_writes[self._name] = self._writes
+        memory.end[self._name] = buffers.end
+        if self._writes:
+            memory.token_writes[self._name] = TokenWrites(buffers.projected, weights.bias, self._valid, weights.parts.gating)
         return True
 
     def correct(self, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Reads.correct`."""
-        weight = self._corrections.get(role)
-        if weight is not None and not self._correct(role, output):
-            projection.correct_(output, self.values, weight, self.parts.scale)
+        correction = self._weights.corrections.get(role)
+        if correction is not None and not self._correct(correction, output):
+            projection.correct_(output, self.values, correction.weight, self.parts.scale)
         return output
 
     def _run(self, hidden: Tensor) -> None:
         """Fill in the buffers."""
         raise NotImplementedError
 
-    def _correct(self, role: str, output: Tensor) -> bool:
+    def _correct(self, correction: Correction, output: Tensor) -> bool:
         """Correct an output in place, in one call; False if it is not one for that."""
         raise NotImplementedError
 
 
 class CompiledToken(OneToken):
-    """On a CPU, of a single row that counts: compiled calls, which take the tensors' addresses."""
+    """On a CPU, of a single row that counts: compiled calls, which find the tensors' addresses in a table."""
 
-    __slots__ = ("_arguments", "_correction_arguments")
+    __slots__ = ("_row", "_table")
+    _row: int
+    _table: Any
 
-    def __init__(
-        self, name: str, parts: AdapterParts, weights: Weights, buffers: Buffers, valid: Tensor | None, writes: bool
-    ) -> None:
-        super().__init__(name, parts, weights, buffers, valid, writes)
-        entrance, bias, corrections = weights
-        settings = _cpu().token_settings(parts.gating, writes)
-        addresses = [tensor.data_ptr() for tensor in (entrance, bias, *buffers)]
-        self._arguments = (*addresses, entrance.shape[1], *settings)
-        reads, rows = buffers.values.data_ptr(), buffers.values.shape[2]
-        self._correction_arguments = {
-            role: (reads, weight.data_ptr(), rows, weight.shape[0], parts.scale) for role, weight in corrections.items()
-        }
+    @classmethod
+    def each(cls, at_hand: WeightsAtHand, buffers: Buffers, valid: Tensor | None, writes: bool) -> dict[str, Self]:
+        """See `OneToken.each`."""
+        table = _cpu().filled(at_hand.once(writes, partial(_table, writes=writes)), *buffers)
+        tokens = super().each(at_hand, buffers, valid, writes)
+        rows = range(table.ctypes.data, table.ctypes.data + table.nbytes, table.strides[0])
+        for token, row in zip(tokens.values(), rows, strict=True):
+            token._row, token._table = row, table  # which lives as long as its rows are read
+        return tokens
 
     def _run(self, hidden: Tensor) -> None:
         if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
             hidden = hidden.to(torch.float32).contiguous()
-        _cpu().read_and_write_token(*self._arguments, hidden.data_ptr())
+        _cpu().read_and_write_token(self._row, hidden.data_ptr())
 
-    def _correct(self, role: str, output: Tensor) -> bool:
-        given = self._correction_arguments[role]
-        if output.dtype is not torch.float32 or output.numel() != self._corrections[role].shape[0]:
+    def _correct(self, correction: Correction, output: Tensor) -> bool:
+        if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
             return False
-        if not output.is_contiguous():
-            return False
-        _cpu().correct_token(*given, output.data_ptr())
+        _cpu().correct_token(self._row, correction.number, self._weights.parts.scale, output.data_ptr())
         return True
 
 
@@ -136,14 +143,15 @@ class TritonToken(OneToken):
     __slots__ = ()
 
     def _run(self, hidden: Tensor) -> None:
-        gating, writes = self.parts.gating, self._writes is not None
-        _gpu().read_and_write_token(hidden.contiguous(), *self._entrance, *self._buffers, self._valid, gating, writes)
+        weights = self._weights
+        _gpu().read_and_write_token(
+            hidden.contiguous(), weights.entrance, weights.bias, *self._buffers, self._valid, weights.parts.gating, self._writes
+        )
 
-    def _correct(self, role: str, output: Tensor) -> bool:
-        weight = self._corrections[role]
-        if output.numel() != len(self.values) * weight.shape[0] or not output.is_contiguous():
+    def _correct(self, correction: Correction, output: Tensor) -> bool:
+        if output.numel() != len(self.values) * correction.features or not output.is_contiguous():
             return False
-        _gpu().correct_token(output, self.values, weight, self.parts.scale)
+        _gpu().correct_token(output, self.values, correction.weight, self.parts.scale)
         return True
 
 
@@ -162,51 +170,45 @@ def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
 
 
 def one_token_each(
-    way: type[OneToken],
-    layers: Mapping[str, AdapterParts],
-    start: Contents,
-    device: torch.device,
-    valid: Tensor | None,
-    writes: bool,
+    way: type[OneToken], at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool
 ) -> dict[str, OneToken]:
     """What every layer does with one token a row; nothing where weights are not at hand.
 
     Args:
         way: see `way_for`.
-        layers: what the adapter has in each of them.
+        at_hand: the adapter's weights.
         start: the memory before the token.
-        device: of the token.
         valid: `[batch, 1]`, which rows' token counts; None if all do.
         writes: whether the token is written.
     """
-    weights = [parts.weights() for parts in layers.values()]
-    if not all(_at_hand(given, device) for given in weights):
+    layers = at_hand.layers
+    if not layers:
         return {}
-    gating = next(iter(layers.values())).gating  # all have the adapter's
-    count, batch, rows = len(layers), start.rows, gating.query_rows + (gating.write_rows if writes else 0)
-    empty = torch.zeros(batch, gating.num_states, gating.r, gating.r, device=device)
-    before = [start.states.get(name, empty).to(device, torch.float32).contiguous() for name in layers]
-    shapes = ((batch, 1, rows), (batch, 1, gating.query_rows), empty.shape)
-    filled = zip(before, *(torch.empty(count, *shape, device=device).unbind() for shape in shapes), strict=True)
-    counts = None if valid is None else valid.contiguous()
-    return {
-        name: way(name, parts, given, Buffers(*buffers), counts, writes)
-        for (name, parts), given, buffers in zip(layers.items(), weights, filled, strict=True)
-    }
+    gating, device = at_hand.gating, at_hand.device
+    rows = gating.query_rows + (gating.write_rows if writes else 0)
+    empty = torch.zeros(start.rows, gating.num_states, gating.r, gating.r, device=device)
+    before = [_ready(start.states.get(name, empty), device) for name in layers]
+    shapes = ((start.rows, 1, rows), (start.rows, 1, gating.query_rows), empty.shape)
+    filled = (torch.empty(len(layers), *shape, device=device) for shape in shapes)
+    return {**way.each(at_hand, Buffers(before, *filled), None if valid is None else valid.contiguous(), writes)}
 
 
-def _at_hand(weights: Weights, device: torch.device) -> bool:
-    """Whether a layer's weights are what a compiled call takes as they are."""
-    entrance, bias, corrections = weights
-    on_cpu = device.type == "cpu"
-    for weight in (entrance, bias, *corrections.values()):
-        if type(weight) is not nn.Parameter:  # a shard of one, for instance
-            return False
-        if not (weight.dtype is torch.float32 and weight.is_contiguous()):
-            return False
-        if not (weight.is_cpu if on_cpu else weight.device == device):  # the quicker question, where it is one
-            return False
-    return True
+def _table(at_hand: WeightsAtHand, writes: bool) -> Any:
+    layers = [*at_hand.layers.values()]
+    return _cpu().token_table(
+        [weights.entrance for weights in layers],
+        [weights.bias for weights in layers],
+        [[correction.weight for correction in weights.corrections.values()] for weights in layers],
+        at_hand.gating,
+        writes,
+    )
+
+
+def _ready(state: Tensor, device: torch.device) -> Tensor:
+    """A state as the calls take it."""
+    if state.dtype is torch.float32 and state.is_contiguous() and state.device == device:
+        return state  # what the next line does, too, in three times the time
+    return state.to(device, torch.float32).contiguous()
 
 
 @cache

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from deltamem.config import DeltaMemConfig
 from deltamem.rule import Gating
@@ -33,11 +33,8 @@ class AdapterParts:
     gate_biases: nn.ParameterDict
     corrections: dict[str, nn.Module]
 
-    def weights(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Of the entrance, the gate bias and the corrections by role, as they are; without the look-ups of `nn.Module`."""
-        corrections = {role: _own(linear, "weight") for role, linear in self.corrections.items()}
-        return _own(self.entrance, "weight"), _own(self.gate_biases, self.name), corrections
-
-
-def _own(module: nn.Module, name: str) -> Tensor:
-    return cast(Tensor, module._parameters[name])
+    def places(self) -> list[tuple[dict[str, Any], str]]:
+        """Where the weights of the entrance, of the gates' bias and of the corrections are: dictionaries and keys in them."""
+        modules = (self.entrance, self.gate_biases, *self.corrections.values())
+        names = ("weight", self.name, *("weight" for _ in self.corrections))
+        return [(module._parameters, name) for module, name in zip(modules, names, strict=True)]

@@ -58,6 +58,12 @@ def flags(typing_context: Any, address: Any) -> Any:
     return types.CPointer(types.uint8)(types.intp), _to_pointer
 
 
+@intrinsic
+def integers(typing_context: Any, address: Any) -> Any:
+    """The int64 numbers at an address, for `numba.carray`."""
+    return types.CPointer(types.int64)(types.intp), _to_pointer
+
+
 def _to_pointer(context: Any, builder: Any, signature: Any, args: Any) -> ir.Value:
     return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
