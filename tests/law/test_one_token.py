@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracle import adapted, error, told
 from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltamem import DeltaMemState, carrier
 from deltamem.rule.backends import importable
@@ -18,6 +18,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "one gate for a state": {"rowwise_gates": False, "decay": "none"},
     "all corrections": {"corrections": ("q", "k", "v", "o")},
     "whole lanes and a rest": {"r": 9},
+}
+
+
+# Of parameters that stay the same: a memory is refused by other ones.
+CHANGES: dict[str, Any] = {
+    "in place": lambda entrance: entrance.weight.data.mul_(1.5),
+    "by others": lambda entrance: setattr(entrance.weight, "data", 1.5 * entrance.weight.data),
 }
 
 
@@ -85,19 +92,33 @@ def test_in_half_precision(monkeypatch, taken):
     assert all(taken)
 
 
-def test_weights_that_were_replaced(monkeypatch):
+@pytest.mark.parametrize("name", CHANGES)
+def test_weights_that_change_between_tokens(monkeypatch, taken, name):
     model = adapted()
     entrance = model.get_submodule("base_model.model.model.layers.0.self_attn.delta_mem_in.default")
-    weight = entrance.weight.data
-
-    def change() -> None:
-        entrance.weight.data = 1.5 * entrance.weight.data
+    weight = entrance.weight.detach().clone()
 
     def run() -> tuple[Tensor, DeltaMemState]:
-        entrance.weight.data = weight
-        return decoded(model, told(model), change=change)
+        entrance.weight = nn.Parameter(weight.clone())
+        return decoded(model, told(model), change=lambda: CHANGES[name](entrance))
 
     assert_same_both_ways(monkeypatch, run)
+    assert all(taken)
+
+
+def test_an_adapter_of_the_same_name_takes_the_place_of_another(monkeypatch, taken):
+    model = adapted()
+
+    def run() -> tuple[Tensor, DeltaMemState]:
+        decoded(model, told(model))
+        model.delete_adapter("default")
+        torch.manual_seed(7)
+        model.add_adapter("default", tiny_config(init="random"))
+        model.set_adapter("default")
+        return decoded(model.eval(), told(model))
+
+    assert_same_both_ways(monkeypatch, run)
+    assert all(taken)
 
 
 def test_what_it_is_not_for(taken):
@@ -110,3 +131,5 @@ def test_what_it_is_not_for(taken):
     decoded(model.double(), told(model))  # the adapter's weights, too
     assert taken
     assert not any(taken)
+    decoded(model.float(), told(model))
+    assert all(taken[-3:])
