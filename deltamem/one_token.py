@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from functools import cache, partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from deltamem.contents import Contents
 from deltamem.parts import AdapterParts
@@ -21,6 +20,9 @@ from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.projection import Projection
 from deltamem.rule.backends import choose
 from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of the standard library from Python 3.11 on
 
 
 class Buffers(NamedTuple):
