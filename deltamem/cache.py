@@ -39,7 +39,7 @@ class _Step:
 
     tokens: int
     start: Contents
-    writes: dict[str, TokenWrites]
+    writes: Mapping[str, TokenWrites]
     valid: Tensor | None
     changed: bool
     rows: Tensor | None = None
@@ -96,7 +96,7 @@ class MemoryCacheLayer(DummyLayer):
         self.block = None if memory.block is None else weakref.ref(memory.block)
         before = memory.start.states or {name: torch.zeros_like(state) for name, state in outcome.states.items()}
         start = Contents(before, memory.start.tokens, memory.start.open_segment)
-        step = _Step(memory.tokens, start, dict(memory.token_writes), memory.valid, memory.write)
+        step = _Step(memory.tokens, start, memory.token_writes, memory.valid, memory.write)
         if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
             self.steps = [step]
             return

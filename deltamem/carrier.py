@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +15,7 @@ from deltamem.cache import MemoryCacheLayer, cache_in
 from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.contents import Contents
 from deltamem.cuda_graphs import outside_graphs
-from deltamem.one_token import OneToken, one_token_each, way_for
+from deltamem.one_token import OneToken, one_token_of, way_for
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
 from deltamem.sharding import after_output, is_sharded
@@ -105,7 +105,7 @@ class Carrier:
             linked=linked,
             block=block,
             cache=cache,
-            one_token=self._one_token(new, start, valid, write) if _is_one_token(new, segments) else {},
+            one_token=self._one_token(new, start, valid, write) if _is_one_token(new, segments) else None,
         )
 
     def end(self, memory: MemoryPass, output: Any) -> None:
@@ -165,10 +165,10 @@ class Carrier:
         ids = ids if valid is None else ids.to(valid.device)
         return Segments.of(ids, valid, start.open_segment, block.keep_open)
 
-    def _one_token(self, new: Tensor, start: Contents, valid: Tensor | None, write: bool) -> Mapping[str, OneToken]:
+    def _one_token(self, new: Tensor, start: Contents, valid: Tensor | None, write: bool) -> OneToken | None:
         """What the layers do with the only new token of each row."""
         way, writes = way_for(new, valid), write and self.segments_of is None
-        return {} if way is None else one_token_each(way, self.owner.weights_at_hand(new.device), start, valid, writes)
+        return None if way is None else one_token_of(way, self.owner.weights_at_hand(new.device), start, valid, writes)
 
     def _store(self, memory: MemoryPass, outcome: Contents, cache: Any) -> None:
         """Write a pass's outcome to the block's state; of a generation in branches, that of the prompt alone."""

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from deltamem.config import DeltaMemConfig
-from deltamem.current import Reads, current
+from deltamem.current import current
 from deltamem.hook import AttentionHook
 from deltamem.one_token import OneToken
 from deltamem.parts import AdapterParts
 from deltamem.passes import MemoryPass, TokenWrites
 from deltamem.placement import device_of, fetched, weight_of
 from deltamem.projection import Projection, width_in
+from deltamem.reads import Reads
 from deltamem.rule import Gated, gated_delta_rule, gated_read, gated_write
 
 # The keyword under which a pass travels from the top of the model to its attention modules.
@@ -125,8 +127,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         norm = self._norm[0]
         # Not where this is traced: of a model whose forward alone is compiled the pass began outside.
-        token: OneToken | None = None if torch.compiler.is_compiling() else memory.one_token.get(self.name)
-        if token is not None and token.read_and_write(memory, hidden if norm is None else norm(hidden)):
+        token: OneToken | None = None if is_dynamo_compiling() else memory.one_token
+        if token is not None and token.read_and_write(self.name, hidden if norm is None else norm(hidden)):
             return self._attend(token, args, kwargs)
         if not self.is_active:
             return attention(*args, **kwargs)
@@ -187,7 +189,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _attend(self, reads: Reads | OneToken, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the wrapped attention; the hooks on its projections see the reads meanwhile, and nobody else does."""
-        place, name = (self, "_traced") if torch.compiler.is_compiling() else (current, "reads")
+        place, name = (self, "_traced") if is_dynamo_compiling() else (current, "reads")
         outer = getattr(place, name)
         setattr(place, name, reads)
         try:
@@ -251,8 +253,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
-        reads = self._traced if torch.compiler.is_compiling() else current.reads
-        return output if reads is None else reads.correct(role, self.projections[role], output)
+        reads = self._traced if is_dynamo_compiling() else current.reads
+        return output if reads is None else reads.correct(self.name, role, self.projections[role], output)
 
     @torch.no_grad()
     def _initialise(self, adapter: str, inference_mode: bool) -> None:

@@ -1,160 +1,164 @@
-"""OneToken: what a layer does with the only new token of each row, in as few calls as there can be.
+"""OneToken: what the layers do with the only new token of each row, in as few calls as there can be.
 
 While decoding, a token's arithmetic takes a layer a few microseconds. What counts is all around it: on a CPU, whose caches the
 backbone's weights fill anew between two layers, and on a GPU, which waits for the next call. So what does not depend on the
-hidden states is looked up for all layers at once, before the first of them runs.
+hidden states is looked up for all layers at once, before the first of them runs, and they share their tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deltamem.contents import Contents
-from deltamem.parts import AdapterParts
-from deltamem.passes import MemoryPass, TokenWrites
+from deltamem.packed import Packed
+from deltamem.passes import TokenWrites
 from deltamem.projection import Projection
+from deltamem.reads import Reads
 from deltamem.rule.backends import choose
 from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # of the standard library from Python 3.11 on
-
-
-class Buffers(NamedTuple):
-    """What layers start from, and the tensors that their calls fill in; all float32 and contiguous.
-
-    Args:
-        state: the states before the token, `[batch, num_states, r, r]`; of all layers, a list.
-        projected: filled in: the projections `[batch, 1, rows]`, the rows q alone if the token is not written; of all layers,
-            like the others, one tensor with the layers in front.
-        values: filled in: the reads `[batch, 1, num_states * r]`.
-        end: filled in: the states after the token.
-    """
-
-    state: Any
-    projected: Tensor
-    values: Tensor
-    end: Tensor
-
 
 class OneToken:
-    """One layer's part of such a pass, and what it has read, for the hooks on its projections (see `Reads`).
+    """One token of each row in all layers: how it is read and written, and what was read, for the hooks on the projections.
 
     Args:
-        name: of the layer.
-        weights: of the adapter, there.
-        buffers: of the layer.
+        at_hand: the adapter's weights.
+        start: the memory before the token.
         valid: `[batch, 1]`, which rows' token counts; None if all do.
         writes: whether the token is written.
+
+    Attributes:
+        end: the states after the token, of the layers that have run.
+        token_writes: what these have written.
     """
 
-    __slots__ = ("_buffers", "_name", "_valid", "_weights", "_writes")
+    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
+        gating, layers, rows = at_hand.gating, len(at_hand.layers), start.rows
+        self._layers, self._scale, self._batch, self._writes = at_hand.layers, at_hand.scale, rows, writes
+        self._valid = None if valid is None else valid.contiguous()
+        width = gating.query_rows + (gating.write_rows if writes else 0)
+        # Of all layers the states before the token, `[layers, batch, num_states, r, r]`, and what the calls fill in: the
+        # projections `[layers, batch, 1, rows]` (the rows q alone if nothing is written), the reads
+        # `[layers, batch, 1, num_states * r]` and the states after the token.
+        self._start = _packed(start, at_hand)
+        self._projected = torch.empty(layers, rows, 1, width, device=at_hand.device)
+        self._values = torch.empty(layers, rows, 1, gating.query_rows, device=at_hand.device)
+        self._end = torch.empty_like(self._start)
+        self._ran: dict[str, int] = {}
+        self.end: Mapping[str, Tensor] = Packed(self._ran, self._end)
+        self.token_writes: Mapping[str, TokenWrites] = _Writes(self._ran, self) if writes else {}
 
-    def __init__(self, name: str, weights: LayerWeights, buffers: Buffers, valid: Tensor | None, writes: bool) -> None:
-        self._name, self._weights, self._buffers, self._valid, self._writes = name, weights, buffers, valid, writes
-
-    @classmethod
-    def each(cls, at_hand: WeightsAtHand, buffers: Buffers, valid: Tensor | None, writes: bool) -> dict[str, Self]:
-        """The parts of all layers, by their names; `buffers` are those of all layers."""
-        own = map(Buffers, buffers.state, *(tensor.unbind() for tensor in buffers[1:]))
-        layers = zip(at_hand.layers.items(), own, strict=True)
-        return {name: cls(name, weights, given, valid, writes) for (name, weights), given in layers}
-
-    @property
-    def values(self) -> Tensor:
-        """The reads, `[batch, 1, num_states * r]`."""
-        return self._buffers.values
-
-    @property
-    def parts(self) -> AdapterParts:
-        """Of the adapter that reads and writes."""
-        return self._weights.parts
-
-    def read_and_write(self, memory: MemoryPass, hidden: Tensor) -> bool:
+    def read_and_write(self, layer: str, hidden: Tensor) -> bool:
         """Read for the hidden states of a token and write it, if they are one's and the layer has not run yet.
 
         Args:
-            memory: the pass.
+            layer: its name.
             hidden: `[batch, 1, width]`.
 
         Returns:
             Whether it did; if not, nothing has happened.
         """
-        weights, buffers = self._weights, self._buffers
-        if hidden.numel() != memory.batch * weights.width or self._name in memory.end:
+        weights = self._layers[layer]
+        if hidden.numel() != self._batch * weights.width or layer in self._ran:
             return False
-        self._run(hidden)
-        memory.end[self._name] = buffers.end
-        if self._writes:
-            memory.token_writes[self._name] = TokenWrites(buffers.projected, weights.bias, self._valid, weights.parts.gating)
+        self._run(weights, hidden)
+        self._ran[layer] = weights.number
         return True
 
-    def correct(self, role: str, projection: Projection, output: Tensor) -> Tensor:
+    def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Reads.correct`."""
-        correction = self._weights.corrections.get(role)
-        if correction is not None and not self._correct(correction, output):
-            projection.correct_(output, self.values, correction.weight, self.parts.scale)
-        return output
+        weights = self._layers[layer]
+        correction = weights.corrections.get(role)
+        if correction is None or self._correct(weights, correction, output):
+            return output
+        return self.of(layer).correct(layer, role, projection, output)
 
-    def _run(self, hidden: Tensor) -> None:
-        """Fill in the buffers."""
+    def of(self, layer: str) -> Reads:
+        """What a layer has read."""
+        weights = self._layers[layer]
+        return Reads(self._values[weights.number], weights.parts, in_place=True, valid=None)
+
+    def written(self, layer: str) -> TokenWrites:
+        """What a layer has written."""
+        weights = self._layers[layer]
+        return TokenWrites(self._projected[weights.number], weights.bias, self._valid, weights.parts.gating)
+
+    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
+        """Fill in what is a layer's."""
         raise NotImplementedError
 
-    def _correct(self, correction: Correction, output: Tensor) -> bool:
+    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
         """Correct an output in place, in one call; False if it is not one for that."""
         raise NotImplementedError
 
 
 class CompiledToken(OneToken):
-    """On a CPU, of a single row that counts: compiled calls, which find the tensors' addresses in a table."""
+    """On a CPU, of a single row that counts: compiled calls, which are given addresses."""
 
-    __slots__ = ("_row", "_table")
-    _row: int
-    _table: Any
+    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
+        super().__init__(at_hand, start, valid, writes)
+        self._calls = _cpu()
+        self._table = at_hand.once(writes, partial(_table, writes=writes))
+        self._reads = self._values.data_ptr()
+        self._buffers = (self._start.data_ptr(), self._projected.data_ptr(), self._reads, self._end.data_ptr())
 
-    @classmethod
-    def each(cls, at_hand: WeightsAtHand, buffers: Buffers, valid: Tensor | None, writes: bool) -> dict[str, Self]:
-        """See `OneToken.each`."""
-        table = _cpu().filled(at_hand.once(writes, partial(_table, writes=writes)), *buffers)
-        tokens = super().each(at_hand, buffers, valid, writes)
-        rows = range(table.ctypes.data, table.ctypes.data + table.nbytes, table.strides[0])
-        for token, row in zip(tokens.values(), rows, strict=True):
-            token._row, token._table = row, table  # which lives as long as its rows are read
-        return tokens
-
-    def _run(self, hidden: Tensor) -> None:
+    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
         if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
             hidden = hidden.to(torch.float32).contiguous()
-        _cpu().read_and_write_token(self._row, hidden.data_ptr())
+        self._calls.read_and_write_token(self._table.rows[weights.number], *self._buffers, hidden.data_ptr())
 
-    def _correct(self, correction: Correction, output: Tensor) -> bool:
+    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
         if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
             return False
-        _cpu().correct_token(self._row, correction.number, self._weights.parts.scale, output.data_ptr())
+        row = self._table.rows[weights.number]
+        self._calls.correct_token(row, correction.number, self._scale, self._reads, output.data_ptr())
         return True
 
 
 class TritonToken(OneToken):
     """On a GPU, of any number of rows: one launch for the reads and the write, and one for each correction."""
 
-    __slots__ = ()
+    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
+        super().__init__(at_hand, start, valid, writes)
+        self._calls = _gpu()
+        self._reads = self._values.unbind()
+        self._buffers = [*zip(self._start.unbind(), self._projected.unbind(), self._reads, self._end.unbind(), strict=True)]
 
-    def _run(self, hidden: Tensor) -> None:
-        weights = self._weights
-        _gpu().read_and_write_token(
-            hidden.contiguous(), weights.entrance, weights.bias, *self._buffers, self._valid, weights.parts.gating, self._writes
+    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
+        buffers, gating = self._buffers[weights.number], weights.parts.gating
+        self._calls.read_and_write_token(
+            hidden.contiguous(), weights.entrance, weights.bias, *buffers, self._valid, gating, self._writes
         )
 
-    def _correct(self, correction: Correction, output: Tensor) -> bool:
-        if output.numel() != len(self.values) * correction.features or not output.is_contiguous():
+    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
+        if output.numel() != self._batch * correction.features or not output.is_contiguous():
             return False
-        _gpu().correct_token(output, self.values, correction.weight, self.parts.scale)
+        self._calls.correct_token(output, self._reads[weights.number], correction.weight, self._scale)
         return True
+
+
+class _Writes(Mapping[str, TokenWrites]):
+    """What the layers that have run have written, put together where somebody asks for it."""
+
+    def __init__(self, ran: Mapping[str, int], token: OneToken) -> None:
+        self._ran, self._token = ran, token
+
+    def __getitem__(self, layer: str) -> TokenWrites:
+        if layer not in self._ran:
+            raise KeyError(layer)
+        return self._token.written(layer)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ran)
+
+    def __len__(self) -> int:
+        return len(self._ran)
 
 
 WAYS: dict[str, type[OneToken]] = {"compiled": CompiledToken, "triton": TritonToken}
@@ -171,46 +175,38 @@ def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
     return None if way is CompiledToken and (new.shape[0] > 1 or valid is not None) else way
 
 
-def one_token_each(
+def one_token_of(
     way: type[OneToken], at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool
-) -> dict[str, OneToken]:
-    """What every layer does with one token a row; nothing where weights are not at hand.
+) -> OneToken | None:
+    """What the layers do with one token a row; None where weights are not at hand.
 
     Args:
         way: see `way_for`.
-        at_hand: the adapter's weights.
-        start: the memory before the token.
-        valid: `[batch, 1]`, which rows' token counts; None if all do.
-        writes: whether the token is written.
+        at_hand, start, valid, writes: see `OneToken`.
     """
-    layers = at_hand.layers
-    if not layers:
-        return {}
-    gating, device = at_hand.gating, at_hand.device
-    rows = gating.query_rows + (gating.write_rows if writes else 0)
-    empty = torch.zeros(start.rows, gating.num_states, gating.r, gating.r, device=device)
-    before = [_ready(start.states.get(name, empty), device) for name in layers]
-    shapes = ((start.rows, 1, rows), (start.rows, 1, gating.query_rows), empty.shape)
-    filled = (torch.empty(len(layers), *shape, device=device) for shape in shapes)
-    return {**way.each(at_hand, Buffers(before, *filled), None if valid is None else valid.contiguous(), writes)}
+    return way(at_hand, start, valid, writes) if at_hand.layers else None
+
+
+def _packed(start: Contents, at_hand: WeightsAtHand) -> Tensor:
+    """The states of a memory in one tensor, float32 and contiguous, `[layers, batch, num_states, r, r]`."""
+    gating, states = at_hand.gating, start.states
+    if isinstance(states, Packed) and states.numbers == at_hand.numbers:
+        whole = states.whole
+    else:
+        empty = torch.zeros(start.rows, gating.num_states, gating.r, gating.r, device=at_hand.device)
+        whole = torch.stack([states.get(layer, empty).to(at_hand.device) for layer in at_hand.numbers])
+    return whole.to(at_hand.device, torch.float32).contiguous()
 
 
 def _table(at_hand: WeightsAtHand, writes: bool) -> Any:
     layers = [*at_hand.layers.values()]
-    return _cpu().token_table(
+    return _cpu().Table(
         [weights.entrance for weights in layers],
         [weights.bias for weights in layers],
         [[correction.weight for correction in weights.corrections.values()] for weights in layers],
         at_hand.gating,
         writes,
     )
-
-
-def _ready(state: Tensor, device: torch.device) -> Tensor:
-    """A state as the calls take it."""
-    if state.dtype is torch.float32 and state.is_contiguous() and state.device == device:
-        return state  # what the next line does, too, in three times the time
-    return state.to(device, torch.float32).contiguous()
 
 
 @cache

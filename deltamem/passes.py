@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -59,12 +59,12 @@ class MemoryPass:
         linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
         cache: the KV cache of the call, if any.
-        one_token: by module, what does it all at once where the pass is one token (`OneToken`); may be empty.
+        one_token: what the layers do where the pass is one token (`OneToken`); None if it is taken like any other.
 
     Attributes:
-        end: the states after the pass by module, filled in by the layers.
+        end: the states after the pass by module, filled in by the layers (for those that took one token, by `one_token`).
         sums: what the layers have seen of the segments that stay open, by module.
-        token_writes: what was written, filled in by the layers that write tokens.
+        token_writes: what was written, filled in by the layers that write tokens, in the same way.
         write_gates: the mean write gate β of each layer that wrote, a scalar with its gradient.
         over: whether the model has run; a layer that runs after that is computed again, for its gradients.
     """
@@ -80,7 +80,7 @@ class MemoryPass:
         linked: bool = False,
         block: Any = None,
         cache: Any = None,
-        one_token: Mapping[str, Any] = MappingProxyType({}),
+        one_token: Any = None,
     ) -> None:
         self.start = start
         self.valid = valid
@@ -92,9 +92,9 @@ class MemoryPass:
         self.block = block
         self.cache = cache
         self.one_token = one_token
-        self.end: dict[str, Tensor] = {}
+        self.end: MutableMapping[str, Tensor] = {} if one_token is None else ChainMap({}, one_token.end)
         self.sums: dict[str, Tensor] = {}
-        self.token_writes: dict[str, TokenWrites] = {}
+        self.token_writes: MutableMapping[str, TokenWrites] = {} if one_token is None else ChainMap({}, one_token.token_writes)
         self.write_gates: dict[str, Tensor] = {}
         self.over = False
 
@@ -108,12 +108,18 @@ class MemoryPass:
 
     def outcome(self) -> Contents:
         """The memory after the pass."""
+        end = self._states_after()
         if not self.write:
-            return Contents(self.end, self.start.tokens, self.start.open_segment)
+            return Contents(end, self.start.tokens, self.start.open_segment)
         if self.segments is None:
-            return Contents(self.end, advance(self.start.tokens, self.valid, self.tokens))
+            return Contents(end, advance(self.start.tokens, self.valid, self.tokens))
         tokens = self.start.tokens + self.segments.tokens.to(self.start.tokens.device)
-        return Contents(self.end, tokens, self.segments.left_open(self.sums))
+        return Contents(end, tokens, self.segments.left_open(self.sums))
+
+    def _states_after(self) -> Mapping[str, Tensor]:
+        """The states after the pass; if all layers took one token, in one tensor, from which the next token can start."""
+        packed = {} if self.one_token is None else self.one_token.end
+        return packed if len(packed) == len(self.end) else self.end
 
 
 def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:

@@ -78,7 +78,7 @@ def _correction_hook(layer: DeltaMemLayer, role: str, real: Tensor, measured: Me
     projection = layer.projections[role]
 
     def measure(module: nn.Module, args: Any, output: Tensor) -> None:
-        reads = current.reads
+        reads = None if current.reads is None else current.reads.of(layer.name)
         linear = None if reads is None else reads.parts.corrections.get(role)
         if reads is None or linear is None:
             return

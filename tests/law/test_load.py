@@ -51,7 +51,8 @@ def act(session, operation, text):
 
 def memory_in_use():
     gc.collect()
-    tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    # By their types: to ask a weak reference that outlived its object would raise.
+    tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
     return tensors, psutil.Process().memory_info().rss
 
 

@@ -92,15 +92,15 @@ def test_a_nan_is_not_lost():
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Which layers took their only token in a launch, pass by pass; here as on a GPU."""
+    """What took a layer's only token in a launch, pass by pass; here as on a GPU."""
     found = []
 
     def spy(*args):
-        found.append(one_token.one_token_each(*args))
+        found.append(one_token.one_token_of(*args))
         return found[-1]
 
     monkeypatch.setattr(one_token, "choose", lambda *_: "triton")
-    monkeypatch.setattr(carrier, "one_token_each", spy)
+    monkeypatch.setattr(carrier, "one_token_of", spy)
     return found
 
 
@@ -125,8 +125,8 @@ def assert_same_both_ways(monkeypatch, taken, model, rows=1, tolerance=1e-5, **o
         return decoded(model, start, **options)
 
     logits, memory = run()
-    assert [len(layers) for layers in taken] == [2, 2, 2]
-    assert all(isinstance(token, one_token.TritonToken) for layers in taken for token in layers.values())
+    assert [len(token.end) for token in taken] == [2, 2, 2]
+    assert all(isinstance(token, one_token.TritonToken) for token in taken)
     monkeypatch.setattr(carrier, "_is_one_token", lambda *_: False)
     expected, same_memory = run()
     torch.testing.assert_close(logits, expected, atol=tolerance, rtol=0)

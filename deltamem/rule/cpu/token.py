@@ -16,19 +16,18 @@ from deltamem.rule.cpu.gates import DECAYS
 from deltamem.rule.cpu.lanes import LANES, load, spread, total
 from deltamem.rule.gates import Gating
 
-# A layer's row of the table that its calls read: addresses, then sizes and settings, then each correction's address and width.
-WEIGHT, BIAS, STATE, PROJECTED, READS, END = range(6)
-WIDTH, ROWS, R, STATES, GATE_ROWS, DECAY, DECAY_FIRST, WRITING = range(6, 14)
-CORRECTIONS = 14
+# A layer's row of the table that its calls read: addresses, then where its part of what all layers share begins, then sizes and
+# settings, then each correction's address and width.
+WEIGHT, BIAS, PROJECTED, READS, STATE = range(5)
+WIDTH, ROWS, R, STATES, GATE_ROWS, DECAY, DECAY_FIRST, WRITING = range(5, 13)
+CORRECTIONS = 13
 
 _ZERO = np.float32(0)
 _FLOAT_BYTES = 4
 
 
-def token_table(
-    entrances: Sequence[Tensor], biases: Sequence[Tensor], corrections: Sequence[Sequence[Tensor]], gating: Gating, writes: bool
-) -> np.ndarray[Any, Any]:
-    """What the calls of all layers have in common at every token: `[layers, columns]`, int64.
+class Table:
+    """What the calls of all layers have in common at every token of a single memory.
 
     Args:
         entrances: of each layer the map from the hidden state to the projections, `[rows, width]`.
@@ -36,35 +35,30 @@ def token_table(
         corrections: of each layer the maps from the reads to the outputs of projections.
         gating: what the rows mean.
         writes: whether the tokens are written; if not, there are the rows q alone.
+
+    Attributes:
+        rows: of each layer the address of its row.
     """
-    rows = gating.query_rows + (gating.write_rows if writes else 0)
-    settings = (gating.r, gating.num_states, gating.gate_rows, DECAYS[gating.decay], gating.decay_first, writes)
-    table = np.zeros((len(entrances), CORRECTIONS + 2 * max(map(len, corrections))), np.int64)
-    reads = gating.query_rows
-    sizes = _FLOAT_BYTES * np.array((rows, reads, reads * gating.r))
-    for layer, (entrance, bias, maps) in enumerate(zip(entrances, biases, corrections, strict=True)):
-        row = table[layer]
-        row[PROJECTED : END + 1] = layer * sizes  # where the layer's part begins
-        row[WEIGHT], row[BIAS] = entrance.data_ptr(), bias.data_ptr()
-        row[WIDTH:CORRECTIONS] = (entrance.shape[1], rows, *settings)
-        row[CORRECTIONS : CORRECTIONS + 2 * len(maps)] = [*chain.from_iterable((x.data_ptr(), len(x)) for x in maps)]
-    return table
 
-
-def filled(
-    table: np.ndarray[Any, Any], states: Sequence[Tensor], projected: Tensor, reads: Tensor, end: Tensor
-) -> np.ndarray[Any, Any]:
-    """A copy of a table for one token.
-
-    Args:
-        states: of each layer before the token.
-        projected, reads, end: filled in by the calls: the projections `[layers, 1, 1, rows]`, the reads
-            `[layers, 1, 1, states * r]` and the states after the token `[layers, 1, states, r, r]`.
-    """
-    table = table.copy()
-    table[:, STATE] = [*map(Tensor.data_ptr, states)]
-    table[:, PROJECTED : END + 1] += (projected.data_ptr(), reads.data_ptr(), end.data_ptr())
-    return table
+    def __init__(
+        self,
+        entrances: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        corrections: Sequence[Sequence[Tensor]],
+        gating: Gating,
+        writes: bool,
+    ) -> None:
+        rows, reads = gating.query_rows + (gating.write_rows if writes else 0), gating.query_rows
+        settings = (gating.r, gating.num_states, gating.gate_rows, DECAYS[gating.decay], gating.decay_first, writes)
+        sizes = _FLOAT_BYTES * np.array((rows, reads, reads * gating.r))
+        self._numbers = np.zeros((len(entrances), CORRECTIONS + 2 * max(map(len, corrections))), np.int64)
+        for layer, (entrance, bias, maps) in enumerate(zip(entrances, biases, corrections, strict=True)):
+            row = self._numbers[layer]
+            row[WEIGHT], row[BIAS] = entrance.data_ptr(), bias.data_ptr()
+            row[PROJECTED : STATE + 1] = layer * sizes
+            row[WIDTH:CORRECTIONS] = (entrance.shape[1], rows, *settings)
+            row[CORRECTIONS : CORRECTIONS + 2 * len(maps)] = [*chain.from_iterable((x.data_ptr(), len(x)) for x in maps)]
+        self.rows = [row.ctypes.data for row in self._numbers]
 
 
 @part
@@ -81,39 +75,44 @@ def _dot(left: Any, at: Any, right: Any, count: Any) -> Any:
 
 
 @entry
-def read_and_write_token(row: int, hidden: int) -> None:
+def read_and_write_token(row: int, state: int, projected: int, reads: int, end: int, hidden: int) -> None:
     """Project a hidden state, read the memory for it and, if it writes, write it.
 
     Args:
         row: address of the layer's row of the table.
+        state: address of the states of all layers before the token, `[layers, states, r, r]`.
+        projected, reads, end: addresses of what is filled in, of all layers: the projections `[layers, rows]`, the reads
+            `[layers, states * r]` and the states after the token.
         hidden: address of the hidden state, `[width]`.
     """
     given = carray(integers(row), CORRECTIONS)
     width, rows, states = given[WIDTH], given[ROWS], given[STATES]
     source, matrix = carray(floats(hidden), width), carray(floats(given[WEIGHT]), rows * width)
-    target, opened = carray(floats(given[PROJECTED]), rows), np.empty(states, np.float32)
+    own = projected + given[PROJECTED]
+    target, opened = carray(floats(own), rows), np.empty(states, np.float32)
     for i in range(rows):
         target[i] = _dot(matrix, i * width, source, width)
     _forward(
-        given[PROJECTED], given[BIAS], given[STATE], given[READS], given[END], opened.ctypes.data, 0, 0,
+        own, given[BIAS], state + given[STATE], reads + given[READS], end + given[STATE], opened.ctypes.data, 0, 0,
         1, rows, given[R], states, given[GATE_ROWS], given[DECAY], given[DECAY_FIRST], 1, given[WRITING], 0, states,
     )  # fmt: skip
 
 
 @entry
-def correct_token(row: int, number: int, scale: float, output: int) -> None:
+def correct_token(row: int, number: int, scale: float, reads: int, output: int) -> None:
     """Add `scale` times what a correction makes of the reads to a projection's output, in place.
 
     Args:
         row: address of the layer's row of the table.
         number: which of the layer's corrections.
         scale: see above.
+        reads: address of the reads of all layers.
         output: address of the output.
     """
     column = CORRECTIONS + 2 * number
     given = carray(integers(row), column + 2)
     rows, features = given[STATES] * given[R], given[column + 1]
-    source, matrix = carray(floats(given[READS]), rows), carray(floats(given[column]), rows * features)
+    source, matrix = carray(floats(reads + given[READS]), rows), carray(floats(given[column]), rows * features)
     target, factor = carray(floats(output), features), np.float32(scale)
     for feature in range(features):
         target[feature] += factor * _dot(matrix, feature * rows, source, rows)
