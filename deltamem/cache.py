@@ -88,7 +88,8 @@ class MemoryCacheLayer(DummyLayer):
     @classmethod
     def find(cls, cache: Any) -> MemoryCacheLayer | None:
         """The memory that a cache carries, if any."""
-        return next((layer for layer in getattr(cache, "layers", ()) if isinstance(layer, cls)), None)
+        layers = getattr(cache, "layers", ())  # of which it is one of the last
+        return next((layer for layer in reversed(layers) if isinstance(layer, cls)), None)
 
     def record(self, memory: MemoryPass, outcome: Contents) -> None:
         """Take over the memory after a pass and remember how to undo it."""

@@ -108,10 +108,9 @@ class Carrier:
             one_token=self._one_token(new, start, valid, write) if _is_one_token(new, segments) else None,
         )
 
-    def end(self, memory: MemoryPass, output: Any) -> None:
+    def end(self, memory: MemoryPass, outcome: Contents, output: Any) -> None:
         """Hand the outcome of a pass to the KV cache and to the open block."""
         memory.over = True
-        outcome = memory.outcome()
         if memory.linked and is_sharded(self.owner.model):
             outcome = after_output(outcome, output)
         if torch.compiler.is_compiling():
@@ -168,7 +167,9 @@ class Carrier:
     def _one_token(self, new: Tensor, start: Contents, valid: Tensor | None, write: bool) -> OneToken | None:
         """What the layers do with the only new token of each row."""
         way, writes = way_for(new, valid), write and self.segments_of is None
-        return None if way is None else one_token_of(way, self.owner.weights_at_hand(new.device), start, valid, writes)
+        if way is None:
+            return None
+        return one_token_of(way, self.owner.weights_at_hand(new.device, start), start, valid, writes)
 
     def _store(self, memory: MemoryPass, outcome: Contents, cache: Any) -> None:
         """Write a pass's outcome to the block's state; of a generation in branches, that of the prompt alone."""

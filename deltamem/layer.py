@@ -81,7 +81,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._width = width_in(hook.entrance(attention))
         self._handles: dict[str, RemovableHandle] = {}
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
-        self._traced: Reads | OneToken | None = None
+        self._traced: Reads | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -129,7 +129,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         # Not where this is traced: of a model whose forward alone is compiled the pass began outside.
         token: OneToken | None = None if is_dynamo_compiling() else memory.one_token
         if token is not None and token.read_and_write(self.name, hidden if norm is None else norm(hidden)):
-            return self._attend(token, args, kwargs)
+            outer, current.reads = current.reads, token  # what _attend does, without a call and another look-up
+            try:
+                return attention(*args, **kwargs)
+            finally:
+                current.reads = outer
         if not self.is_active:
             return attention(*args, **kwargs)
         valid = memory.valid_for_gradients(hidden.device)
@@ -187,7 +191,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def _gate_bias(self, adapter: str) -> Tensor:
         return fetched(self.delta_mem_gate_bias, adapter)
 
-    def _attend(self, reads: Reads | OneToken, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _attend(self, reads: Reads, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the wrapped attention; the hooks on its projections see the reads meanwhile, and nobody else does."""
         place, name = (self, "_traced") if is_dynamo_compiling() else (current, "reads")
         outer = getattr(place, name)
@@ -253,7 +257,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
-        reads = self._traced if is_dynamo_compiling() else current.reads
+        reads: Reads | OneToken | None = self._traced if is_dynamo_compiling() else current.reads
         return output if reads is None else reads.correct(self.name, role, self.projections[role], output)
 
     @torch.no_grad()

@@ -199,8 +199,9 @@ class DeltaMemModel(BaseTuner):
         """Forward hook of the whole model: take the pass's outcome over."""
         memory: MemoryPass | None = kwargs.get(PASS_KEYWORD) if self._hook.keywords else current.memory
         if memory is not None:
-            self._check_reached(memory)
-            self._carrier().end(memory, output)
+            outcome = memory.outcome()
+            self._check_reached(outcome)
+            self._carrier().end(memory, outcome, output)
 
     def _forget_pass(self, *_: Any) -> None:
         """Forward hook of the whole model, also after an error."""
@@ -217,12 +218,16 @@ class DeltaMemModel(BaseTuner):
         """The layers in which the active adapter is at work, by name."""
         return {name: layer for name, layer in self._layers.items() if layer.is_active}
 
-    def weights_at_hand(self, device: torch.device) -> WeightsAtHand:
-        """The active adapter's weights in all of its layers, for hidden states on a device."""
+    def weights_at_hand(self, device: torch.device, start: Contents) -> WeightsAtHand:
+        """The active adapter's weights in all of its layers.
+
+        Args:
+            device: of the hidden states.
+            start: the memory from which they will be used.
+        """
         adapter = self.active_adapters[0]
-        parts = {name: layer.parts[adapter] for name, layer in self._layers.items() if adapter in layer.parts}
-        if self._at_hand is None or not self._at_hand.are_still(parts, device):
-            self._at_hand = WeightsAtHand(parts, device)
+        if self._at_hand is None or not self._at_hand.are_still(adapter, device, start.states):
+            self._at_hand = WeightsAtHand({name: layer.parts for name, layer in self._layers.items()}, adapter, device)
         return self._at_hand
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
@@ -243,10 +248,10 @@ class DeltaMemModel(BaseTuner):
         """The active adapter's configuration, under the name that it has in a PeftModel."""
         return self.peft_config[self.active_adapters[0]]
 
-    def _check_reached(self, memory: MemoryPass) -> None:
-        if len(memory.end) == len(self._layers):
+    def _check_reached(self, outcome: Contents) -> None:
+        if len(outcome.states) == len(self._layers):
             return
-        missing = [name for name in self._active_layers() if name not in memory.end]
+        missing = [name for name in self._active_layers() if name not in outcome.states]
         if missing:
             raise RuntimeError(
                 f"the memory did not reach {len(missing)} of {len(self._active_layers())} attention modules, such as "

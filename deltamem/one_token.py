@@ -8,9 +8,8 @@ hidden states is looked up for all layers at once, before the first of them runs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,9 @@ from deltamem.projection import Projection
 from deltamem.reads import Reads
 from deltamem.rule.backends import choose
 from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+
+# By the backend of the rule: the module and the class in it.
+WAYS = {"compiled": ("deltamem.one_token_cpu", "CompiledToken"), "triton": ("deltamem.one_token_gpu", "TritonToken")}
 
 
 class OneToken:
@@ -39,8 +41,8 @@ class OneToken:
     """
 
     def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
-        gating, layers, rows = at_hand.gating, len(at_hand.layers), start.rows
-        self._layers, self._scale, self._batch, self._writes = at_hand.layers, at_hand.scale, rows, writes
+        gating, layers, rows = at_hand.parts.gating, len(at_hand.layers), start.rows
+        self._layers, self._scale, self._batch, self._writes = at_hand.layers, at_hand.parts.scale, rows, writes
         self._valid = None if valid is None else valid.contiguous()
         width = gating.query_rows + (gating.write_rows if writes else 0)
         # Of all layers the states before the token, `[layers, batch, num_states, r, r]`, and what the calls fill in: the
@@ -50,6 +52,7 @@ class OneToken:
         self._projected = torch.empty(layers, rows, 1, width, device=at_hand.device)
         self._values = torch.empty(layers, rows, 1, gating.query_rows, device=at_hand.device)
         self._end = torch.empty_like(self._start)
+        self._numbers = at_hand.numbers
         self._ran: dict[str, int] = {}
         self.end: Mapping[str, Tensor] = Packed(self._ran, self._end)
         self.token_writes: Mapping[str, TokenWrites] = _Writes(self._ran, self) if writes else {}
@@ -70,6 +73,10 @@ class OneToken:
         self._run(weights, hidden)
         self._ran[layer] = weights.number
         return True
+
+    def states_after(self) -> Packed:
+        """As `end`; where all layers have run, in a form from which another token can start with the same weights."""
+        return Packed(self._numbers if len(self._ran) == len(self._numbers) else self._ran, self._end)
 
     def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Reads.correct`."""
@@ -98,51 +105,6 @@ class OneToken:
         raise NotImplementedError
 
 
-class CompiledToken(OneToken):
-    """On a CPU, of a single row that counts: compiled calls, which are given addresses."""
-
-    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
-        super().__init__(at_hand, start, valid, writes)
-        self._calls = _cpu()
-        self._table = at_hand.once(writes, partial(_table, writes=writes))
-        self._reads = self._values.data_ptr()
-        self._buffers = (self._start.data_ptr(), self._projected.data_ptr(), self._reads, self._end.data_ptr())
-
-    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
-        if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
-            hidden = hidden.to(torch.float32).contiguous()
-        self._calls.read_and_write_token(self._table.rows[weights.number], *self._buffers, hidden.data_ptr())
-
-    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
-        if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
-            return False
-        row = self._table.rows[weights.number]
-        self._calls.correct_token(row, correction.number, self._scale, self._reads, output.data_ptr())
-        return True
-
-
-class TritonToken(OneToken):
-    """On a GPU, of any number of rows: one launch for the reads and the write, and one for each correction."""
-
-    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
-        super().__init__(at_hand, start, valid, writes)
-        self._calls = _gpu()
-        self._reads = self._values.unbind()
-        self._buffers = [*zip(self._start.unbind(), self._projected.unbind(), self._reads, self._end.unbind(), strict=True)]
-
-    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
-        buffers, gating = self._buffers[weights.number], weights.parts.gating
-        self._calls.read_and_write_token(
-            hidden.contiguous(), weights.entrance, weights.bias, *buffers, self._valid, gating, self._writes
-        )
-
-    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
-        if output.numel() != self._batch * correction.features or not output.is_contiguous():
-            return False
-        self._calls.correct_token(output, self._reads[weights.number], correction.weight, self._scale)
-        return True
-
-
 class _Writes(Mapping[str, TokenWrites]):
     """What the layers that have run have written, put together where somebody asks for it."""
 
@@ -161,9 +123,6 @@ class _Writes(Mapping[str, TokenWrites]):
         return len(self._ran)
 
 
-WAYS: dict[str, type[OneToken]] = {"compiled": CompiledToken, "triton": TritonToken}
-
-
 def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
     """How one new token of each row is taken where it is; None if there is no such way.
 
@@ -171,8 +130,10 @@ def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
         new: `[batch, 1]`, or embeddings.
         valid: `[batch, 1]`, which rows' token counts; None if all do.
     """
-    way = WAYS.get(choose("auto", new.device.type))
-    return None if way is CompiledToken and (new.shape[0] > 1 or valid is not None) else way
+    backend = choose("auto", new.device.type)
+    if backend == "compiled" and (new.shape[0] > 1 or valid is not None):
+        return None
+    return _way(backend) if backend in WAYS else None
 
 
 def one_token_of(
@@ -189,8 +150,8 @@ def one_token_of(
 
 def _packed(start: Contents, at_hand: WeightsAtHand) -> Tensor:
     """The states of a memory in one tensor, float32 and contiguous, `[layers, batch, num_states, r, r]`."""
-    gating, states = at_hand.gating, start.states
-    if isinstance(states, Packed) and states.numbers == at_hand.numbers:
+    gating, states = at_hand.parts.gating, start.states
+    if at_hand.wrote(states):
         whole = states.whole
     else:
         empty = torch.zeros(start.rows, gating.num_states, gating.r, gating.r, device=at_hand.device)
@@ -198,22 +159,8 @@ def _packed(start: Contents, at_hand: WeightsAtHand) -> Tensor:
     return whole.to(at_hand.device, torch.float32).contiguous()
 
 
-def _table(at_hand: WeightsAtHand, writes: bool) -> Any:
-    layers = [*at_hand.layers.values()]
-    return _cpu().Table(
-        [weights.entrance for weights in layers],
-        [weights.bias for weights in layers],
-        [[correction.weight for correction in weights.corrections.values()] for weights in layers],
-        at_hand.gating,
-        writes,
-    )
-
-
 @cache
-def _cpu() -> Any:
-    return import_module("deltamem.rule.cpu.token")
-
-
-@cache
-def _gpu() -> Any:
-    return import_module("deltamem.rule.gpu.token")
+def _way(backend: str) -> type[OneToken]:
+    """Imported where it is used: what it needs may not be installed."""
+    module, name = WAYS[backend]
+    return getattr(import_module(module), name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from deltamem.config import DeltaMemConfig
 from deltamem.rule import Gating
@@ -33,8 +33,8 @@ class AdapterParts:
     gate_biases: nn.ParameterDict
     corrections: dict[str, nn.Module]
 
-    def places(self) -> list[tuple[dict[str, Any], str]]:
-        """Where the weights of the entrance, of the gates' bias and of the corrections are: dictionaries and keys in them."""
+    def weights(self) -> list[Tensor]:
+        """The weights of the entrance, of the gates' bias and of the corrections."""
         modules = (self.entrance, self.gate_biases, *self.corrections.values())
         names = ("weight", self.name, *("weight" for _ in self.corrections))
-        return [(module._parameters, name) for module, name in zip(modules, names, strict=True)]
+        return [cast(Tensor, module._parameters[name]) for module, name in zip(modules, names, strict=True)]

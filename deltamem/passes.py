@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -92,7 +92,8 @@ class MemoryPass:
         self.block = block
         self.cache = cache
         self.one_token = one_token
-        self.end: MutableMapping[str, Tensor] = {} if one_token is None else ChainMap({}, one_token.end)
+        self._own_end: dict[str, Tensor] = {}
+        self.end: MutableMapping[str, Tensor] = self._own_end if one_token is None else ChainMap(self._own_end, one_token.end)
         self.sums: dict[str, Tensor] = {}
         self.token_writes: MutableMapping[str, TokenWrites] = {} if one_token is None else ChainMap({}, one_token.token_writes)
         self.write_gates: dict[str, Tensor] = {}
@@ -108,18 +109,14 @@ class MemoryPass:
 
     def outcome(self) -> Contents:
         """The memory after the pass."""
-        end = self._states_after()
+        # If all layers took one token, their states are in one tensor, from which the next token can start.
+        end = self.end if self.one_token is None or self._own_end else self.one_token.states_after()
         if not self.write:
             return Contents(end, self.start.tokens, self.start.open_segment)
         if self.segments is None:
             return Contents(end, advance(self.start.tokens, self.valid, self.tokens))
         tokens = self.start.tokens + self.segments.tokens.to(self.start.tokens.device)
         return Contents(end, tokens, self.segments.left_open(self.sums))
-
-    def _states_after(self) -> Mapping[str, Tensor]:
-        """The states after the pass; if all layers took one token, in one tensor, from which the next token can start."""
-        packed = {} if self.one_token is None else self.one_token.end
-        return packed if len(packed) == len(self.end) else self.end
 
 
 def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import chain
-from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from deltamem.packed import Packed
 from deltamem.parts import AdapterParts
-from deltamem.rule import Gating
 
 
 class Correction(NamedTuple):
@@ -50,7 +48,7 @@ class LayerWeights(NamedTuple):
     @classmethod
     def of(cls, number: int, parts: AdapterParts) -> LayerWeights:
         """Look the tensors up."""
-        entrance, bias, *maps = (holder[name] for holder, name in parts.places())
+        entrance, bias, *maps = parts.weights()
         corrections = {
             role: Correction(weight, len(weight), number)
             for number, (role, weight) in enumerate(zip(parts.corrections, maps, strict=True))
@@ -62,7 +60,8 @@ class WeightsAtHand:
     """The weights that calls take as they are: float32, contiguous, where the hidden states are.
 
     Args:
-        layers: what the adapter has in each layer, by its name.
+        layers: what each adapter has in each layer, by the layer's name and the adapter's.
+        adapter: whose weights they are.
         device: of the hidden states.
 
     Attributes:
@@ -70,29 +69,25 @@ class WeightsAtHand:
         numbers: of the layers, by their names.
     """
 
-    def __init__(self, layers: Mapping[str, AdapterParts], device: torch.device) -> None:
+    def __init__(self, layers: Mapping[str, Mapping[str, AdapterParts]], adapter: str, device: torch.device) -> None:
         self.device = device
-        self._parts = [*layers.values()]
-        self._places = [*chain.from_iterable(parts.places() for parts in self._parts)]
-        weights = [holder[name] for holder, name in self._places]
-        at_hand = all(_is_at_hand(weight, device) for weight in weights)
-        # Held, so that no other weight's memory can be at these addresses.
-        self._memory = [weight.untyped_storage() for weight in weights] if at_hand else []
-        self._addresses = self._look_up() if at_hand else None
-        found = enumerate(layers.items()) if at_hand else ()
-        self.layers = {name: LayerWeights.of(number, parts) for number, (name, parts) in found}
+        self._adapter = adapter
+        own = {name: adapters for name, adapters in layers.items() if adapter in adapters}
+        weights = [weight for adapters in own.values() for weight in adapters[adapter].weights()]
+        if not all(_is_at_hand(weight, device) for weight in weights):
+            own, weights = {}, []
+        self._layers = [*own.values()]
+        self._seen = [self._look_at(adapters) for adapters in self._layers]
+        # What they are stored in is held, so that no other weight's memory can come to lie where they were seen.
+        self._storages = [weight.untyped_storage() for weight in weights]
+        self.layers = {name: LayerWeights.of(number, own[name][adapter]) for number, name in enumerate(own)}
         self.numbers = {name: weights.number for name, weights in self.layers.items()}
         self._made: dict[Any, Any] = {}
 
     @property
-    def gating(self) -> Gating:
-        """What the rows of the entrances mean."""
-        return self._parts[0].gating  # all layers have the adapter's
-
-    @property
-    def scale(self) -> float:
-        """What the corrections are multiplied with."""
-        return self._parts[0].scale
+    def parts(self) -> AdapterParts:
+        """Of some layer: what they all have in common is the adapter's configuration."""
+        return next(iter(self.layers.values())).parts
 
     def once(self, key: Any, make: Callable[[WeightsAtHand], Any]) -> Any:
         """Something made of these weights, made when it is first asked for under this key."""
@@ -100,15 +95,30 @@ class WeightsAtHand:
             self._made[key] = make(self)
         return self._made[key]
 
-    def are_still(self, layers: Mapping[str, AdapterParts], device: torch.device) -> bool:
-        """Whether these are at hand, and the weights: no layer and no weight's memory was replaced since."""
-        if self._addresses is None or device != self.device or len(layers) != len(self._parts):
-            return False
-        return all(map(is_, layers.values(), self._parts)) and self._look_up() == self._addresses
+    def wrote(self, states: Mapping[str, Tensor]) -> TypeGuard[Packed]:
+        """Whether a token that was taken with these left the states, as they are: the generation goes on."""
+        return isinstance(states, Packed) and states.numbers is self.numbers
 
-    def _look_up(self) -> list[int]:
-        """Where the weights are in memory."""
-        return [holder[name].data_ptr() for holder, name in self._places]
+    def are_still(self, adapter: str, device: torch.device, start: Mapping[str, Tensor]) -> bool:
+        """Whether these are an adapter's, and nothing of it was replaced since, neither its parts nor its weights' memory.
+
+        While a generation goes on, only the first layer is looked at: to look at all of them takes every token a five-hundredth
+        longer, and what replaces an adapter's weights, replaces those of all layers.
+
+        Args:
+            adapter: see above.
+            device: where the weights are to be.
+            start: the states from which a pass starts.
+        """
+        if not self.layers or (self._adapter, self.device) != (adapter, device):
+            return False
+        layers = self._layers[:1] if self.wrote(start) else self._layers
+        return all(self._look_at(adapters) == seen for adapters, seen in zip(layers, self._seen, strict=False))
+
+    def _look_at(self, adapters: Mapping[str, AdapterParts]) -> tuple[AdapterParts, list[int]] | None:
+        """What the adapter has in a layer, and where the weights of that are in memory."""
+        parts = adapters.get(self._adapter)
+        return None if parts is None else (parts, [*map(Tensor.data_ptr, parts.weights())])
 
 
 def _is_at_hand(weight: Tensor, device: torch.device) -> bool:

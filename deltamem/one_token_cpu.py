@@ -1,0 +1,45 @@
+"""CompiledToken: one token on a CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from deltamem.contents import Contents
+from deltamem.one_token import OneToken
+from deltamem.rule.cpu.token import Table, correct_token, read_and_write_token
+from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+
+
+class CompiledToken(OneToken):
+    """Of a single row that counts: compiled calls, which are given addresses."""
+
+    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
+        super().__init__(at_hand, start, valid, writes)
+        self._rows = at_hand.once(writes, partial(_table, writes=writes)).rows
+        self._reads = self._values.data_ptr()
+        self._buffers = (self._start.data_ptr(), self._projected.data_ptr(), self._reads, self._end.data_ptr())
+
+    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
+        if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
+            hidden = hidden.to(torch.float32).contiguous()
+        read_and_write_token(self._rows[weights.number], *self._buffers, hidden.data_ptr())
+
+    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
+        if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
+            return False
+        correct_token(self._rows[weights.number], correction.number, self._scale, self._reads, output.data_ptr())
+        return True
+
+
+def _table(at_hand: WeightsAtHand, writes: bool) -> Table:
+    layers = [*at_hand.layers.values()]
+    return Table(
+        [weights.entrance for weights in layers],
+        [weights.bias for weights in layers],
+        [[correction.weight for correction in weights.corrections.values()] for weights in layers],
+        at_hand.parts.gating,
+        writes,
+    )

@@ -1,0 +1,29 @@
+"""TritonToken: one token on a GPU."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from deltamem.contents import Contents
+from deltamem.one_token import OneToken
+from deltamem.rule.gpu.token import correct_token, read_and_write_token
+from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+
+
+class TritonToken(OneToken):
+    """Of any number of rows: one launch for the reads and the write, and one for each correction."""
+
+    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
+        super().__init__(at_hand, start, valid, writes)
+        self._reads = self._values.unbind()
+        self._buffers = [*zip(self._start.unbind(), self._projected.unbind(), self._reads, self._end.unbind(), strict=True)]
+
+    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
+        buffers, gating = self._buffers[weights.number], weights.parts.gating
+        read_and_write_token(hidden.contiguous(), weights.entrance, weights.bias, *buffers, self._valid, gating, self._writes)
+
+    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
+        if output.numel() != self._batch * correction.features or not output.is_contiguous():
+            return False
+        correct_token(output, self._reads[weights.number], correction.weight, self._scale)
+        return True
