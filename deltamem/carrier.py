@@ -201,7 +201,8 @@ def _unless_all(valid: Tensor | None) -> Tensor | None:
     """None where every token is real, which saves every layer from looking; not where it would cost to ask."""
     if valid is None or valid.device.type != "cpu" or torch.compiler.is_compiling():
         return valid
-    return None if bool(valid.all()) else valid
+    every = valid if valid.numel() == 1 else valid.all()  # an operation, where a token needs none
+    return None if bool(every) else valid
 
 
 def _for_batch(contents: Contents, batch: int, branches: int, source: str) -> Contents:

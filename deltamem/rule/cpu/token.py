@@ -13,7 +13,7 @@ from torch import Tensor
 from deltamem.rule.cpu.compile import entry, floats, integers, part
 from deltamem.rule.cpu.gated import _forward
 from deltamem.rule.cpu.gates import DECAYS
-from deltamem.rule.cpu.lanes import LANES, load, spread, total
+from deltamem.rule.cpu.lanes import LANES, load, spread, store, total, totals
 from deltamem.rule.gates import Gating
 
 # A layer's row of the table that its calls read: addresses, then where its part of what all layers share begins, then sizes and
@@ -74,6 +74,28 @@ def _dot(left: Any, at: Any, right: Any, count: Any) -> Any:
     return rest
 
 
+@part
+def _add_mapped(matrix: Any, rows: Any, columns: Any, source: Any, factor: Any, target: Any) -> None:
+    """Add `factor` times a matrix times a vector to another: `rows` sums of `columns` products."""
+    together = rows // LANES * LANES if columns % LANES == 0 else 0
+    for row in range(0, together, LANES):
+        a = b = c = d = e = f = g = h = spread(_ZERO)
+        at = row * columns
+        for i in range(0, columns, LANES):
+            x = load(source, i)
+            a += load(matrix, at + i) * x
+            b += load(matrix, at + columns + i) * x
+            c += load(matrix, at + 2 * columns + i) * x
+            d += load(matrix, at + 3 * columns + i) * x
+            e += load(matrix, at + 4 * columns + i) * x
+            f += load(matrix, at + 5 * columns + i) * x
+            g += load(matrix, at + 6 * columns + i) * x
+            h += load(matrix, at + 7 * columns + i) * x
+        store(target, row, load(target, row) + spread(factor) * totals(a, b, c, d, e, f, g, h))
+    for row in range(together, rows):
+        target[row] += factor * _dot(matrix, row * columns, source, columns)
+
+
 @entry
 def read_and_write_token(row: int, state: int, projected: int, reads: int, end: int, hidden: int) -> None:
     """Project a hidden state, read the memory for it and, if it writes, write it.
@@ -114,5 +136,4 @@ def correct_token(row: int, number: int, scale: float, reads: int, output: int) 
     rows, features = given[STATES] * given[R], given[column + 1]
     source, matrix = carray(floats(reads + given[READS]), rows), carray(floats(given[column]), rows * features)
     target, factor = carray(floats(output), features), np.float32(scale)
-    for feature in range(features):
-        target[feature] += factor * _dot(matrix, feature * rows, source, rows)
+    _add_mapped(matrix, features, rows, source, factor, target)
