@@ -20,7 +20,7 @@ from deltamem.passes import TokenWrites
 from deltamem.projection import Projection
 from deltamem.reads import Reads
 from deltamem.rule.backends import choose
-from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+from deltamem.weights_at_hand import WeightsAtHand
 
 # By the backend of the rule: the module and the class in it.
 WAYS = {"compiled": ("deltamem.one_token_cpu", "CompiledToken"), "triton": ("deltamem.one_token_gpu", "TritonToken")}
@@ -67,12 +67,7 @@ class OneToken:
         Returns:
             Whether it did; if not, nothing has happened.
         """
-        weights = self._layers[layer]
-        if hidden.numel() != self._batch * weights.width or layer in self._ran:
-            return False
-        self._run(weights, hidden)
-        self._ran[layer] = weights.number
-        return True
+        raise NotImplementedError
 
     def states_after(self) -> Packed:
         """As `end`; where all layers have run, in a form from which another token can start with the same weights."""
@@ -80,11 +75,7 @@ class OneToken:
 
     def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Reads.correct`."""
-        weights = self._layers[layer]
-        correction = weights.corrections.get(role)
-        if correction is None or self._correct(weights, correction, output):
-            return output
-        return self.of(layer).correct(layer, role, projection, output)
+        raise NotImplementedError
 
     def of(self, layer: str) -> Reads:
         """What a layer has read."""
@@ -95,14 +86,6 @@ class OneToken:
         """What a layer has written."""
         weights = self._layers[layer]
         return TokenWrites(self._projected[weights.number], weights.bias, self._valid, weights.parts.gating)
-
-    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
-        """Fill in what is a layer's."""
-        raise NotImplementedError
-
-    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
-        """Correct an output in place, in one call; False if it is not one for that."""
-        raise NotImplementedError
 
 
 class _Writes(Mapping[str, TokenWrites]):

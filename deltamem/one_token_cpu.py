@@ -9,8 +9,9 @@ from torch import Tensor
 
 from deltamem.contents import Contents
 from deltamem.one_token import OneToken
+from deltamem.projection import Projection
 from deltamem.rule.cpu.token import Table, correct_token, read_and_write_token
-from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+from deltamem.weights_at_hand import WeightsAtHand
 
 
 class CompiledToken(OneToken):
@@ -22,16 +23,27 @@ class CompiledToken(OneToken):
         self._reads = self._values.data_ptr()
         self._buffers = (self._start.data_ptr(), self._projected.data_ptr(), self._reads, self._end.data_ptr())
 
-    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
+    def read_and_write(self, layer: str, hidden: Tensor) -> bool:
+        """See `OneToken.read_and_write`."""
+        weights = self._layers[layer]
+        if hidden.numel() != weights.width or layer in self._ran:
+            return False
         if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
             hidden = hidden.to(torch.float32).contiguous()
         read_and_write_token(self._rows[weights.number], *self._buffers, hidden.data_ptr())
-
-    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
-        if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
-            return False
-        correct_token(self._rows[weights.number], correction.number, self._scale, self._reads, output.data_ptr())
+        self._ran[layer] = weights.number
         return True
+
+    def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
+        """See `Reads.correct`."""
+        weights = self._layers[layer]
+        correction = weights.corrections.get(role)
+        if correction is None:
+            return output
+        if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
+            return self.of(layer).correct(layer, role, projection, output)
+        correct_token(self._rows[weights.number], correction.number, self._scale, self._reads, output.data_ptr())
+        return output
 
 
 def _table(at_hand: WeightsAtHand, writes: bool) -> Table:

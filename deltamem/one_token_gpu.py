@@ -6,8 +6,9 @@ from torch import Tensor
 
 from deltamem.contents import Contents
 from deltamem.one_token import OneToken
+from deltamem.projection import Projection
 from deltamem.rule.gpu.token import correct_token, read_and_write_token
-from deltamem.weights_at_hand import Correction, LayerWeights, WeightsAtHand
+from deltamem.weights_at_hand import WeightsAtHand
 
 
 class TritonToken(OneToken):
@@ -18,12 +19,23 @@ class TritonToken(OneToken):
         self._reads = self._values.unbind()
         self._buffers = [*zip(self._start.unbind(), self._projected.unbind(), self._reads, self._end.unbind(), strict=True)]
 
-    def _run(self, weights: LayerWeights, hidden: Tensor) -> None:
+    def read_and_write(self, layer: str, hidden: Tensor) -> bool:
+        """See `OneToken.read_and_write`."""
+        weights = self._layers[layer]
+        if hidden.numel() != self._batch * weights.width or layer in self._ran:
+            return False
         buffers, gating = self._buffers[weights.number], weights.parts.gating
         read_and_write_token(hidden.contiguous(), weights.entrance, weights.bias, *buffers, self._valid, gating, self._writes)
-
-    def _correct(self, weights: LayerWeights, correction: Correction, output: Tensor) -> bool:
-        if output.numel() != self._batch * correction.features or not output.is_contiguous():
-            return False
-        correct_token(output, self._reads[weights.number], correction.weight, self._scale)
+        self._ran[layer] = weights.number
         return True
+
+    def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
+        """See `Reads.correct`."""
+        weights = self._layers[layer]
+        correction = weights.corrections.get(role)
+        if correction is None:
+            return output
+        if output.numel() != self._batch * correction.features or not output.is_contiguous():
+            return self.of(layer).correct(layer, role, projection, output)
+        correct_token(output, self._reads[weights.number], correction.weight, self._scale)
+        return output

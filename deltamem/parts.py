@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -37,4 +36,4 @@ class AdapterParts:
         """The weights of the entrance, of the gates' bias and of the corrections."""
         modules = (self.entrance, self.gate_biases, *self.corrections.values())
         names = ("weight", self.name, *("weight" for _ in self.corrections))
-        return [cast(Tensor, module._parameters[name]) for module, name in zip(modules, names, strict=True)]
+        return [module._parameters[name] for module, name in zip(modules, names, strict=True)]  # type: ignore[misc]
