@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,8 +95,9 @@ class MemoryCacheLayer(DummyLayer):
         """Take over the memory after a pass and remember how to undo it."""
         self.contents = outcome
         self.block = None if memory.block is None else weakref.ref(memory.block)
-        before = memory.start.states or {name: torch.zeros_like(state) for name, state in outcome.states.items()}
-        start = Contents(before, memory.start.tokens, memory.start.open_segment)
+        start = memory.start
+        if not start.states:
+            start = replace(start, states={name: torch.zeros_like(state) for name, state in outcome.states.items()})
         step = _Step(memory.tokens, start, memory.token_writes, memory.valid, memory.write)
         if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
             self.steps = [step]

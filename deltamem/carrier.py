@@ -105,6 +105,7 @@ class Carrier:
             linked=linked,
             block=block,
             cache=cache,
+            carrier=self,
             one_token=self._one_token(new, start, valid, write) if _is_one_token(new, segments) else None,
         )
 

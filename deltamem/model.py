@@ -201,7 +201,7 @@ class DeltaMemModel(BaseTuner):
         if memory is not None:
             outcome = memory.outcome()
             self._check_reached(outcome)
-            self._carrier().end(memory, outcome, output)
+            memory.carrier.end(memory, outcome, output)
 
     def _forget_pass(self, *_: Any) -> None:
         """Forward hook of the whole model, also after an error."""

@@ -58,7 +58,7 @@ class OneToken:
         self.token_writes: Mapping[str, TokenWrites] = _Writes(self._ran, self) if writes else {}
 
     def read_and_write(self, layer: str, hidden: Tensor) -> bool:
-        """Read for the hidden states of a token and write it, if they are one's and the layer has not run yet.
+        """Read for a token's hidden states and write it, if the layer has the adapter, has not run yet and is given one token.
 
         Args:
             layer: its name.

@@ -25,8 +25,8 @@ class CompiledToken(OneToken):
 
     def read_and_write(self, layer: str, hidden: Tensor) -> bool:
         """See `OneToken.read_and_write`."""
-        weights = self._layers[layer]
-        if hidden.numel() != weights.width or layer in self._ran:
+        weights = self._layers.get(layer)
+        if weights is None or hidden.numel() != weights.width or layer in self._ran:
             return False
         if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
             hidden = hidden.to(torch.float32).contiguous()

@@ -21,8 +21,8 @@ class TritonToken(OneToken):
 
     def read_and_write(self, layer: str, hidden: Tensor) -> bool:
         """See `OneToken.read_and_write`."""
-        weights = self._layers[layer]
-        if hidden.numel() != self._batch * weights.width or layer in self._ran:
+        weights = self._layers.get(layer)
+        if weights is None or hidden.numel() != self._batch * weights.width or layer in self._ran:
             return False
         buffers, gating = self._buffers[weights.number], weights.parts.gating
         read_and_write_token(hidden.contiguous(), weights.entrance, weights.bias, *buffers, self._valid, gating, self._writes)

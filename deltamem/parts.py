@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,6 +36,11 @@ class AdapterParts:
 
     def weights(self) -> list[Tensor]:
         """The weights of the entrance, of the gates' bias and of the corrections."""
+        return [holder[name] for holder, name in self._places]
+
+    @cached_property
+    def _places(self) -> list[tuple[dict[str, Any], str]]:
+        """Where the weights are: dictionaries, and keys in them."""
         modules = (self.entrance, self.gate_biases, *self.corrections.values())
         names = ("weight", self.name, *("weight" for _ in self.corrections))
-        return [module._parameters[name] for module, name in zip(modules, names, strict=True)]  # type: ignore[misc]
+        return [(module._parameters, name) for module, name in zip(modules, names, strict=True)]

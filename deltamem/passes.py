@@ -59,6 +59,7 @@ class MemoryPass:
         linked: whether gradients pass from this pass's memory to another pass's.
         block: the open `with model.memory(...)` block, if any.
         cache: the KV cache of the call, if any.
+        carrier: who takes the outcome over.
         one_token: what the layers do where the pass is one token (`OneToken`); None if it is taken like any other.
 
     Attributes:
@@ -80,6 +81,7 @@ class MemoryPass:
         linked: bool = False,
         block: Any = None,
         cache: Any = None,
+        carrier: Any = None,
         one_token: Any = None,
     ) -> None:
         self.start = start
@@ -91,6 +93,7 @@ class MemoryPass:
         self.linked = linked
         self.block = block
         self.cache = cache
+        self.carrier = carrier
         self.one_token = one_token
         self._own_end: dict[str, Tensor] = {}
         self.end: MutableMapping[str, Tensor] = self._own_end if one_token is None else ChainMap(self._own_end, one_token.end)

@@ -50,8 +50,8 @@ class LayerWeights(NamedTuple):
         """Look the tensors up."""
         entrance, bias, *maps = parts.weights()
         corrections = {
-            role: Correction(weight, len(weight), number)
-            for number, (role, weight) in enumerate(zip(parts.corrections, maps, strict=True))
+            role: Correction(weight, len(weight), place)
+            for place, (role, weight) in enumerate(zip(parts.corrections, maps, strict=True))
         }
         return cls(number, parts, entrance, entrance.shape[1], bias, corrections)
 
@@ -122,5 +122,5 @@ class WeightsAtHand:
 
 
 def _is_at_hand(weight: Tensor, device: torch.device) -> bool:
-    whole = type(weight) is nn.Parameter  # no shard, for instance
+    whole = type(weight) is nn.Parameter and weight.numel() > 0  # no shard, and not what a shard leaves behind
     return whole and weight.device == device and weight.dtype is torch.float32 and weight.is_contiguous()

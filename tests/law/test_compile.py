@@ -103,6 +103,23 @@ def test_decoding_with_a_cache(kind):
     assert graphs() == 2  # the prefill's and the steps', not one for each of 13 passes
 
 
+@torch.no_grad()
+def test_it_goes_on_from_tokens_that_were_not_compiled():
+    """Their states lie in one tensor, and the graph is told of those of each layer."""
+    model = adapted(attn="sdpa")
+    fast, results = compiled(model), []
+    for run in (model, fast):
+        cache, state = DynamicCache(config=model.config), told(model)
+        first, second, *rest = random_tokens(1, 12).split([1, 1, 8, 1, 1], dim=1)
+        with model.memory(state):
+            for token in (first, second):
+                model(input_ids=token, past_key_values=cache, use_cache=True)
+            logits = [run(input_ids=piece, past_key_values=cache, use_cache=True).logits for piece in rest]
+        results.append((torch.cat(logits, dim=1), state))
+    assert close(results[0][0], results[1][0])
+    assert error(results[0][1], results[1][1]) < TOLERANCE
+
+
 def test_training():
     model = adapted(attn="sdpa").train()
     fast, gradients = compiled(model), []

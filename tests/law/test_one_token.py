@@ -1,5 +1,6 @@
 """Decoding on a CPU takes a shorter way than longer passes do. It ends where theirs does."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -42,15 +43,25 @@ def taken(monkeypatch):
 
 
 @torch.no_grad()
-def decoded(model, state: DeltaMemState, write: bool = True, change: Any = lambda: None) -> tuple[Tensor, DeltaMemState]:
-    """Logits of three tokens, a pass each, and the memory after them; `change` is called between them."""
+def decoded(
+    model, state: DeltaMemState, write: bool = True, change: Any = lambda: None, one_block: bool = False
+) -> tuple[Tensor, DeltaMemState]:
+    """Logits of three tokens, a pass each, and the memory after them; `change` is called between them.
+
+    In one block every token starts from where the one before left the memory, else from the memory.
+    """
     state, cache, logits = state.clone(), None, []
-    for token in random_tokens(3, len(state), seed=5):
-        with model.memory(state, write=write):
-            output = model(input_ids=token[:, None], past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        logits.append(output.logits)
-        change()
+
+    def block(wanted: bool) -> Any:
+        return model.memory(state, write=write) if wanted else nullcontext()
+
+    with block(one_block):
+        for token in random_tokens(3, len(state), seed=5):
+            with block(not one_block):
+                output = model(input_ids=token[:, None], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            logits.append(output.logits)
+            change()
     return torch.stack(logits), state
 
 
@@ -68,6 +79,26 @@ def test_in_every_kind_of_attention(monkeypatch, taken, model_type, write):
     model = adapted(model_type)
     assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write))
     assert [len(token.end) for token in taken] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_token_goes_on_from_where_the_one_before_stopped(monkeypatch, taken, write):
+    model = adapted()
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write, one_block=True))
+    first, *others = taken
+    for token in others:
+        assert token._start is first._end  # nothing was copied
+        first = token
+
+
+def test_a_layer_without_the_adapter_is_left_alone(monkeypatch, taken):
+    model = adapted()
+    torch.manual_seed(7)
+    model.add_adapter("upper", tiny_config(init="random", layers_to_transform=[1]))
+    model.set_adapter("upper")
+    model.eval()
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model)))
+    assert [[*token.end] for token in taken] == [["model.layers.1.self_attn"]] * 3
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -92,15 +123,16 @@ def test_in_half_precision(monkeypatch, taken):
     assert all(taken)
 
 
+@pytest.mark.parametrize("one_block", [True, False])
 @pytest.mark.parametrize("name", CHANGES)
-def test_weights_that_change_between_tokens(monkeypatch, taken, name):
+def test_weights_that_change_between_tokens(monkeypatch, taken, name, one_block):
     model = adapted()
     entrance = model.get_submodule("base_model.model.model.layers.0.self_attn.delta_mem_in.default")
     weight = entrance.weight.detach().clone()
 
     def run() -> tuple[Tensor, DeltaMemState]:
         entrance.weight = nn.Parameter(weight.clone())
-        return decoded(model, told(model), change=lambda: CHANGES[name](entrance))
+        return decoded(model, told(model), change=lambda: CHANGES[name](entrance), one_block=one_block)
 
     assert_same_both_ways(monkeypatch, run)
     assert all(taken)

@@ -75,6 +75,28 @@ def _dot(left: Any, at: Any, right: Any, count: Any) -> Any:
 
 
 @part
+def _map(matrix: Any, rows: Any, columns: Any, source: Any, target: Any) -> None:
+    """A matrix times a vector: `rows` sums of `columns` products.
+
+    The matrix comes from memory, so it is read in four places at once: each waits for its own.
+    """
+    quarter = rows // 4 if columns % LANES == 0 else 0
+    for row in range(quarter):
+        a = b = c = d = spread(_ZERO)
+        at, step = row * columns, quarter * columns
+        for i in range(0, columns, LANES):
+            x = load(source, i)
+            a += load(matrix, at + i) * x
+            b += load(matrix, at + step + i) * x
+            c += load(matrix, at + 2 * step + i) * x
+            d += load(matrix, at + 3 * step + i) * x
+        target[row], target[row + quarter] = total(a), total(b)
+        target[row + 2 * quarter], target[row + 3 * quarter] = total(c), total(d)
+    for row in range(4 * quarter, rows):
+        target[row] = _dot(matrix, row * columns, source, columns)
+
+
+@part
 def _add_mapped(matrix: Any, rows: Any, columns: Any, source: Any, factor: Any, target: Any) -> None:
     """Add `factor` times a matrix times a vector to another: `rows` sums of `columns` products."""
     together = rows // LANES * LANES if columns % LANES == 0 else 0
@@ -112,8 +134,7 @@ def read_and_write_token(row: int, state: int, projected: int, reads: int, end: 
     source, matrix = carray(floats(hidden), width), carray(floats(given[WEIGHT]), rows * width)
     own = projected + given[PROJECTED]
     target, opened = carray(floats(own), rows), np.empty(states, np.float32)
-    for i in range(rows):
-        target[i] = _dot(matrix, i * width, source, width)
+    _map(matrix, rows, width, source, target)
     _forward(
         own, given[BIAS], state + given[STATE], reads + given[READS], end + given[STATE], opened.ctypes.data, 0, 0,
         1, rows, given[R], states, given[GATE_ROWS], given[DECAY], given[DECAY_FIRST], 1, given[WRITING], 0, states,
