@@ -71,7 +71,8 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
         return
     likeness = 0.0
     if len(ours) == len(theirs):
-        likeness = F.cosine_similarity(torch.tensor([*map(float, ours)]), torch.tensor(theirs), dim=0).item()
+        sides = torch.tensor([[*map(float, ours)], theirs], dtype=torch.float32, device="cpu")
+        likeness = F.cosine_similarity(sides[0], sides[1], dim=0).item()
     if not likeness >= LEAST_COSINE:  # NaN, if the squares overflow
         raise ValueError(
             f"this adapter was made for other weights: the model's embedding is like that of its backbone by {likeness:.2f} "

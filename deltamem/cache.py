@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,21 +33,34 @@ class _Step:
     Args:
         tokens: its length.
         start: the memory before it, with the batch rows of that time.
+        block: the block in which it ran, if any.
         writes: its token writes by module; empty if it wrote none.
         valid: `[batch, tokens]`, which of its tokens count; None if all do.
         changed: whether it changed the memory.
+        unread: whether the memory had no part in it, as the adapter was disabled.
         rows: which row of that time each row of today comes from; None while they are the same.
     """
 
     tokens: int
     start: Contents
-    writes: Mapping[str, TokenWrites]
-    valid: Tensor | None
-    changed: bool
+    block: weakref.ref[Any] | None = None
+    writes: Mapping[str, TokenWrites] = field(default_factory=dict)
+    valid: Tensor | None = None
+    changed: bool = False
+    unread: bool = False
     rows: Tensor | None = None
 
     def select(self, rows: Tensor) -> None:
         self.rows = rows if self.rows is None else self.rows[rows.to(self.rows.device)]
+
+    def goes_on(self, before: _Step) -> bool:
+        """Whether this pass and the one before it changed nothing and can be kept as one."""
+        return not (self.changed or before.changed) and (self.block, self.unread) == (before.block, before.unread)
+
+    def first(self, tokens: int) -> _Step:
+        """The first tokens of the pass alone."""
+        writes = {name: writes.first(tokens, None) for name, writes in self.writes.items()}
+        return replace(self, tokens=tokens, writes=writes, valid=None if self.valid is None else self.valid[:, :tokens])
 
     def memory_before(self) -> Contents:
         return self.start.select(self.rows)
@@ -58,6 +73,11 @@ class _Step:
             after[name] = writes.first(tokens, self.rows).onto(before.states.get(name))
         valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
         return Contents(after, advance(before.tokens, valid, tokens), before.open_segment)
+
+    def as_value(self) -> _Step:
+        """The same without references to a model or a block, to be pickled."""
+        writes = {name: writes._replace(gate_bias=writes.gate_bias.detach().clone()) for name, writes in self.writes.items()}
+        return replace(self, start=self.start.map(torch.clone), block=None, writes=writes)
 
 
 def cache_in(named: Mapping[str, Any]) -> Any:
@@ -78,9 +98,11 @@ class MemoryCacheLayer(DummyLayer):
 
     def __init__(self, owner: Any, adapter: str) -> None:
         super().__init__()
-        # Weak, because a copy of the cache must not copy the model.
-        self.owner = weakref.ref(owner)
+        # Weak, because a copy of the cache must not copy the model. None in a cache that was pickled.
+        self.owner: weakref.ref[Any] | None = weakref.ref(owner)
         self.adapter = adapter
+        # Of the adapter that wrote the memory; known where it was pickled.
+        self.fingerprint: str | None = None
         self.block: weakref.ref[Any] | None = None
         self.contents: Contents | None = None
         self.steps: list[_Step] = []
@@ -91,6 +113,39 @@ class MemoryCacheLayer(DummyLayer):
         layers = getattr(cache, "layers", ())  # of which it is one of the last
         return next((layer for layer in reversed(layers) if isinstance(layer, cls)), None)
 
+    @classmethod
+    def append_to(cls, cache: Any, owner: Any, adapter: str) -> MemoryCacheLayer:
+        """Let a cache carry the memory of an adapter."""
+        carried = cls(owner, adapter)
+        cache.layers.append(carried)
+        if not torch.compiler.is_compiling():
+            cache.crop = partial(_crop, cache)
+        return carried
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryCacheLayer:
+        """A branch of the conversation. Tensors are never changed in place, so both can hold the same."""
+        branch = copy(self)
+        branch.steps = [*map(copy, self.steps)]
+        return branch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the memory, and which adapter's it is in place of the model."""
+        owner = None if self.owner is None else self.owner()
+        return {
+            **vars(self),
+            "owner": None,
+            "block": None,
+            "fingerprint": self.fingerprint if owner is None else owner.fingerprint(),
+            "contents": self.contents and self.contents.map(torch.clone),
+            "steps": [step.as_value() for step in self.steps],
+        }
+
+    def belongs_to(self, owner: Any, adapter: str) -> bool:
+        """Whether an adapter can go on with this memory; from then on, it is that adapter's."""
+        if self.owner is None and self.fingerprint == owner.fingerprint():
+            self.owner, self.adapter = weakref.ref(owner), adapter
+        return self.owner is not None and self.owner() is owner and self.adapter == adapter
+
     def record(self, memory: MemoryPass, outcome: Contents) -> None:
         """Take over the memory after a pass and remember how to undo it."""
         self.contents = outcome
@@ -98,19 +153,48 @@ class MemoryCacheLayer(DummyLayer):
         start = memory.start
         if not start.states:
             start = replace(start, states={name: torch.zeros_like(state) for name, state in outcome.states.items()})
-        step = _Step(memory.tokens, start, memory.token_writes, memory.valid, memory.write)
+        step = _Step(memory.tokens, start, self.block, memory.token_writes, memory.valid, memory.write)
         if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
             self.steps = [step]
             return
-        if self.steps and not step.changed and not self.steps[-1].changed:
-            self.steps[-1].tokens += memory.tokens
-        else:
-            self.steps.append(step)
-        self._forget_old_steps()
+        self._append(step)
+
+    def record_unread(self, tokens: int) -> None:
+        """Count the tokens of a pass in which the memory had no part, so that a crop takes back the right ones."""
+        if self.contents is not None:
+            self._append(_Step(tokens, self.contents, unread=True))
 
     def reset(self) -> None:
         """Empty the memory with the cache."""
         self.contents, self.steps, self.block = None, [], None
+
+    def check_crop(self, tokens: int) -> None:
+        """Refuse to take back the last tokens if the memory cannot follow; nothing is changed.
+
+        Raises:
+            RuntimeError: more written tokens than the window holds, some that an open block has not written, or part of a
+                pass that wrote segments.
+        """
+        remaining, block = tokens, self._open_block()
+        for step in reversed(self.steps):
+            if remaining <= 0:
+                return
+            if block is not None and not step.unread and (step.block is None or step.block() is not block):
+                raise RuntimeError(
+                    f"cannot take back {tokens} tokens in this memory block: {remaining} of them were in the cache before, and "
+                    "what they left is not this block's memory. Crop the cache before the block opens"
+                )
+            if remaining < step.tokens and step.changed and not step.writes:
+                raise RuntimeError(
+                    f"cannot take back {remaining} of the {step.tokens} tokens of a pass that wrote segments: a segment's "
+                    "write is one. Take back the whole pass"
+                )
+            remaining -= step.tokens
+        if remaining > 0 and self.contents is not None:
+            raise RuntimeError(
+                f"cannot take back {tokens} tokens from a memory: it keeps what the last {WINDOW} written tokens need. Start "
+                "again from a memory saved before them"
+            )
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last tokens, exactly, from here and from the block that wrote them.
@@ -119,36 +203,22 @@ class MemoryCacheLayer(DummyLayer):
             tokens_to_remove: their number, negative, as transformers has it.
 
         Raises:
-            RuntimeError: more written tokens than the window holds, or part of a pass that wrote segments.
+            RuntimeError: see `check_crop`.
         """
         remaining = abs(tokens_to_remove)
-        steps, contents = list(self.steps), self.contents
-        while remaining and contents is not None:
-            if not steps:
-                raise RuntimeError(
-                    f"cannot take back {abs(tokens_to_remove)} tokens from a memory: it keeps what the last {WINDOW} written "
-                    "tokens need. Start again from a memory saved before them"
-                )
-            step = steps.pop()
-            if step.tokens <= remaining:
-                remaining -= step.tokens
-                contents = step.memory_before()
-                continue
-            if step.changed and not step.writes:
-                raise RuntimeError(
-                    f"cannot take back {remaining} of the {step.tokens} tokens of a pass that wrote segments: a segment's "
-                    "write is one. Take back the whole pass"
-                )
-            kept = step.tokens - remaining
-            contents = step.memory_after(kept) if step.changed else contents
-            shorter = {name: writes.first(kept, None) for name, writes in step.writes.items()}
-            valid = None if step.valid is None else step.valid[:, :kept]
-            steps.append(_Step(kept, step.start, shorter, valid, step.changed, step.rows))
-            remaining = 0
-        block = None if self.block is None else self.block()
-        if block is not None and block.is_open and block.state.contents is self.contents:
+        self.check_crop(remaining)
+        block, contents = self._open_block(), self.contents
+        while remaining and self.steps:
+            step = self.steps.pop()
+            kept = max(step.tokens - remaining, 0)
+            if not step.unread and (step.changed or not kept):
+                contents = step.memory_after(kept) if kept else step.memory_before()
+            if kept:
+                self.steps.append(step.first(kept))
+            remaining -= step.tokens - kept
+        if block is not None and block.state.contents is self.contents:
             block.state.contents = contents
-        self.steps, self.contents = steps, contents
+        self.contents = contents
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let every row continue another row's memory, as beam search does with the keys and values."""
@@ -157,7 +227,7 @@ class MemoryCacheLayer(DummyLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
         if self.contents is not None:
-            self._select(torch.arange(self.contents.rows).repeat_interleave(repeats))
+            self._select(torch.arange(self.contents.rows, device="cpu").repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only some rows, given by index or by a boolean mask."""
@@ -169,6 +239,18 @@ class MemoryCacheLayer(DummyLayer):
         for step in self.steps:
             step.select(rows)
 
+    def _open_block(self) -> Any:
+        """The block of the last pass if it is still open, None otherwise."""
+        block = None if self.block is None else self.block()
+        return block if block is not None and block.is_open else None
+
+    def _append(self, step: _Step) -> None:
+        if self.steps and step.goes_on(self.steps[-1]):
+            self.steps[-1].tokens += step.tokens
+        else:
+            self.steps.append(step)
+        self._forget_old_steps()
+
     def _forget_old_steps(self) -> None:
         written = 0
         for position in range(len(self.steps) - 1, -1, -1):
@@ -176,3 +258,11 @@ class MemoryCacheLayer(DummyLayer):
                 del self.steps[: position + 1]
                 return
             written += self.steps[position].tokens * self.steps[position].changed
+
+
+def _crop(cache: Any, tokens_to_remove: int) -> None:
+    """`crop` of a cache that carries a memory: refused before any of its layers is cut, if the memory cannot follow."""
+    carried = MemoryCacheLayer.find(cache)
+    if carried is not None and tokens_to_remove < 0:
+        carried.check_crop(-tokens_to_remove)
+    type(cache).crop(cache, tokens_to_remove)

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from deltamem.block import Generation, MemoryBlock, confirmed
+from deltamem.block import MemoryBlock
 from deltamem.cache import MemoryCacheLayer, cache_in
 from deltamem.checkpointing import avoid_reentrant, carry_into_recomputation
+from deltamem.confirmation import confirmed
 from deltamem.contents import Contents
 from deltamem.cuda_graphs import outside_graphs
 from deltamem.one_token import OneToken, one_token_of, way_for
 from deltamem.passes import MemoryPass
 from deltamem.segments import Segments
 from deltamem.sharding import after_output, is_sharded
-from deltamem.unsupported import check_call, check_compiling, check_learns, check_positions, generation_settings
+from deltamem.unsupported import check_call, check_compiling, check_learns, check_positions
 from deltamem.validity import valid_tokens
-
-
-@contextmanager
-def generating(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], default_config: Any) -> Iterator[None]:
-    """Let the passes inside know that they belong to `generate(*args, **kwargs)` of the tuner `owner`.
-
-    Raises:
-        NotImplementedError: a strategy whose steps the memory cannot follow.
-    """
-    settings = generation_settings(default_config, kwargs)
-    block = MemoryBlock.find(owner)
-    if block is None:  # every pass starts from the cache or from nothing
-        yield
-        return
-    given = (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds")))
-    prompt = next((tensor for tensor in given if tensor is not None), None)
-    outer, block.generation = (
-        block.generation,
-        Generation(
-            branches=max(settings.num_beams or 1, settings.num_return_sequences or 1),
-            prompt_tokens=0 if prompt is None else prompt.shape[1],
-            start=block.state.contents,
-        ),
-    )
-    try:
-        yield
-    finally:
-        block.generation = outer
 
 
 @dataclass(frozen=True)
@@ -67,19 +39,41 @@ class Carrier:
     segments_of: str | None
     keywords: bool
 
-    def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MemoryPass:
+    def begin(self, model: nn.Module, call: Mapping[str, Any]) -> MemoryPass:
         """Make the pass for a call of the model.
+
+        Args:
+            model: the model.
+            call: its arguments by name.
 
         Raises:
             ValueError: rows, segment ids or a cache that do not fit the memory; training in which nothing is learnt.
             NotImplementedError: rows that are not one user's text each.
+            RuntimeError: another thread's pass runs in the same memory block.
         """
-        call = {**dict(zip(self.owner.forward_names, args, strict=False)), **kwargs}
         check_call(model, call)
         check_compiling(model, self.keywords)
-        new = _new_tokens(call)
+        block = MemoryBlock.find(self.owner)
+        if block is None:
+            return self._make(model, call, None)
+        block.reached = True
+        if torch.compiler.is_compiling():  # a graph asks which block is the caller's when it runs
+            return self._make(model, call, block)
+        block.claim()  # until `finish`
+        try:
+            return self._make(model, call, block)
+        except BaseException:
+            block.release()
+            raise
+
+    def finish(self, memory: MemoryPass) -> None:
+        """Let other threads into the block again: the pass is over, well or not."""
+        if memory.block is not None and not torch.compiler.is_compiling():
+            memory.block.release()
+
+    def _make(self, model: nn.Module, call: Mapping[str, Any], block: MemoryBlock | None) -> MemoryPass:
+        new, cache = new_tokens(call), cache_in(call)
         batch, tokens = new.shape[:2]
-        block, cache = MemoryBlock.find(self.owner), cache_in(call)
         valid = _unless_all(valid_tokens(call.get("attention_mask"), tokens, cache))
         check_positions(call.get("position_ids"), valid)
         start = self._start(block, cache, batch, new.device)
@@ -121,8 +115,7 @@ class Carrier:
         if hasattr(cache, "layers"):
             carried = MemoryCacheLayer.find(cache)
             if carried is None:
-                carried = MemoryCacheLayer(self.owner, self.adapter)
-                cache.layers.append(carried)
+                carried = MemoryCacheLayer.append_to(cache, self.owner, self.adapter)
             carried.record(memory, outcome)
         if memory.block is not None and memory.block.write:
             self._store(memory, outcome, cache)
@@ -131,7 +124,7 @@ class Carrier:
         """The memory a pass starts from: that in the cache if it was filled under this block, else the block's."""
         carried = MemoryCacheLayer.find(cache)
         if carried is not None and carried.contents is not None:
-            if carried.owner() is not self.owner or carried.adapter != self.adapter:
+            if not carried.belongs_to(self.owner, self.adapter):
                 raise ValueError(
                     f"the KV cache carries the memory of the adapter {carried.adapter!r}, but {self.adapter!r} is active "
                     "now; use a fresh cache"
@@ -185,7 +178,7 @@ class Carrier:
         block.state.contents = outcome if branches == 1 else outcome.map(lambda tensor: tensor[::branches])
 
 
-def _new_tokens(call: dict[str, Any]) -> Tensor:
+def new_tokens(call: Mapping[str, Any]) -> Tensor:
     """The new tokens of a call: `[batch, tokens]`, or their embeddings."""
     for name in ("input_ids", "inputs_embeds"):
         if call.get(name) is not None:

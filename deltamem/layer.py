@@ -96,11 +96,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
     def update_layer(self, adapter_name: str, config: DeltaMemConfig, inference_mode: bool = False) -> None:
         """Add an adapter's parameters to this layer."""
         gating = config.gating
-        self.delta_mem_in[adapter_name] = nn.Linear(self._width, gating.query_rows + gating.write_rows, bias=False)
-        self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gating.bias_rows))
+        self.delta_mem_in[adapter_name] = _linear_map(self._width, gating.query_rows + gating.write_rows)
+        self.delta_mem_gate_bias[adapter_name] = nn.Parameter(torch.empty(gating.bias_rows, dtype=torch.float32, device="cpu"))
         for role in self._corrected(config):
             out_features = self.projections[role].out_features
-            self._linear(role)[adapter_name] = nn.Linear(gating.query_rows, out_features, bias=False)
+            self._linear(role)[adapter_name] = _linear_map(gating.query_rows, out_features)
         self.parts[adapter_name] = parts = AdapterParts(
             name=adapter_name,
             config=config,
@@ -229,7 +229,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         valid = None if memory.valid is None else memory.valid.to(hidden.device)
         start = memory.start.states.get(self.name)
         if start is None:
-            start = torch.zeros(hidden.shape[0], config.num_states, config.r, config.r)
+            shape = (hidden.shape[0], config.num_states, config.r, config.r)
+            start = torch.zeros(shape, dtype=torch.float32, device=hidden.device)
         start = start.to(hidden.device)
         weight, bias = fetched(parts.entrance, "weight"), self._gate_bias(parts.name)
         if memory.write and not config.writes_segments:
@@ -306,6 +307,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         those that wrote it.
         """
         return self.device, None
+
+
+def _linear_map(inputs: int, outputs: int) -> nn.Linear:
+    """A map without a bias, float32 whatever the default dtype is."""
+    return nn.Linear(inputs, outputs, bias=False, dtype=torch.float32, device="cpu")
 
 
 def _with_hidden(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

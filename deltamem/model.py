@@ -14,20 +14,23 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import _get_submodules
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from deltamem.adapter_checks import check_fits, shape_of_weight
 from deltamem.backbone_match import KIND, check_backbone, describe_backbone
-from deltamem.block import MemoryBlock, open_block
-from deltamem.carrier import Carrier, generating
+from deltamem.block import MemoryBlock, MemoryScope
+from deltamem.cache import MemoryCacheLayer, cache_in
+from deltamem.carrier import Carrier, new_tokens
 from deltamem.config import DeltaMemConfig
 from deltamem.contents import OPEN_SUMS, Contents
 from deltamem.current import current
 from deltamem.decoder import may_skip_tokens, text_config
+from deltamem.generation import GenerateHandle, carry_through_generate
 from deltamem.hook import AttentionHook
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
-from deltamem.sharding import is_sharded, whole
+from deltamem.sharding import whole
 from deltamem.state import DeltaMemState
 from deltamem.unsupported import check_call
 from deltamem.weights_at_hand import WeightsAtHand
@@ -53,8 +56,6 @@ class DeltaMemModel(BaseTuner):
     forward_names: tuple[str, ...]
     # Whether the model is to be told the tokens whose logits are asked for, not their number.
     _may_skip_tokens: bool
-    # The weights that were hashed last, with their versions, and the hash.
-    _fingerprinted: tuple[list[tuple[int, int]], dict[str, Tensor], str] | None
     _at_hand: WeightsAtHand | None
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -66,6 +67,10 @@ class DeltaMemModel(BaseTuner):
             shared.clear()
             shared.update(before)
             raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle of the model holds: everything but the memories that are open just now."""
+        return {**vars(self), "open_blocks": [], "_at_hand": None}
 
     @classmethod
     def of(cls, model: nn.Module) -> DeltaMemModel:
@@ -101,7 +106,10 @@ class DeltaMemModel(BaseTuner):
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is not accepted; give a whole number of at least 1")
         layers = self._layers_in_use()
-        states = {name: torch.zeros(*_shape(layer, batch_size), device=layer.device) for name, layer in layers.items()}
+        states = {
+            name: torch.zeros(*_shape(layer, batch_size), dtype=torch.float32, device=layer.device)
+            for name, layer in layers.items()
+        }
         device = next(iter(states.values())).device
         return DeltaMemState(Contents(states, torch.zeros(batch_size, dtype=torch.int64, device=device)))
 
@@ -140,12 +148,11 @@ class DeltaMemModel(BaseTuner):
             raise ValueError(
                 f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
             )
-        return open_block(MemoryBlock(self, self.active_adapters[0], state, write, segment_ids, keep_open, detach))
+        return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, segment_ids, keep_open, detach))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
-        with generating(self, args, kwargs, self.model.generation_config):
-            return self.model.generate(*args, **kwargs)
+        return self.model.generate(*args, **kwargs)
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Continuous batching puts several users into one row: refused while an adapter is active.
@@ -165,27 +172,26 @@ class DeltaMemModel(BaseTuner):
         return self.model.init_continuous_batching(*args, **kwargs)
 
     def fingerprint(self) -> str:
-        """Identifies the active adapter: its options, its weights and the kind of backbone it is attached to."""
+        """Identifies the active adapter: its options, its weights and the kind of backbone it is attached to.
+
+        The weights are hashed at each call, since nothing tells reliably that they changed: fused optimizers and writes to
+        `weight.data` count no version.
+        """
         adapter = self.active_adapters[0]
         weights = {
             f"{name}.{key}": weight
             for name, layer in self._active_layers().items()
             for key, weight in layer.adapter_weights(adapter).items()
         }
-        # Hashed again only after a weight changed or was replaced, which FSDP does without counting the version. To hold the
-        # weights keeps their ids from being reused.
-        seen = [(id(weight), weight._version) for weight in weights.values()]
-        if self._fingerprinted is None or self._fingerprinted[0] != seen or is_sharded(self.model):
-            self._fingerprinted = seen, weights, fingerprint_of(self.active_peft_config, weights)
-        return self._fingerprinted[2]
+        return fingerprint_of(self.active_peft_config, weights)
 
     # ------------------------------------------------------------------------------------------ one pass of the model
 
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
-        if not any(layer.is_active for layer in self._layers.values()):
+        if not self.has_active_layers:
             return None
-        memory = self._carrier().begin(model, args, kwargs)
+        memory = self._carrier().begin(model, self._named(args, kwargs))
         kept = kwargs.get("logits_to_keep")
         if self._may_skip_tokens and isinstance(kept, int) and kept:
             positions = torch.arange(max(memory.tokens - kept, 0), memory.tokens, device=self.device)
@@ -197,15 +203,31 @@ class DeltaMemModel(BaseTuner):
 
     def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the whole model: take the pass's outcome over."""
-        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD) if self._hook.keywords else current.memory
+        memory = self._pass_in(kwargs)
         if memory is not None:
             outcome = memory.outcome()
             self._check_reached(outcome)
             memory.carrier.end(memory, outcome, output)
+            return
+        call = self._named(args, kwargs)
+        carried = MemoryCacheLayer.find(cache_in(call))
+        if carried is not None:
+            carried.record_unread(new_tokens(call).shape[1])
 
-    def _forget_pass(self, *_: Any) -> None:
-        """Forward hook of the whole model, also after an error."""
+    def _finish_pass(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Forward hook of the whole model, the last one, also after an error."""
+        memory = self._pass_in(kwargs)
+        if memory is not None:
+            memory.carrier.finish(memory)
         current.memory = None
+
+    def _pass_in(self, kwargs: Mapping[str, Any]) -> MemoryPass | None:
+        """The pass of a call of the model, None if no adapter is active."""
+        return kwargs.get(PASS_KEYWORD) if self._hook.keywords else current.memory
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call of the model by name."""
+        return {**dict(zip(self.forward_names, args, strict=False)), **kwargs}
 
     def _carrier(self) -> Carrier:
         config = self.active_peft_config
@@ -213,6 +235,11 @@ class DeltaMemModel(BaseTuner):
         return Carrier(self, self.active_adapters[0], segments_of, self._hook.keywords)
 
     # -------------------------------------------------------------------------------------------- checks and look-ups
+
+    @property
+    def has_active_layers(self) -> bool:
+        """Whether the active adapter is at work in some layer."""
+        return any(layer.is_active for layer in self._layers.values())
 
     def _active_layers(self) -> dict[str, DeltaMemLayer]:
         """The layers in which the active adapter is at work, by name."""
@@ -293,7 +320,7 @@ class DeltaMemModel(BaseTuner):
                 "this backbone has δ-mem layers already: those of another PeftModel, or of a load that was refused. Add "
                 "adapters to that PeftModel (load_adapter, add_adapter), call its unload(), or load the backbone again"
             )
-        self._layers, self._fingerprinted, self._at_hand = {}, None, None
+        self._layers, self._at_hand = {}, None
         self.open_blocks = []
         self._hook = hook_for(model)
         self._attention = attention_modules(model, self._hook)
@@ -305,12 +332,14 @@ class DeltaMemModel(BaseTuner):
         self.forward_names = tuple(inspect.signature(model.forward).parameters)
         self._may_skip_tokens = may_skip_tokens(model)
         # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
-        self._handles = [
+        self._handles: list[RemovableHandle | GenerateHandle] = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
+            model.register_forward_hook(self._finish_pass, with_kwargs=True, always_call=True),
         ]
-        if not self._hook.keywords:
-            self._handles.append(model.register_forward_hook(self._forget_pass, always_call=True))
+        carried = carry_through_generate(self, model)
+        if carried is not None:
+            self._handles.append(carried)
 
     def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
         backbone = describe_backbone(self.model)
@@ -452,5 +481,5 @@ def fingerprint_of(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str
         if not weight.is_meta:
             # A copy: the memory that NumPy shares can no longer be freed, as FSDP does between passes.
             values = whole(weight.detach()).to("cpu", torch.float32, copy=True).contiguous()
-            digest.update(values.numpy().tobytes())
+            digest.update(values.numpy().data)
     return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ hidden states is looked up for all layers at once, before the first of them runs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 
 import torch
@@ -49,8 +49,9 @@ class OneToken:
         # projections `[layers, batch, 1, rows]` (the rows q alone if nothing is written), the reads
         # `[layers, batch, 1, num_states * r]` and the states after the token.
         self._start = _packed(start, at_hand)
-        self._projected = torch.empty(layers, rows, 1, width, device=at_hand.device)
-        self._values = torch.empty(layers, rows, 1, gating.query_rows, device=at_hand.device)
+        new_empty = partial(torch.empty, dtype=torch.float32, device=at_hand.device)
+        self._projected = new_empty((layers, rows, 1, width))
+        self._values = new_empty((layers, rows, 1, gating.query_rows))
         self._end = torch.empty_like(self._start)
         self._numbers = at_hand.numbers
         self._ran: dict[str, int] = {}
@@ -137,7 +138,8 @@ def _packed(start: Contents, at_hand: WeightsAtHand) -> Tensor:
     if at_hand.wrote(states):
         whole = states.whole
     else:
-        empty = torch.zeros(start.rows, gating.num_states, gating.r, gating.r, device=at_hand.device)
+        shape = (start.rows, gating.num_states, gating.r, gating.r)
+        empty = torch.zeros(shape, dtype=torch.float32, device=at_hand.device)
         whole = torch.stack([states.get(layer, empty).to(at_hand.device) for layer in at_hand.numbers])
     return whole.to(at_hand.device, torch.float32).contiguous()
 

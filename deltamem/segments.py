@@ -89,7 +89,7 @@ class Segments:
         """
         shape = (hidden.shape[0], self.count + 1, hidden.shape[2])
         index = rearrange(self.index.to(hidden.device), "b t -> b t 1").expand_as(hidden)
-        sums = torch.zeros(shape, device=hidden.device).scatter_add(1, index, hidden.float())
+        sums = torch.zeros(shape, dtype=torch.float32, device=hidden.device).scatter_add(1, index, hidden.float())
         if self.begun is None or self.continued is None:
             return sums
         earlier = rearrange(self.begun.sums[module].to(hidden.device), "b w -> b 1 w")

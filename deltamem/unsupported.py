@@ -108,6 +108,19 @@ def check_positions(position_ids: Any, valid: Tensor | None) -> None:
         )
 
 
+def check_guidance(settings: GenerationConfig, write: bool) -> None:
+    """Refuse classifier-free guidance where tokens are written.
+
+    Raises:
+        NotImplementedError: its second prompt would be written to the memory of the first.
+    """
+    if write and settings.guidance_scale not in (None, 1):
+        raise NotImplementedError(
+            f"δ-mem does not write a memory with guidance_scale={settings.guidance_scale}: the passes over the negative prompt "
+            "would be written, too. Open the memory with write=False, and write the text in a pass without guidance"
+        )
+
+
 def generation_settings(default: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
     """The settings of a call `generate(**kwargs)`.
 
@@ -116,6 +129,11 @@ def generation_settings(default: GenerationConfig, kwargs: Mapping[str, Any]) ->
     """
     settings = copy.deepcopy(kwargs.get("generation_config") or default)
     settings.update(**{name: value for name, value in kwargs.items() if name != "generation_config" and value is not None})
+    if settings.assistant_early_exit is not None:
+        raise NotImplementedError(
+            f"δ-mem does not generate with assistant_early_exit={settings.assistant_early_exit}: a draft by the first layers "
+            "is written to these layers' memories alone. Use prompt lookup or an assistant_model"
+        )
     mode = settings.get_generation_mode(kwargs.get("assistant_model"))
     if mode not in GENERATION_MODES or isinstance(kwargs.get("custom_generate"), str):
         found = f"custom_generate={kwargs['custom_generate']!r}" if kwargs.get("custom_generate") else mode.value

@@ -135,6 +135,31 @@ def test_the_fingerprint_follows_the_weights():
     assert model.base_model.fingerprint() != before
 
 
+def by_a_fused_optimizer(model, weight):
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+
+
+def in_data(model, weight):
+    weight.data.neg_()
+
+
+@pytest.mark.parametrize("change", [by_a_fused_optimizer, in_data])
+def test_so_does_what_no_version_counts(change):
+    model = tiny_adapted()
+    old = model.new_memory()
+    write(model, old, random_tokens(1, 5))
+    weight = next(p for p in model.parameters() if p.requires_grad)
+    version = weight._version
+    change(model, weight)
+    assert weight._version == version  # which is why it cannot be asked
+    with pytest.raises(ValueError, match="was written by the adapter"):
+        model.memory(old)
+    new = model.new_memory()
+    write(model, new, random_tokens(1, 5))
+    assert new.fingerprint == model.base_model.fingerprint() != old.fingerprint
+
+
 def test_without_an_active_adapter_there_is_no_memory(model):
     state = model.new_memory()
     with model.disable_adapter():

@@ -53,7 +53,7 @@ class _DeltaRule(torch.autograd.Function):
 
 def chunk_starts(memories: int, length: int, r: int) -> Tensor:
     """Room for the state before every chunk of every memory."""
-    return torch.empty(memories, -(-length // CHUNK), r * padded.py_func(r))
+    return torch.empty(memories, -(-length // CHUNK), r * padded.py_func(r), dtype=torch.float32, device="cpu")
 
 
 @part
