@@ -14,46 +14,29 @@ from deltamem.adapter_checks import shape_of_weight
 SAVED_UNDER = "base_model.model."
 
 
-def embeddings_in(file: Mapping[str, Tensor], model: Any) -> tuple[dict[str, str], dict[str, Tensor]]:
+def embeddings_in(file: Mapping[str, Tensor], model: Any) -> tuple[set[str], dict[str, Tensor]]:
     """Find the backbone's embeddings among the weights of an adapter's file, and what is to be loaded of them.
 
-    They are loaded if the vocabulary of the model was resized since it was read from its checkpoint: that one does not have the
-    new tokens. Otherwise they must be those that the model has, and there is nothing to load: an adapter's file must not change
-    the backbone.
+    They are loaded if the vocabulary of the model was resized since it was read from its checkpoint, which does not have the
+    new tokens. Otherwise only those are accepted that the model has already, and there is nothing to load: an adapter's file
+    must not change the backbone.
 
     Args:
         file: the weights by their names in the file.
         model: a PeftModel, or a transformers model into which the adapter was loaded.
 
     Returns:
-        The names of the embeddings in the file, with their names in the model; and what is to be loaded, by the names in the
-        file.
+        The names of the embeddings that are accepted, and what is to be loaded by its name in the file.
 
     Raises:
-        ValueError: an embedding of another shape, other numbers where the vocabulary was not resized, or
-            some that are no finite floating-point numbers.
+        ValueError: an embedding that is no dense tensor of finite floating-point numbers.
     """
     known = _embeddings(model)
-    names = {name: own for name in file for own in (name, name.removeprefix(SAVED_UNDER)) if own in known}
-    resized = bool(names) and _is_resized(model)
-    loaded: dict[str, Tensor] = {}
-    for name, own_name in names.items():
-        own, given = known[own_name], file[name]
-        shape = shape_of_weight(name, given)
-        if shape != own.shape:
-            raise ValueError(
-                f"the adapter's weight {name} has the shape {shape} in the file and {tuple(own.shape)} in the model; resize the "
-                "model's vocabulary to that of the adapter before: model.resize_token_embeddings(TOKENS)"
-            )
-        if resized:
-            loaded[name] = given.to(own.dtype)
-        elif not _same(own, given):
-            raise ValueError(
-                f"the adapter's weight {name} is the backbone's, and has other numbers in the file than in the model, whose "
-                "vocabulary was not resized since it was loaded: an adapter does not change its backbone. Load the backbone that "
-                "the adapter was saved with, and resize its vocabulary if that was done before the training"
-            )
-    return names, loaded
+    given = {name: known[own] for name in file for own in (name, name.removeprefix(SAVED_UNDER)) if own in known}
+    fitting = {name: own for name, own in given.items() if shape_of_weight(name, file[name]) == own.shape}
+    if fitting and _is_resized(model):
+        return {*fitting}, {name: file[name].to(own.dtype) for name, own in fitting.items()}
+    return {name for name, own in fitting.items() if _same(own, file[name])}, {}
 
 
 def _embeddings(model: Any) -> dict[str, Tensor]:

@@ -438,8 +438,9 @@ class DeltaMemModel(BaseTuner):
             if expected.get(name) != given.get(name):
                 raise ValueError(
                     f"{refused}: {name} has {given.get(name, 'nothing')} in the file and {expected.get(name, 'nothing')} in "
-                    "the model. Load them with the config they were saved with; if this was the first load of this adapter, it "
-                    f"is attached without weights: take it off with model.delete_adapter({adapter_name!r})"
+                    "the model. Load them with the config they were saved with, and if the vocabulary was resized before, into "
+                    "a model that is resized like that; if this was the first load of this adapter, it is attached without "
+                    f"weights: take it off with model.delete_adapter({adapter_name!r})"
                 )
         return {**remapped, **loaded}
 
