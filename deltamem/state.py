@@ -157,7 +157,7 @@ def _serialised(state: DeltaMemState, notes: Mapping[str, str]) -> bytes:
     }
     try:
         data = save(tensors, metadata)
-        _parsed(data)
+        _parsed(data, "the file")
     except (ValueError, SafetensorError) as error:
         raise ValueError(
             f"this memory cannot be saved: {error}. A file has room for 100 MB of names and notes; a session's messages are "
@@ -172,27 +172,24 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[s
         raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
     check_regular(path)
     # Read at once: safe_open would open the file a second time for the tensors, and find another's there if somebody saves.
-    try:
-        return _parsed(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} {error}") from error
+    return _parsed(Path(path).read_bytes(), repr(os.fspath(path)))
 
 
-def _parsed(data: bytes) -> tuple[DeltaMemState, dict[str, str]]:
-    """A memory and its metadata from the bytes of a file.
+def _parsed(data: bytes, name: str) -> tuple[DeltaMemState, dict[str, str]]:
+    """A memory and its metadata from the bytes of a file; `name` is what it is called in an error.
 
     Raises:
-        ValueError: they hold none; says why, as what follows the file's name.
+        ValueError: they hold none.
     """
     try:
         tensors, metadata = load(data), _metadata_in(data)
     except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError) as error:  # from torch: for absurd shapes
-        raise ValueError(f"is not a readable safetensors file: {error}") from error
+        raise ValueError(f"{name} is not a readable safetensors file: {error}") from error
     try:
         fingerprint = _fingerprint_in(metadata)
         return DeltaMemState(Contents.from_flat(tensors), fingerprint), metadata
     except ValueError as error:
-        raise ValueError(f"holds no usable memory: {error}") from error
+        raise ValueError(f"{name} holds no usable memory: {error}") from error
 
 
 def _metadata_in(data: bytes) -> dict[str, str]:

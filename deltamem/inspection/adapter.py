@@ -44,7 +44,8 @@ def inspect_adapter(name: str) -> dict[str, Any]:
     others = [key for key in saved if f".{DeltaMemModel.prefix}" not in key]
     weights = _by_layer({key: weight for key, weight in saved.items() if key not in others})
     if not weights:
-        raise ValueError(f"the weights of {name!r} are not those of an adapter of δ-mem: {', '.join(others[:3]) or 'none'}")
+        found = ", ".join(others[:3]) or "there are none"
+        raise ValueError(f"the weights of {name!r} are not those of the adapter's config: {found}. Save the adapter again")
     layers = {layer: _describe_layer(layer, own, config) for layer, own in weights.items()}
     numbers = {f"{layer}.{key}": weight for layer, own in weights.items() for key, weight in own.items()}
     size = Size.of(config, {key: weight.shape for key, weight in saved.items()})
