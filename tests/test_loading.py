@@ -255,6 +255,6 @@ def test_without_taking_off_the_empty_layers_a_second_load_would_be_lost(
     model = load_adapter(folders / "backbone", folders / "adapter")
     model.delete_adapter("default")
     monkeypatch.setattr(DeltaMemModel, "_take_off_layers", lambda self: None)
-    with pytest.raises((ValueError, AssertionError, RuntimeError)):
+    with pytest.raises((ValueError, KeyError, AssertionError, RuntimeError)):
         model.load_adapter(folders / "adapter")
         works(model, folders)
