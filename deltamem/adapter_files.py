@@ -111,7 +111,12 @@ def check_folder(folder: Path) -> None:
 def _file(adapter: str | Path, name: str) -> Path:
     """Where a file of an adapter is on this machine."""
     if isinstance(adapter, str) and not os.path.isdir(adapter):
-        return Path(cached_file(adapter, name))
+        try:
+            return Path(cached_file(adapter, name))
+        except OSError as error:
+            raise OSError(
+                f"there is no adapter {adapter!r}: it is no folder, and the Hub gives no {name} of it. {error}"
+            ) from error
     folder = Path(adapter)
     check_folder(folder)
     if not (folder / name).is_file():

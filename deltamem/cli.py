@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from deltamem.printable import printable
+
 # Commands import what they need when they run: some of it is slow to import, or in an extra.
 # Plain help: rich would take the "[default: 1]" in it for markup, and leave it out.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -22,7 +24,7 @@ def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, NotImplementedError) as error:
-        typer.echo(f"deltamem: {' '.join(str(error).split())}", err=True)
+        typer.echo(printable(f"deltamem: {' '.join(str(error).split())}"), err=True)
         raise typer.Exit(2) from error
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 # What else a memory holds, under names that no module has.
 TOKENS, OPEN_IDS, OPEN_SIZES, OPEN_SUMS = "@tokens", "@open.ids", "@open.sizes", "@open.sums:"
+# Where counts of tokens stop: more than anybody writes, and so far from the end of int64 that nothing that is added overflows.
+MOST_TOKENS = 2**62
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,8 @@ class Contents:
             raise ValueError(f"it has the tensors {sorted(given)} beside the states, where {sorted(counts)} belong")
         segment = OpenSegment(flat[OPEN_IDS], flat[OPEN_SIZES], sums) if sums else None
         return cls(states, flat[TOKENS], segment)
+
+
+def counted(counts: Tensor, more: Tensor | int) -> Tensor:
+    """Counts of tokens after some more of them: a file may say any number up to the last, and what goes on from it is saved."""
+    return (counts + more).clamp(max=MOST_TOKENS)

@@ -18,6 +18,7 @@ from deltamem.adapter_files import backbone_of
 from deltamem.backbones import SMOLLM2, load_backbone
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
+from deltamem.printable import all_printable
 from deltamem.session import ChatSession
 from deltamem.training.facts import FactEpisode, FactEpisodeConfig, Split, fact_episodes, fact_questions
 
@@ -93,6 +94,7 @@ def _plural(facts: int) -> str:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print what `run` returned as tables."""
+    result = all_printable(result)  # the answers are a model's
     console = Console()
     console.print("\n[bold]Told, then dropped from the context:[/]", *result["told"])
     examples = Table("question", "right answer", *(f"with {name}" for name in SHOWN.values() if name != "an empty memory"))

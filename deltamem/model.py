@@ -25,11 +25,13 @@ from deltamem.config import DeltaMemConfig
 from deltamem.contents import OPEN_SUMS, Contents
 from deltamem.current import current
 from deltamem.decoder import may_skip_tokens, text_config
+from deltamem.embeddings import embeddings_in
 from deltamem.generation import GenerateHandle, carry_through_generate
 from deltamem.hook import AttentionHook
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
+from deltamem.segments import whole_numbers
 from deltamem.sharding import whole
 from deltamem.state import DeltaMemState
 from deltamem.unsupported import check_call
@@ -144,11 +146,8 @@ class DeltaMemModel(BaseTuner):
         if (segment_ids is not None or keep_open) and not config.writes_segments:
             given = "segment_ids are" if segment_ids is not None else "keep_open is"
             raise ValueError(f"{given} for adapters that write segments; this one has write={config.write!r}")
-        if segment_ids is not None and (segment_ids.ndim != 2 or segment_ids.is_floating_point()):
-            raise ValueError(
-                f"segment_ids must be whole numbers [batch, tokens], got {segment_ids.dtype} {tuple(segment_ids.shape)}"
-            )
-        return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, segment_ids, keep_open, detach))
+        ids = None if segment_ids is None else whole_numbers(segment_ids)
+        return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, ids, keep_open, detach))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
@@ -315,11 +314,15 @@ class DeltaMemModel(BaseTuner):
     # --------------------------------------------------------------------------------------------- what peft asks for
 
     def _pre_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
-        if any(isinstance(module, DeltaMemLayer) for module in model.modules()):
+        layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer)]
+        if any(layer.parts for layer in layers):
             raise ValueError(
-                "this backbone has δ-mem layers already: those of another PeftModel, or of a load that was refused. Add "
-                "adapters to that PeftModel (load_adapter, add_adapter), call its unload(), or load the backbone again"
+                "this backbone has δ-mem layers already: those of another PeftModel, of transformers' own load_adapter, or of "
+                "a load that was refused. Add adapters to that PeftModel (load_adapter, add_adapter), call its unload(), take "
+                "the adapter off with model.delete_adapter(NAME), or load the backbone again"
             )
+        if layers:  # empty ones, which delete_adapter leaves of the last adapter
+            self.of(model)._take_off_layers()
         self._layers, self._at_hand = {}, None
         self.open_blocks = []
         self._hook = hook_for(model)
@@ -400,18 +403,23 @@ class DeltaMemModel(BaseTuner):
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         if merge:
             self._check_merge_allowed()
+        self._take_off_layers()
+        # The dictionary is shared with what other method was there before.
+        for name in [name for name, config in self.peft_config.items() if isinstance(config, DeltaMemConfig)]:
+            del self.peft_config[name]
+        if not self.peft_config and "peft_config" in vars(self.model):
+            del self.model.peft_config
+            self.model._hf_peft_config_loaded = False  # transformers' own note of it
+        return self.model
+
+    def _take_off_layers(self) -> None:
+        """Give the model its attention modules back."""
         for handle in self._handles:
             handle.remove()
         for name, layer in self._layers.items():
             parent, _, target_name = _get_submodules(self.model, name)
             self._replace_module(parent, target_name, layer.detach(), layer)
         self._layers = {}
-        # The dictionary is shared with what other method was there before.
-        for name in [name for name, config in self.peft_config.items() if isinstance(config, DeltaMemConfig)]:
-            del self.peft_config[name]
-        if not self.peft_config and "peft_config" in vars(self.model):
-            del self.model.peft_config
-        return self.model
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         """The memory's layers alone: peft's own takes along those of every other method in the model."""
@@ -440,7 +448,9 @@ class DeltaMemModel(BaseTuner):
             ValueError: missing, unknown or misshapen weights, or some that are no finite floating-point numbers.
         """
         refused = f"these weights are not those of the adapter {adapter_name!r}"
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        embeddings, loaded = embeddings_in(state_dict, model)
+        own = {name: weight for name, weight in state_dict.items() if name not in embeddings}
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, own)
         expected = {
             name: tuple(tensor.shape)
             for name, tensor in model.state_dict().items()
@@ -451,16 +461,17 @@ class DeltaMemModel(BaseTuner):
             name if name in expected else name.removeprefix("base_model.model."): shape_of_weight(name, weight)
             for name, weight in remapped.items()
         }
-        if len(given) < len(state_dict):
-            raise ValueError(f"{refused}: {len(state_dict)} names in the file stand for {len(given)}; save it again")
+        if len(given) < len(own):
+            raise ValueError(f"{refused}: {len(own)} names in the file stand for {len(given)}; save it again")
         for name in sorted({*expected, *given}):
             if expected.get(name) != given.get(name):
                 raise ValueError(
                     f"{refused}: {name} has {given.get(name, 'nothing')} in the file and {expected.get(name, 'nothing')} in "
-                    "the model. Load them with the config they were saved with; if this was the first load of this adapter, it "
-                    f"is attached without weights: take it off with model.delete_adapter({adapter_name!r})"
+                    "the model. Load them with the config they were saved with, and if the vocabulary was resized before, into "
+                    "a model that is resized like that; if this was the first load of this adapter, it is attached without "
+                    f"weights: take it off with model.delete_adapter({adapter_name!r})"
                 )
-        return remapped
+        return {**remapped, **loaded}
 
 
 def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:

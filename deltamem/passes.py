@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deltamem.contents import Contents
+from deltamem.contents import Contents, counted
 from deltamem.rule import Gating, gated_write
 from deltamem.segments import Segments
 
@@ -118,10 +118,10 @@ class MemoryPass:
             return Contents(end, self.start.tokens, self.start.open_segment)
         if self.segments is None:
             return Contents(end, advance(self.start.tokens, self.valid, self.tokens))
-        tokens = self.start.tokens + self.segments.tokens.to(self.start.tokens.device)
+        tokens = counted(self.start.tokens, self.segments.tokens.to(self.start.tokens.device))
         return Contents(end, tokens, self.segments.left_open(self.sums))
 
 
 def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:
     """Count the first tokens of a pass, those of them that are real: `[batch]` to `[batch]`."""
-    return counter + (tokens if valid is None else valid[:, :tokens].sum(1).to(counter.device))
+    return counted(counter, tokens if valid is None else valid[:, :tokens].sum(1).to(counter.device))

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from deltamem.contents import OpenSegment
+from deltamem.contents import MOST_TOKENS, OpenSegment
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,16 @@ class Segments:
         if self.last is None or self.last_ids is None or not sums:
             return None
         sizes = self.sizes.gather(1, rearrange(self.last, "b -> b 1")).squeeze(1)
-        return OpenSegment(self.last_ids, torch.where(self.last < self.count, sizes, 0), sums)
+        return OpenSegment(self.last_ids, torch.where(self.last < self.count, sizes, 0).clamp(max=MOST_TOKENS), sums)
+
+
+def whole_numbers(segment_ids: Tensor) -> Tensor:
+    """The segments of a pass as a caller gives them, `[batch, tokens]`: whole numbers of any width, as int64.
+
+    Raises:
+        ValueError: something else.
+    """
+    dtype = segment_ids.dtype
+    if segment_ids.ndim != 2 or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise ValueError(f"segment_ids must be whole numbers [batch, tokens], got {dtype} {tuple(segment_ids.shape)}")
+    return segment_ids.long()

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from peft import PeftModel
 
@@ -20,7 +21,8 @@ class SessionStore:
     """Saved sessions by name. A name can only ever mean a folder directly under the root.
 
     One process at a time should work on a session: of two that save it at the same moment, one save is lost (one that was
-    made since the session was loaded is noticed, and refused).
+    made since the session was loaded is noticed, and refused). A session that is deleted while somebody holds it goes on for
+    them, but is not saved again under its name.
 
     Args:
         root: the folder that holds the sessions.
@@ -34,6 +36,8 @@ class SessionStore:
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
+        # The names under which sessions in use were saved, to notice that one was deleted.
+        self._saved_as: WeakKeyDictionary[ChatSession, set[str]] = WeakKeyDictionary()
 
     def open(self, name: str) -> ChatSession:
         """The saved session of this name, or a new one.
@@ -44,19 +48,36 @@ class SessionStore:
         folder = self._folder(name)
         if not (folder / FILE).exists():
             return ChatSession(self.model, self.tokenizer, self.system)
-        return ChatSession.load(folder, self.model, self.tokenizer)
+        session = ChatSession.load(folder, self.model, self.tokenizer)
+        self._saved_as[session] = {name}
+        return session
 
     def save(self, name: str, session: ChatSession) -> None:
         """Save a session under a name.
 
         Raises:
-            ValueError: a name that is not accepted, or a session that does not go on from the one saved there.
+            ValueError: a name that is not accepted, or a session that does not go on from the one saved there, or that was
+                deleted there since it was opened or saved.
         """
-        session.save(self._folder(name))
+        folder, saved_as = self._folder(name), self._saved_as.setdefault(session, set())
+        if name in saved_as and not (folder / FILE).exists():
+            raise ValueError(
+                f"the session {name!r} was deleted since this one was opened or saved, and what was deleted is not written "
+                "again. Open a new one, or save this one under another name if it is to be kept"
+            )
+        session.save(folder)
+        saved_as.add(name)
 
     def delete(self, name: str) -> None:
-        """Forget a session for good; one that does not exist is no error."""
-        shutil.rmtree(self._folder(name), ignore_errors=not self._folder(name).exists())
+        """Forget a session for good; one that does not exist is no error.
+
+        Raises:
+            ValueError: a name that is not accepted, or of something that is no folder.
+        """
+        folder = self._folder(name)
+        if folder.exists() and not folder.is_dir():  # a pipe would be waited for
+            raise ValueError(f"{os.fspath(folder)!r} is no session's folder; remove it by hand")
+        shutil.rmtree(folder, ignore_errors=not folder.exists())
 
     def names(self) -> list[str]:
         """The names of all saved sessions, sorted."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from deltamem.contents import Contents, OpenSegment
+from deltamem.contents import MOST_TOKENS, Contents, OpenSegment
+from deltamem.files import check_regular, write_atomically
 
 FORMAT = "deltamem-state"
 FORMAT_VERSION = 1
-# More than anybody writes, and so far from the end of int64 that nothing that is added overflows.
-MOST_TOKENS = 2**62
 
 
 class DeltaMemState:
@@ -144,52 +141,55 @@ def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: 
 
     The file is readable by its owner alone: it holds what a user said.
     """
-    path = Path(path)
-    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(state.fingerprint), **(notes or {})}
-    tensors = state.contents.to_flat()
-    data = save(
-        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, metadata
-    )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_atomically(path, _serialised(state, notes or {}))
+
+
+def _serialised(state: DeltaMemState, notes: Mapping[str, str]) -> bytes:
+    """A memory and its notes as the bytes of a file.
+
+    Raises:
+        ValueError: the file could not be read again.
+    """
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(state.fingerprint), **notes}
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.contents.to_flat().items()
+    }
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # it is gone if an interrupt came after the rename
-            os.unlink(temporary)
-        raise
-    with suppress(OSError):  # the file is complete and in its place; not every file system can sync a folder
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a loss of power, where the system lets folders be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        data = save(tensors, metadata)
+        _parsed(data, "the file")
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"this memory cannot be saved: {error}. A file has room for 100 MB of names and notes; a session's messages are "
+            "among them, and forget_context() drops those"
+        ) from error
+    return data
 
 
 def read_state_file(path: str | os.PathLike[str]) -> tuple[DeltaMemState, dict[str, str]]:
     """Read a memory and its metadata; raises what `DeltaMemState.load` raises."""
-    if not os.path.isfile(path):
+    if not os.path.exists(path) or os.path.isdir(path):
         raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
+    check_regular(path)
     # Read at once: safe_open would open the file a second time for the tensors, and find another's there if somebody saves.
-    data = Path(path).read_bytes()
+    return _parsed(Path(path).read_bytes(), repr(os.fspath(path)))
+
+
+def _parsed(data: bytes, name: str) -> tuple[DeltaMemState, dict[str, str]]:
+    """A memory and its metadata from the bytes of a file; `name` is what it is called in an error.
+
+    Raises:
+        ValueError: they hold none.
+    """
     try:
         tensors, metadata = load(data), _metadata_in(data)
     except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError) as error:  # from torch: for absurd shapes
-        raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
+        raise ValueError(f"{name} is not a readable safetensors file: {error}") from error
     try:
         fingerprint = _fingerprint_in(metadata)
         return DeltaMemState(Contents.from_flat(tensors), fingerprint), metadata
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} holds no usable memory: {error}") from error
+        raise ValueError(f"{name} holds no usable memory: {error}") from error
 
 
 def _metadata_in(data: bytes) -> dict[str, str]:

@@ -231,6 +231,13 @@ def test_an_answer_cannot_steer_the_terminal(conversation, monkeypatch, say):
     assert "]0;titlea2Jb\n        c 👩‍🚀" in output
 
 
+def test_an_error_cannot_steer_the_terminal_and_a_pipe_is_not_waited_for(say, tmp_path):
+    assert "]0;x" in (output := say("/\x1b]0;x\x07"))
+    assert "\x1b]0;" not in output
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe" in say(f"/observe {tmp_path / 'pipe'}")
+
+
 @pytest.mark.parametrize(("shape", "width"), [((1, 4, 4), 4), ((3, 5, 5), 15)])
 def test_the_picture_has_a_map_of_every_layer(shape, width):
     names = [f"model.layers.{layer}.self_attn" for layer in (10, 2)]  # in any order, as in a file
@@ -265,7 +272,12 @@ def test_the_command_reads_lines(arguments):
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [(["--dtype", "int8"], "int8"), (["--device", "nowhere"], "nowhere"), (["--adapter", "/no/adapter"], "/no/adapter")],
+    [
+        (["--dtype", "int8"], "int8"),
+        (["--device", "nowhere"], "nowhere"),
+        (["--adapter", "/no/adapter"], "/no/adapter"),
+        (["--adapter", "nosuch"], "there is no adapter 'nosuch'"),
+    ],
 )
 def test_wrong_options_end_in_one_line(arguments, wrong, named):
     result = CliRunner().invoke(app, [*arguments, *wrong], input="")

@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,81 @@ def test_transformers_own_loading_takes_one_memory_adapter(folders: Path) -> Non
         model.load_adapter(folders / "adapter", "second")
     assert [*model.peft_config] == ["default"]
     assert torch.equal(logits(model), before)
+
+
+# What can be done to a model with transformers' own methods, and to a PeftModel.
+OF_TRANSFORMERS: dict[str, Callable[[Any, Path], Any]] = {
+    "load": lambda model, adapter: model.load_adapter(adapter),
+    "add": lambda model, adapter: model.add_adapter(tiny_config()),
+    "delete": lambda model, adapter: model.delete_adapter("default"),
+    "set": lambda model, adapter: model.set_adapter("default"),
+    "disable": lambda model, adapter: model.disable_adapters(),
+    "enable": lambda model, adapter: model.enable_adapters(),
+    "unload": lambda model, adapter: DeltaMemModel.of(model).unload(),
+}
+OF_PEFT: dict[str, Callable[[Any, Path], Any]] = {
+    "load": lambda model, adapter: model.load_adapter(adapter, "default"),
+    "add": lambda model, adapter: model.add_adapter("default", tiny_config()),
+    "delete": lambda model, adapter: model.delete_adapter("default"),
+    "set": lambda model, adapter: model.set_adapter("default"),
+    "disable": lambda model, adapter: model.base_model.disable_adapter_layers(),
+    "enable": lambda model, adapter: model.base_model.enable_adapter_layers(),
+}
+
+
+def memory_of(model: Any) -> Any:
+    return model if isinstance(model, PeftModel) else DeltaMemModel.of(model)
+
+
+def works(model: Any, folders: Path) -> None:
+    """What was loaded answers and writes as a fresh load does."""
+    fresh = from_pretrained(folders / "backbone", folders / "adapter").eval()
+    assert torch.equal(logits(model.eval()), logits(fresh))
+    state, expected = memory_of(model).new_memory(2), fresh.new_memory(2)
+    with memory_of(model).memory(state):
+        logits(model)
+    with fresh.memory(expected):
+        logits(fresh)
+    assert state.fingerprint == expected.fingerprint
+    assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in state.tensors.items())
+    assert any(tensor.any() for tensor in state.tensors.values())
+
+
+@pytest.mark.parametrize("order", [*product(OF_TRANSFORMERS, repeat=2)], ids=" ".join)
+def test_after_any_order_transformers_own_loading_loads_again(folders: Path, order: tuple[str, ...]) -> None:
+    model = load_adapter(folders / "backbone", folders / "adapter")
+    bare = logits(tiny_backbone(eos_token_id=3))
+    for step in order:
+        with suppress(ValueError):  # there is none, or one is there already
+            OF_TRANSFORMERS[step](model, folders / "adapter")
+    with suppress(ValueError):
+        model.delete_adapter("default")
+    assert torch.equal(logits(model), bare)
+    model.load_adapter(folders / "adapter")
+    works(model, folders)
+
+
+@pytest.mark.parametrize("order", [*product(OF_PEFT, repeat=2)], ids=" ".join)
+def test_after_any_order_a_peft_model_loads_again(folders: Path, order: tuple[str, ...]) -> None:
+    model = from_pretrained(folders / "backbone", folders / "adapter")
+    for step in order:
+        with suppress(ValueError):
+            OF_PEFT[step](model, folders / "adapter")
+    with suppress(ValueError):
+        model.delete_adapter("default")
+    model.load_adapter(folders / "adapter", "default")
+    model.set_adapter("default")
+    model.base_model.enable_adapter_layers()
+    works(model, folders)
+    assert torch.equal(logits(model.unload()), logits(tiny_backbone(eos_token_id=3)))
+
+
+def test_without_taking_off_the_empty_layers_a_second_load_would_be_lost(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_adapter(folders / "backbone", folders / "adapter")
+    model.delete_adapter("default")
+    monkeypatch.setattr(DeltaMemModel, "_take_off_layers", lambda self: None)
+    with pytest.raises((ValueError, KeyError, AssertionError, RuntimeError)):
+        model.load_adapter(folders / "adapter")
+        works(model, folders)

@@ -17,6 +17,7 @@ from deltamem.backbones import load_backbone
 from deltamem.chat.conversation import Conversation
 from deltamem.chat.terminal import ended_by_signals, talk
 from deltamem.demo import SHIPPED_ADAPTER, SYSTEM
+from deltamem.printable import printable
 from deltamem.session_store import SessionStore
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,7 +57,7 @@ def run(
     conversation = Conversation(store, {"max_new_tokens": max_new_tokens, **_sampling(temperature)})
     console = Console(highlight=False)
     name, size = adapted.get_base_model().name_or_path, conversation.session.memory.nbytes
-    console.print(f"{escape(name)} with a memory of {size:,} bytes. /help lists the commands.")
+    console.print(f"{escape(printable(name))} with a memory of {size:,} bytes. /help lists the commands.")
     with ended_by_signals():
         talk(conversation, console)
 

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from deltamem.chat.conversation import Conversation
 from deltamem.chat.picture import picture
+from deltamem.files import check_regular
+from deltamem.printable import printable
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def _help(conversation: Conversation, console: Console, argument: str) -> None:
 
 
 def _observe(conversation: Conversation, console: Console, file: str) -> None:
-    text = Path(file).expanduser().read_text(encoding="utf-8")
+    path = Path(file).expanduser()
+    check_regular(path)
+    text = path.read_text(encoding="utf-8")
     before = conversation.session.memory.tokens[0]
     with console.status("reading"):
         conversation.observe(text)
@@ -75,7 +79,7 @@ def _memory(conversation: Conversation, console: Console, argument: str) -> None
 
 def _save(conversation: Conversation, console: Console, name: str) -> None:
     conversation.save(name)
-    folder = escape(str(conversation.store.root / name))
+    folder = escape(printable(str(conversation.store.root / name)))
     console.print(f"Saved in {folder}, and saved there again after every turn.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import signal
-import unicodedata
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
@@ -15,6 +14,7 @@ from rich.markup import escape
 
 from deltamem.chat.commands import run_command
 from deltamem.chat.conversation import Conversation
+from deltamem.printable import printable
 
 # What ends the chat from outside: a closed terminal, a shutdown. Windows has no hang-up.
 ENDINGS = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
@@ -36,7 +36,7 @@ def talk(conversation: Conversation, console: Console) -> None:
         except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
             broken_off = True
         except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is as it was before
-            console.print(f"[red]{escape(str(error))}[/]")
+            console.print(f"[red]{escape(printable(str(error)))}[/]")
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _answer(text: str, conversation: Conversation, console: Console) -> None:
     turns = conversation.turns
     with _signals_kept() as signals, closing(conversation.stream(text)) as pieces:
         for piece in pieces:
-            console.out(_printable(piece), end="")
+            console.out(printable(piece), end="")
             if signals:
                 break
     console.print()
@@ -96,8 +96,3 @@ def _signals_kept() -> Iterator[list[int]]:
         for number in noted:
             if number in ENDINGS:
                 signal.raise_signal(number)
-
-
-def _printable(text: str) -> str:
-    """Without the characters that steer a terminal, which a model could be led to say."""
-    return "".join(character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deltamem.files import check_regular
+
 TRAINING = "training.json"
 EVALUATION = "evaluation.json"  # what `deltamem eval ... --json` printed
 
@@ -58,6 +60,7 @@ def evaluation_of(folder: Path) -> list[dict[str, Any]]:
 def _read(path: Path, otherwise: Any) -> Any:
     if not path.exists():
         return otherwise
+    check_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

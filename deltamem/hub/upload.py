@@ -13,6 +13,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from deltamem.adapter_files import read_config, read_weights
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.card import CARD, has_hub_form, hub_name, make_card
+from deltamem.printable import printable
 
 # What may be sent: nothing that is run when it is loaded, as a pickle is (.bin, .pt, .pth, .pkl).
 SUFFIXES = {".jinja", ".jpg", ".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ".txt"}
@@ -101,7 +102,7 @@ def send(upload: Upload, private: bool = False, revision: str | None = None) -> 
 def as_text(upload: Upload) -> str:
     """All that would be sent, to be read: files with their sizes, and the card."""
     lines = [f"{_size(content):>13,}  {name}" for name, content in upload.contents.items()]
-    return "\n".join([f"{upload.repo}:", *lines, "", f"{CARD}:", upload.card])
+    return printable("\n".join([f"{upload.repo}:", *lines, "", f"{CARD}:", upload.card]))
 
 
 def _size(content: bytes | Path) -> int:

@@ -35,7 +35,8 @@ class Size:
 
     @classmethod
     def of(cls, config: DeltaMemConfig, shapes: Mapping[str, Sequence[int]]) -> Size:
-        """The size of an adapter whose weights, by their names in its file, have these shapes."""
+        """The size of an adapter whose weights, by their names in its file, have these shapes; embeddings do not count."""
+        shapes = {name: shape for name, shape in shapes.items() if ".delta_mem_" in name}
         layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)  # one in each
         numbers = layers * config.num_states * config.r**2
         return cls(layers, sum(map(math.prod, shapes.values())), FLOAT32 * numbers)

@@ -33,14 +33,19 @@ def inspect_adapter(name: str) -> dict[str, Any]:
         `layers`, for each attention layer its `parameters`; the Frobenius norms of its `projections` (query, key, value, and
         the gates' weights: how much the gates depend on the token) and of its `corrections` (scaled as they are used, by
         alpha / r); and its gates at rest, where their weights see nothing: `write_gate` (β, mean, least and most over its rows)
-        and `keep_gate` (what a write keeps, likewise). Then their sums, the config, and what the adapter was made for.
+        and `keep_gate` (what a write keeps, likewise). Then their sums, the config, what the adapter was made for, and
+        `of_the_backbone`: the names of other weights in its file (embeddings, after a change of the vocabulary).
 
     Raises:
         ValueError: the adapter is of another kind than δ-mem, or its weights are damaged or not those of its config.
         OSError: it has no weights.
     """
     config, saved = read_config(name), read_weights(name)
-    weights = _by_layer(saved)
+    others = [key for key in saved if f".{DeltaMemModel.prefix}" not in key]
+    weights = _by_layer({key: weight for key, weight in saved.items() if key not in others})
+    if not weights:
+        found = ", ".join(others[:3]) or "there are none"
+        raise ValueError(f"the weights of {name!r} are not those of the adapter's config: {found}. Save the adapter again")
     layers = {layer: _describe_layer(layer, own, config) for layer, own in weights.items()}
     numbers = {f"{layer}.{key}": weight for layer, own in weights.items() for key, weight in own.items()}
     size = Size.of(config, {key: weight.shape for key, weight in saved.items()})
@@ -52,6 +57,7 @@ def inspect_adapter(name: str) -> dict[str, Any]:
         "fingerprint": fingerprint_of(config, numbers) if config.backbone else None,  # the backbone is a part of it
         "config": {key: getattr(config, key) for key in SHOWN_OPTIONS},
         "layers": [{"name": layer, **row} for layer, row in layers.items()],
+        "of_the_backbone": others,
         "parameters": size.parameters,
         "memory_bytes": size.memory_bytes,
     }
@@ -66,6 +72,7 @@ def print_adapter(figures: dict[str, Any]) -> None:
         f"\n[bold]An adapter of δ-mem[/] for {escape(str(figures['backbone']))} ({escape(made_for)})",
         f"Fingerprint: {fingerprint}",
         *map(escape, figures["in_words"]),
+        *(f"Beside these a weight of the backbone: {escape(key)}" for key in figures["of_the_backbone"]),
         sep="\n",
     )
     roles = [*figures["layers"][0]["projections"]], figures["config"]["corrections"]

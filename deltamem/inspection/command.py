@@ -19,6 +19,7 @@ from deltamem.inspection.kind import Kind, kind_of
 from deltamem.inspection.memory import inspect_memory, load_memory, print_memory
 from deltamem.inspection.page import write_page
 from deltamem.inspection.turns_table import print_turns
+from deltamem.printable import all_printable
 from deltamem.state import DeltaMemState
 from deltamem.training.episodes import check_chats
 from deltamem.training.records import read_records
@@ -72,8 +73,8 @@ def run(what: str, options: Options, show_progress: bool) -> dict[str, Any]:
 
 def print_figures(figures: Mapping[str, Any]) -> None:
     """Print what `run` returned as tables."""
-    figures = dict(figures)
-    {"backbone": print_inspection, "adapter": print_adapter, "memory": print_memory}[figures["kind"]](figures)
+    figures = all_printable(figures)  # names and texts are those of files
+    {"backbone": print_inspection, "adapter": print_adapter, "memory": print_memory}[figures["kind"]](dict(figures))
     if "conversation" in figures:
         print_turns(figures["conversation"])
     if figures.get("comparison"):

@@ -51,7 +51,9 @@ def described(**changes: Any) -> dict[str, Any]:
 HOSTILE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "r huge": (lambda: {"r": 10**12}, "hidden_size=32"),
     "r beyond int64": (lambda: {"r": 10**30}, "hidden_size=32"),
-    "r and states huge together": (lambda: {"num_states": 33}, "hidden_size=32"),
+    "r wider than the model": (lambda: {"r": 33}, "hidden_size=32"),
+    "states huge": (lambda: {"num_states": 10**12}, "hidden_size=32"),
+    "r and states huge together": (lambda: {"r": 32, "num_states": 17}, "hidden_size=32"),
     "r a text": (lambda: {"r": "8"}, "r='8'"),
     "r none": (lambda: {"r": None}, "r=None"),
     "alpha NaN": (lambda: {"alpha": float("nan")}, "alpha=nan"),

@@ -23,7 +23,7 @@ from tiny_memory import FIRST, METADATA, SECOND, of, random_tensors, same
 from torch import Tensor
 
 from deltamem import ChatSession, DeltaMemState
-from deltamem.contents import OpenSegment
+from deltamem.contents import MOST_TOKENS, Contents, OpenSegment
 from deltamem.session import FILE as SESSION
 
 COUNT = {"@tokens": torch.zeros(1, dtype=torch.int64)}
@@ -242,6 +242,63 @@ def test_a_memory_that_does_not_fit_the_model_is_refused_before_it_is_used(case:
         pass
     assert same(state, before)
     assert not model.base_model.open_blocks
+
+
+# What is saved loads
+
+
+@pytest.mark.parametrize("segments", [False, True], ids=["tokens", "messages"])
+def test_counts_stop_where_a_file_s_do(tmp_path: Path, segments: bool) -> None:
+    """A file may say that as many tokens were written as can be; what goes on from it is saved and loads."""
+    model = writes_messages() if segments else tiny_adapted()
+    state = half_told(1) if segments else model.new_memory()
+    most = torch.tensor([MOST_TOKENS])
+    segment = state.contents.open_segment and replace(state.contents.open_segment, sizes=most)
+    state = saved_and_loaded(DeltaMemState(replace(state.contents, tokens=most, open_segment=segment)), tmp_path)
+    ids = torch.zeros(1, 3, dtype=torch.int64) if segments else None
+    for keep_open in (segments, False):
+        with torch.no_grad(), model.memory(state, segment_ids=ids, keep_open=keep_open):
+            model(random_tokens(1, 3))
+        assert state.tokens == [MOST_TOKENS]
+        assert same(saved_and_loaded(state, tmp_path), state)
+        assert same(state.clone(), state)
+
+
+def test_notes_that_no_file_has_room_for_are_refused_in_words(tmp_path: Path) -> None:
+    chat = ChatSession(chat_model(), chat_tokenizer())
+    chat.observe("Anna likes teal.")
+    chat.save(tmp_path)
+    before = (tmp_path / SESSION).read_bytes()
+    chat.messages = [{"role": "user", "content": "x" * 101_000_000}]
+    with pytest.raises(ValueError, match=r"cannot be saved: .* room for 100 MB .* forget_context"):
+        chat.save(tmp_path)
+    assert (tmp_path / SESSION).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [SESSION]
+    chat.forget_context()
+    chat.save(tmp_path)
+    assert same(ChatSession.load(tmp_path, chat.model, chat.tokenizer).memory, chat.memory)
+
+
+state_names = st.text(max_size=5) | st.sampled_from([FIRST, "@tokens", "@open.sums:x", "__metadata__"])
+
+
+@examples(200)
+@given(
+    names=st.sets(state_names, min_size=1, max_size=3),
+    tokens=st.integers(-1, 2**63 - 1),
+    fingerprint=st.none() | st.text(max_size=4) | st.integers(),
+)
+def test_what_is_saved_loads(folder: Path, names: set[str], tokens: int, fingerprint: Any) -> None:
+    path = folder / "saved.safetensors"
+    path.unlink(missing_ok=True)
+    try:
+        contents = Contents({name: torch.zeros(1, 1, 2, 2) for name in names}, torch.tensor([tokens]))
+        state = DeltaMemState(contents, fingerprint)
+        state.save(path)
+    except ValueError:
+        assert not path.exists()
+    else:
+        assert same(DeltaMemState.load(path), state)
 
 
 # Damage. A changed byte may still leave a memory (other numbers, another module's name), but never another kind of error.

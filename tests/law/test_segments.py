@@ -183,3 +183,23 @@ def test_order_of_the_ids_is_the_order_of_writes():
     ]
     assert error(*orders) > 1e-4
     assert all(a.tokens == b.tokens for a, b in itertools.pairwise(orders))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32], ids=str)
+def test_whole_numbers_of_any_width_are_taken(dtype):
+    ids, segment_ids = random_tokens(2, LENGTH), torch.arange(LENGTH).div(3, rounding_mode="floor").repeat(2, 1)
+    expected = write(MODEL, MODEL.new_memory(2), ids, segment_ids, (5, 9))
+    state = write(MODEL, MODEL.new_memory(2), ids, segment_ids.to(dtype), (5, 9))
+    assert error(state, expected) == 0
+    assert state.tokens == expected.tokens == [LENGTH] * 2
+    if dtype.is_signed:
+        not_written = write(MODEL, MODEL.new_memory(2), ids, torch.full_like(ids, -1).to(dtype))
+        assert not_written.tokens == [0] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64], ids=str)
+def test_what_is_no_whole_number_is_refused(dtype):
+    state = MODEL.new_memory(2)
+    with pytest.raises(ValueError, match="must be whole numbers"):
+        write(MODEL, state, random_tokens(2, LENGTH), torch.zeros(2, LENGTH).to(dtype))
+    assert state.tokens == [0] * 2
