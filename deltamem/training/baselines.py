@@ -83,13 +83,18 @@ class BaselineTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is the mean over each batch, as DeltaMemTrainer's
+        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step, as DeltaMemTrainer's
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the answers, with nothing but their questions before them."""
-        loss = answer_loss(model, inputs).loss
+        """Cross-entropy of the answers, with nothing but their questions before them: the mean over `num_items_in_batch`."""
+        answers = answer_loss(model, inputs, self.args.label_smoothing_factor)
+        loss = answers.loss
+        if num_items_in_batch is not None:
+            loss = answers.total / num_items_in_batch
+            if self.args.average_tokens_across_devices:  # the tokens of all processes, whose gradients are averaged
+                loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
