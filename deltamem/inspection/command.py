@@ -20,7 +20,7 @@ from deltamem.inspection.memory import inspect_memory, load_memory, print_memory
 from deltamem.inspection.page import write_page
 from deltamem.inspection.turns_table import print_turns
 from deltamem.state import DeltaMemState
-from deltamem.training.episodes import check_chats
+from deltamem.training.episodes import read_chats
 from deltamem.training.records import read_records
 
 
@@ -160,7 +160,7 @@ def _messages(chat: Path, line: int) -> list[dict[str, str]]:
     records = read_records(str(chat))
     if not 1 <= line <= len(records):
         raise ValueError(f"--line {line} is not accepted; {str(chat)!r} has {len(records)} chats, give 1 to {len(records)}")
-    messages: list[dict[str, str]] = check_chats(records)[line - 1]["messages"]
+    messages: list[dict[str, str]] = read_chats(records)[line - 1]["messages"]
     return messages
 
 

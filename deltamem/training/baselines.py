@@ -22,7 +22,7 @@ from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import answer_loss
-from deltamem.training.options import TrainingOptions, load
+from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -111,18 +111,19 @@ def main(arguments: list[str]) -> None:
             f"--views {' '.join(options.data.views)}: a baseline has no memory, and reads questions only; give --views memory=1"
         )
     set_seed(options.training.seed)
-    adapted, tokenizer = load(options.adapter)
+    tokenizer = load_tokenizer(options.adapter)
+    chats, evaluated = options.training_chats(tokenizer), options.eval_chats(tokenizer)
+    adapted = load(options.adapter)
     wanted = _trained(adapted)
     backbone = adapted.unload()
     config = BASELINES[kind](backbone, wanted)
     set_seed(options.training.seed)
     model = get_peft_model(backbone, config)
     Console().print(f"{kind}: {_trained(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
-    evaluated = options.eval_chats()
     trainer = BaselineTrainer(
         model,
         options.training,
-        train_dataset=options.training_chats(tokenizer),
+        train_dataset=chats,
         eval_dataset=None if evaluated is None else evaluated[VIEW],
         data_collator=ReadCollator(options.encoder(tokenizer, "token")),
     )
