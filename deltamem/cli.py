@@ -21,7 +21,7 @@ def _errors_in_words() -> Iterator[None]:
     """Wrong input ends in one line on standard error and exit status 2, not in a traceback."""
     try:
         yield
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError, NotImplementedError, ImportError) as error:
         typer.echo(f"deltamem: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
 

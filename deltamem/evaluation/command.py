@@ -81,10 +81,6 @@ def run(
         for tasks in prepared:
             for task, results in tasks:
                 _ask(task, subject, results, evaluated.batch_size, progress)
-    if parts[0] is not None:
-        for task, results in prepared[0]:
-            if isinstance(task, HistoryTask) and "memory" in results:
-                task.keep_memories(subject, parts[0] / task.name / MEMORIES)
     figures = [
         entry
         for several in zip(*prepared, strict=True)
@@ -100,6 +96,8 @@ def _prepare(
     chosen = _chosen(tasks, subject, settings)
     for task in tasks:
         task.prepare(subject, chosen[task.name])
+        if output is not None and isinstance(task, HistoryTask):
+            task.keep_memories(output / task.name / MEMORIES)
     return [
         (task, open_results(output and output / task.name, chosen[task.name], {**common, **task.identity})) for task in tasks
     ]

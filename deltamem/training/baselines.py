@@ -23,6 +23,7 @@ from deltamem.projection import width_in, width_out
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import answer_loss
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
+from deltamem.training.refused import refuse_for_trainer
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -82,6 +83,7 @@ class BaselineTrainer(Trainer):
     """Trains any PEFT adapter on batches of a `ReadCollator`, with the loss that δ-mem's questions are read with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        refuse_for_trainer(Trainer, *args, **kwargs)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step, as DeltaMemTrainer's
 

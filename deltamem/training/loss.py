@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
+from deltamem.decoder import last_place
 from deltamem.state import DeltaMemState
 from deltamem.training.episodes import IGNORED
 from deltamem.training.views import View
@@ -95,6 +97,7 @@ class EpisodeLoss:
         write_chunk_tokens: the history is written in chunks of so many tokens, each in a context of its own; None for at once.
         gradient_chunks: gradients flow through so many chunks at the end of the history; None for all.
         label_smoothing: this share of every target of an answer is spread evenly over the vocabulary.
+        after_chunk: called with the memory after each chunk; None for nothing.
         write_gates: the mean write gate β of every pass that wrote with gradients, filled in.
     """
 
@@ -102,6 +105,7 @@ class EpisodeLoss:
     write_chunk_tokens: int | None = None
     gradient_chunks: int | None = None
     label_smoothing: float = 0.0
+    after_chunk: Callable[[DeltaMemState], None] | None = None
     write_gates: list[Tensor] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, batch: Batch, view: View) -> Answers:
@@ -135,16 +139,16 @@ class EpisodeLoss:
                 self._write(
                     model, {name: tensor[:, chunk] for name, tensor in batch.items() if name in WRITTEN}, state, left > 0
                 )
+            if self.after_chunk is not None:
+                self.after_chunk(state)
 
     def _write(self, model: nn.Module, batch: Batch, state: DeltaMemState, goes_on: bool) -> None:
         segment_ids = batch.get("write_segment_ids")
         keep_open = goes_on and segment_ids is not None
         with self.adapted.memory(state, segment_ids=segment_ids, keep_open=keep_open, detach=False) as block:
             ids = batch["write_input_ids"]
-            last = torch.tensor(
-                [ids.shape[1] - 1], device=ids.device
-            )  # as an index: a number would copy the vocabulary's matrix
-            model(input_ids=ids, attention_mask=batch["write_attention_mask"], use_cache=False, logits_to_keep=last)
+            mask = batch["write_attention_mask"]
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last_place(ids))
         self.write_gates += block.write_gates
 
 

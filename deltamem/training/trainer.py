@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
 from deltamem.training.loss import Answers, EpisodeLoss, trained
+from deltamem.training.refused import refuse_absent, refuse_for_trainer, refuse_given
 from deltamem.training.statistics import memory_statistics
 from deltamem.training.views import ALL_VIEWS
 
@@ -32,7 +34,7 @@ class DeltaMemTrainingArguments(TrainingArguments):
         memory_statistics: whether every log says how far the gates open, how large the states and the corrections are.
 
     Raises:
-        ValueError: numbers that are out of range.
+        ValueError: numbers that are out of range, and options that would have no effect.
     """
 
     learning_rate: float = field(default=2e-4, metadata={"help": "At its highest."})
@@ -63,7 +65,9 @@ class DeltaMemTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        refuse_given(self)
         super().__post_init__()
+        refuse_absent(self)
         for name in ("write_chunk_tokens", "gradient_chunks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -95,6 +99,7 @@ class DeltaMemTrainer(Trainer):
                 f"DeltaMemTrainer trains a model with a δ-mem adapter, got {type(model).__name__}; make one with "
                 "get_peft_model(model, DeltaMemConfig(...))"
             )
+        refuse_for_trainer(Trainer, model, *args, **kwargs)
         super().__init__(model, *args, **{"compute_metrics": recall, **kwargs})
         self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
         self._newest: dict[str, Tensor] | None = None
@@ -181,7 +186,8 @@ class DeltaMemTrainer(Trainer):
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:
     """The share of right answers, from `[episodes, 2]`: right ones, and all."""
-    right, asked = prediction.predictions.sum(0)
+    counts = prediction.predictions
+    right, asked = (np.concatenate(counts) if isinstance(counts, list) else counts).sum(0)  # a list: of batches
     return {"recall": float(right / asked)} if asked else {}
 
 

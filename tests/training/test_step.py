@@ -5,26 +5,16 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_backbone
-from tiny_chat import chat_model, chat_tokenizer
+from tiny_chat import chat_model
+from tiny_training import ANSWERS, ENCODER, MEMORY, arguments, chat
 from transformers import Trainer
 
 from deltamem.training.baselines import BaselineTrainer, ReadCollator
-from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder
+from deltamem.training.episodes import IGNORED, EpisodeCollator
 from deltamem.training.loss import EpisodeLoss
-from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
+from deltamem.training.trainer import DeltaMemTrainer
 from deltamem.training.views import VIEWS
 
-ENCODER = EpisodeEncoder(chat_tokenizer(), answer_only=True)
-ANSWERS = ("teal", "Bob lives in Rome and Oslo .", "red", "a friend of Anna", "Oslo", "1 2 3 4 5 6 7")
-
-
-def chat(answer, view="memory"):
-    turns = ["Anna likes teal.", "Noted.", "What does Anna like?", answer]
-    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=True)]
-    return {"messages": messages, "view": view}
-
-
-MEMORY = [chat(answer) for answer in ANSWERS]
 MIXED = [chat(answer, view) for answer, view in zip(ANSWERS, (*VIEWS, "memory"), strict=True)]
 
 
@@ -38,14 +28,6 @@ def lora_trainer(folder, chats, **options):
     torch.manual_seed(0)
     lora = get_peft_model(tiny_backbone(initializer_range=0.5), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     return BaselineTrainer(lora, arguments(folder, **options), train_dataset=chats, data_collator=ReadCollator(ENCODER))
-
-
-def arguments(folder, size=6, accumulate=1, **options):
-    plain = {"optim": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "lr_scheduler_type": "constant", "max_grad_norm": 0}
-    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "memory_statistics": False}
-    given = {"max_steps": 1, "write_penalty": 0.0, **options}
-    batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
-    return DeltaMemTrainingArguments(output_dir=str(folder), **plain, **quiet, **batch, **given)
 
 
 def step(make, folder, chats, size, accumulate, **options):
