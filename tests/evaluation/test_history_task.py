@@ -128,8 +128,9 @@ def test_memories_are_kept_as_they_grow(subject, tmp_path, chunk):
         setting: [pytest.approx(row) for row in rows] for setting, rows in expected.items()
     }
     grown = [DeltaMemState.load(file) for file in sorted((tmp_path / "a").iterdir())]
-    assert [memory.tokens[0] for memory in grown] == sorted({memory.tokens[0] for memory in grown})
-    assert len(grown) > 2 if chunk else len(grown) == 2
+    assert [memory.tokens[0] for memory in grown] == sorted(memory.tokens[0] for memory in grown)
+    segments = subject.model.active_peft_config.writes_segments
+    assert len(grown) > 2 if chunk else len(grown) == (1 if segments else 2)
     whole = subject.write([HISTORIES["a"].messages])
     assert grown[-1].tokens == whole.tokens
     for name, state in whole.tensors.items():
