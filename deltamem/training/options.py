@@ -77,7 +77,9 @@ class TrainingOptions(NamedTuple):
         name = recipe.parse_known_args(arguments)[0].preset
         if name is not None:
             parser.set_defaults(**preset(name))
-        return cls(*parser.parse_args_into_dataclasses(arguments))
+        options = cls(*parser.parse_args_into_dataclasses(arguments))
+        options.adapter.config()  # refuses its options before anything is read
+        return options
 
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
         """Tokenises episodes for an adapter with this unit of writing."""
