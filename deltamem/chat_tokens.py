@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -75,11 +76,18 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
     """The chat as text, by the tokenizer's own template.
 
     Raises:
-        ValueError: the tokenizer has no chat template.
+        ValueError: the tokenizer has no chat template, or one that refuses the chat.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("this tokenizer has no chat template; use the tokenizer of an instruction-tuned model, or set one")
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"the tokenizer's chat template refuses a chat of the roles {roles}: {error}; give a chat that the template takes, "
+            "for instance without a system prompt, or set another template"
+        ) from error
 
 
 def check_messages(messages: Any) -> None:

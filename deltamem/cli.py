@@ -15,6 +15,8 @@ from deltamem.printable import printable
 
 # Commands import what they need when they run: some of it is slow to import, or in an extra.
 # Plain help: rich would take the "[default: 1]" in it for markup, and leave it out.
+Dtype = Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...")]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -23,7 +25,7 @@ def _errors_in_words() -> Iterator[None]:
     """Wrong input ends in one line on standard error and exit status 2, not in a traceback."""
     try:
         yield
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError, NotImplementedError, ImportError) as error:
         typer.echo(printable(f"deltamem: {' '.join(str(error).split())}"), err=True)
         raise typer.Exit(2) from error
 
@@ -40,6 +42,8 @@ def demo(
     adapter: Annotated[str | None, typer.Option(help="Adapter: a folder or a Hub name. The shipped one by default.")] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes per number of facts.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Tell a frozen model some facts, drop the context, and ask.
@@ -47,9 +51,10 @@ def demo(
     Shows one conversation, then how many questions it answers right: from its memory, and from none, as controls.
     """
     from deltamem import demo as show
+    from deltamem.command_options import Placement
 
     with _errors_in_words():
-        result = show.run(model, adapter, episodes, seed, show_progress=not as_json)
+        result = show.run(model, adapter, episodes, seed, not as_json, Placement(dtype, device))
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -74,8 +79,8 @@ def chat(
         float | None,
         typer.Option(min=0, help="Sample at this temperature; 0: the likeliest token every time. The model's own by default."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
 ) -> None:
     """Talk to a model with a memory in the terminal.
 
@@ -98,8 +103,8 @@ def bench(
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="A trained adapter: a folder or a Hub name.")] = None,
     variant: Annotated[str | None, typer.Option(help="A new adapter instead: tsw, ssw or msw.  [default: tsw]")] = None,
-    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16 or float16.")] = "float32",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     prompt: Annotated[list[int] | None, typer.Option(help="Tokens; may be given several times.  [default: 512]")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode after each prompt.")] = 32,
     batch: Annotated[int, typer.Option(help="Rows, each with a memory of its own.")] = 1,
@@ -191,6 +196,8 @@ def inspect(
     corrections: Annotated[
         str | None, typer.Option(help="Of a backbone: what a memory corrects, such as qkvo.  [default: qo]")
     ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     architectures: Annotated[bool, typer.Option("--architectures", help="List all model types instead.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --architectures: as docs/architectures.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
@@ -215,9 +222,12 @@ def inspect(
             else:
                 listing.print_architectures(found)
             return
+        from deltamem.command_options import Placement
         from deltamem.inspection import command
 
-        options = command.Options(variant, r, corrections, compare, chat, line, html)
+        given = Placement(dtype, device)
+        changed = {name: value for name, value in vars(given).items() if value != getattr(Placement, name)}
+        options = command.Options(variant, r, corrections, compare, chat, line, html, **changed)
         figures = command.run(str(what), options, show_progress=not as_json)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
@@ -359,6 +369,8 @@ def evaluate(
         typer.Option(help="Seed of whatever is drawn; of several, the mean is printed and its interval.  [default: 0]"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     output: Annotated[
         Path | None, typer.Option(help="Keep every answer in this folder; a run that was broken off goes on from there.")
     ] = None,
@@ -369,6 +381,7 @@ def evaluate(
     What a memory recalls of facts and long histories, and what the adapter costs on other tasks. docs/evaluation.md has the
     tasks, their data and their controls.
     """
+    from deltamem.command_options import Placement
     from deltamem.evaluation import command, summary
     from deltamem.evaluation.task import Options
 
@@ -388,7 +401,7 @@ def evaluate(
             greedy=greedy,
             max_new_tokens=max_new_tokens,
         )
-        evaluated = command.Evaluated(model, adapter, system, write_chunk_tokens, batch_size)
+        evaluated = command.Evaluated(model, adapter, system, write_chunk_tokens, batch_size, Placement(dtype, device))
         figures = command.run(tasks, evaluated, options, setting or (), output, not as_json, seed or (0,))
     if as_json:
         typer.echo(json.dumps(figures, indent=2))

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from deltamem.adapter_files import backbone_of
-from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.backbones import SMOLLM2
+from deltamem.command_options import Placement
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
 from deltamem.printable import all_printable
@@ -34,7 +35,9 @@ SHOWN: dict[Setting, str] = {
 }
 
 
-def run(model: str | None, adapter: str | None, episodes: int, seed: int, show_progress: bool) -> dict[str, Any]:
+def run(
+    model: str | None, adapter: str | None, episodes: int, seed: int, show_progress: bool, placement: Placement
+) -> dict[str, Any]:
     """Ask one person's facts, then measure recall over held-out episodes.
 
     Args:
@@ -43,12 +46,13 @@ def run(model: str | None, adapter: str | None, episodes: int, seed: int, show_p
         episodes: number of held-out episodes for each number of facts.
         seed: of the episodes.
         show_progress: whether to draw a progress bar.
+        placement: of the backbone.
 
     Returns:
         `accuracy` by setting and number of facts (people and sentences that training never had), `unseen_values` by number of
         facts (words, too, that were no answer in training), `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
     """
-    test = RecallTest(*_load(model, adapter), system=SYSTEM)
+    test = RecallTest(*_load(model, adapter, placement), system=SYSTEM)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not show_progress, transient=True) as progress:
         measure = partial(_accuracy, test, episodes, seed, progress)
@@ -117,15 +121,15 @@ def _percentages(by_facts: dict[str, float]) -> list[str]:
     return [f"{by_facts[str(facts)]:.0%}" for facts in NUMBERS_OF_FACTS]
 
 
-def _load(model: str | None, adapter: str | None) -> tuple[PeftModel, Any]:
+def _load(model: str | None, adapter: str | None, placement: Placement) -> tuple[PeftModel, Any]:
     if adapter is not None:
-        return _attach(model, adapter)
+        return _attach(model, adapter, placement)
     with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as folder:
-        return _attach(model or SMOLLM2, os.fspath(folder))
+        return _attach(model or SMOLLM2, os.fspath(folder), placement)
 
 
-def _attach(model: str | None, adapter: str) -> tuple[PeftModel, Any]:
-    backbone, tokenizer = load_backbone(model or backbone_of(adapter))
+def _attach(model: str | None, adapter: str, placement: Placement) -> tuple[PeftModel, Any]:
+    backbone, tokenizer = placement.load(model or backbone_of(adapter))
     return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer
 
 

@@ -65,3 +65,11 @@ def test_a_tokenizer_without_template_is_refused():
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         ChatTokens.of(tokenizer, CHAT)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "{{ nothing.at_all }}", "{% for m in %}"])
+def test_a_template_that_refuses_a_chat_is_an_error_in_words(template):
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}" + template + "{% endif %}" + tokenizer.chat_template
+    with pytest.raises(ValueError, match="refuses a chat of the roles system, user, assistant: "):
+        ChatTokens.of(tokenizer, CHAT)

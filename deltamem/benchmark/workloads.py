@@ -16,6 +16,7 @@ from transformers import DynamicCache, StaticCache
 
 from deltamem.benchmark.twins import Adapted, Subject
 from deltamem.cache import CACHE
+from deltamem.decoder import last_place
 from deltamem.state import DeltaMemState
 
 
@@ -35,11 +36,12 @@ class Prefill:
     def __call__(self) -> Iterator[Callable[[], object]]:
         """Prepare a run and give its work."""
         model, prompt, mask = self.subject.model, self.prompt, torch.ones_like(self.prompt)
+        last = last_place(prompt)
 
         def work() -> None:
             cache = DynamicCache(config=model.config)
             with self.subject.writing(prompt):
-                model(input_ids=prompt, attention_mask=mask, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+                model(input_ids=prompt, attention_mask=mask, **{CACHE: cache}, use_cache=True, logits_to_keep=last)
 
         with torch.no_grad():  # as generate() does
             yield work
@@ -80,7 +82,7 @@ class Decoding:
         def greedy(forward: Callable[..., Any], tokens: Tensor, seen: int) -> Tensor:
             """The likeliest next token, `[batch, 1]`, after a pass that ends at token `seen`."""
             masked = {} if mask is None else {"attention_mask": mask[:, :seen]}
-            output = forward(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=1, **masked)
+            output = forward(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(tokens), **masked)
             return output.logits[:, -1].argmax(-1, keepdim=True)
 
         def work() -> None:
@@ -140,5 +142,5 @@ class TrainingStep:
 
     def _logits(self, **inputs: Tensor) -> Tensor:
         """Of the last token alone, as in training."""
-        mask, last = torch.ones_like(self.prompt), torch.tensor([self.prompt.shape[1] - 1], device=self.prompt.device)
+        mask, last = torch.ones_like(self.prompt), last_place(self.prompt)
         return self.subject.model(**inputs, attention_mask=mask, use_cache=False, logits_to_keep=last).logits

@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 
 from deltamem.benchmark.twins import Adapted
+from deltamem.decoder import last_place
 from deltamem.state import DeltaMemState
 
 # Tokens of one pass; the next one knows them from the memory alone.
@@ -38,7 +39,9 @@ def memories_after(
             size = min(CHUNK, most_tokens, length - written)
             tokens = torch.randint(vocabulary, (batch, size), device=model.device)
             with torch.no_grad(), adapted.writing(tokens, memory):
-                model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, logits_to_keep=1)
+                model(
+                    input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, logits_to_keep=last_place(tokens)
+                )
             written += size
             progress.update(task, completed=written)
         yield length, memory

@@ -9,6 +9,7 @@ from typing import Any
 from deltamem.evaluation.off_task import OffTask, off_task
 from deltamem.evaluation.scoring import Score
 from deltamem.evaluation.task import Options, share
+from deltamem.training.given import Given
 
 NAME = "arc_easy"
 HUB = ("allenai/ai2_arc", "ARC-Easy", "test")
@@ -56,17 +57,14 @@ def tasks(options: Options) -> list[OffTask]:
     return [off_task(NAME, HUB, METRICS, _question, options)]
 
 
-def _question(record: Any, number: int) -> MultipleChoice:
-    try:
-        if "query" in record:
-            query, choices, gold = record["query"], record["choices"], record["gold"]
-        else:
-            query, choices = f"Question: {record['question']}", record["choices"]["text"]
-            gold = record["choices"]["label"].index(record["answerKey"])
-        choices[gold]
-        return MultipleChoice(query, tuple(choices), gold)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f'{NAME}, record {number}: expected {{"question", "choices": {{"text", "label"}}, "answerKey"}}, or '
-            f'{{"query", "choices", "gold"}}, got {record!r:.200} ({error!r})'
-        ) from error
+def _question(record: Given) -> MultipleChoice:
+    """Of the Hub's rows, `{"question", "choices": {"text", "label"}, "answerKey"}`, or of `{"query", "choices", "gold"}`."""
+    if record["query"].is_given:
+        choices = [choice.text() for choice in record["choices"].items()]
+        return MultipleChoice(record["query"].text(), tuple(choices), record["gold"].number(range(len(choices))))
+    texts, labels = ([part.text() for part in record["choices"][name].items()] for name in ("text", "label"))
+    if len(texts) != len(labels):
+        record["choices"]["label"].refuse(f"as many as there are texts, {len(texts)}")
+    if record["answerKey"].text() not in labels:
+        record["answerKey"].refuse(f"a label, {', '.join(labels)}")
+    return MultipleChoice(f"Question: {record['question'].text()}", tuple(texts), labels.index(record["answerKey"].text()))

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.task import Options
+from deltamem.training.given import Given
 from deltamem.training.records import ENDINGS, read_records
 
 
-def benchmark_records(name: str, hub: tuple[str, str | None, str] | None, options: Options) -> list[Any]:
+def benchmark_records(name: str, hub: tuple[str, str | None, str] | None, options: Options) -> list[Given]:
     """The records of a benchmark: of `--data`, of a folder, or of the Hub.
 
     Args:

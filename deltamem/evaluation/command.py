@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deltamem.adapter_files import backbone_of
-from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.backbones import SMOLLM2
+from deltamem.command_options import Placement
 from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.recall import batches
 from deltamem.evaluation.results import MEMORIES, SEED_FOLDER, Results, open_results
@@ -33,6 +34,7 @@ class Evaluated:
         system: see `Subject`.
         write_chunk_tokens: see `Subject`.
         batch_size: questions at a time.
+        placement: of the backbone.
     """
 
     model: str | None = None
@@ -40,6 +42,7 @@ class Evaluated:
     system: str | None = None
     write_chunk_tokens: int | None = None
     batch_size: int = 8
+    placement: Placement = field(default_factory=Placement)
 
 
 def run(
@@ -81,10 +84,6 @@ def run(
         for tasks in prepared:
             for task, results in tasks:
                 _ask(task, subject, results, evaluated.batch_size, progress)
-    if parts[0] is not None:
-        for task, results in prepared[0]:
-            if isinstance(task, HistoryTask) and "memory" in results:
-                task.keep_memories(subject, parts[0] / task.name / MEMORIES)
     figures = [
         entry
         for several in zip(*prepared, strict=True)
@@ -100,6 +99,8 @@ def _prepare(
     chosen = _chosen(tasks, subject, settings)
     for task in tasks:
         task.prepare(subject, chosen[task.name])
+        if output is not None and isinstance(task, HistoryTask):
+            task.keep_memories(output / task.name / MEMORIES)
     return [
         (task, open_results(output and output / task.name, chosen[task.name], {**common, **task.identity})) for task in tasks
     ]
@@ -113,7 +114,7 @@ def load(evaluated: Evaluated) -> Subject:
     """
     if evaluated.batch_size < 2:
         raise ValueError(f"--batch-size {evaluated.batch_size} is not accepted; give 2 or more questions at a time")
-    model, tokenizer = load_backbone(_backbone(evaluated))
+    model, tokenizer = evaluated.placement.load(_backbone(evaluated))
     if evaluated.adapter is not None:
         model = PeftModel.from_pretrained(model, evaluated.adapter)
     return Subject(model.eval(), tokenizer, evaluated.system, evaluated.write_chunk_tokens)
@@ -141,7 +142,9 @@ def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> di
 def _identity(evaluated: Evaluated, seed: int, subject: Subject) -> dict[str, Any]:
     """What all results depend on."""
     fingerprint = subject.model.fingerprint() if subject.has_memory else None
-    return {**vars(evaluated), "model": _backbone(evaluated), "fingerprint": fingerprint, "seed": seed}
+    given = {**vars(evaluated), "model": _backbone(evaluated), "fingerprint": fingerprint, "seed": seed}
+    placement = given.pop("placement")
+    return given if placement.dtype == Placement.dtype else {**given, "dtype": placement.dtype}  # the device changes no answer
 
 
 def _ask(task: Task, subject: Subject, results: Mapping[str, Results], batch_size: int, progress: Progress) -> None:

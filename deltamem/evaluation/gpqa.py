@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any
 
 from deltamem.evaluation.arc_easy import MultipleChoice
 from deltamem.evaluation.off_task import OffTask, off_task
 from deltamem.evaluation.task import Options, share
+from deltamem.training.given import Given
 
 NAME = "gpqa_diamond"
 HUB = ("Idavidrein/gpqa", "gpqa_diamond", "train")
@@ -26,13 +26,11 @@ def tasks(options: Options) -> list[OffTask]:
     return [off_task(NAME, HUB, METRICS, _question, options)]
 
 
-def _question(record: Any, number: int) -> MultipleChoice:
-    columns = ("Question", RIGHT, *WRONG)
-    if not isinstance(record, dict) or not all(isinstance(record.get(column), str) for column in columns):
-        raise ValueError(f"{NAME}, record {number}: expected the texts {', '.join(columns)}, got {record!r:.200}")
-    asked, *_ = (record[column].strip() for column in columns)
-    order = sorted(columns[1:], key=lambda column: _hash(asked, record[column]))
-    options = "\n".join(f"{letter} {record[column].strip()}" for letter, column in zip(LETTERS, order, strict=True))
+def _question(record: Given) -> MultipleChoice:
+    asked = record["Question"].text().strip()
+    texts = {column: record[column].text() for column in (RIGHT, *WRONG)}
+    order = sorted(texts, key=lambda column: _hash(asked, texts[column]))
+    options = "\n".join(f"{letter} {texts[column].strip()}" for letter, column in zip(LETTERS, order, strict=True))
     query = f"What is the correct answer to this question:{asked}\nChoices:\n{options}"
     return MultipleChoice(query, LETTERS, order.index(RIGHT))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +32,7 @@ from deltamem.state import DeltaMemState
 WITHOUT_ADAPTER = ("none", "full", "tail", "bm25")
 WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
 WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
+MOST_OF_A_NAME = 100  # characters of a folder
 WHOLE = ("full", "full+memory")  # with all of the history in the prompt
 ACKNOWLEDGEMENT = "Noted."  # chat templates want a turn of the assistant behind each of the user's
 SAID = {"log_likelihood": Metric("log_likelihood", mean)}
@@ -122,6 +125,7 @@ class HistoryTask:
     retrieved: int = 5
     seed: int = 0
     _memories: dict[str, DeltaMemState] = field(default_factory=dict)
+    _folder: Path | None = None
     _searches: dict[str, Search] = field(default_factory=dict)
     _tails: dict[str, Tensor] = field(default_factory=dict)
 
@@ -169,23 +173,14 @@ class HistoryTask:
             rows[setting] = [row for part in parts for row in self._rows(subject, setting, part)]
         return rows
 
-    def keep_memories(self, subject: Subject, folder: Path) -> None:
-        """Save the memory of the first history after each of its sections, for `deltamem report` to draw.
+    def keep_memories(self, folder: Path) -> None:
+        """Keep what is written in a folder, for a run that goes on from there, and for `deltamem report` to draw.
 
         Args:
-            subject: writes it, each section in a context of its own.
-            folder: for `KEY/001.safetensors` and so on; if the last of them is there, all is left as it is.
+            folder: for the memory of each history; and in `KEY/001.safetensors` and so on those of the history that is asked
+                about first, as it grew: after each section, or each chunk of `write_chunk_tokens`.
         """
-        key, history = next(iter(self.histories.items()))
-        folder /= re.sub(r"[^\w-]", "_", key)  # whatever the data have for a key, it names a folder in this one
-        files = [folder / f"{number:03}.safetensors" for number in range(1, len(history.sections) + 1)]
-        if files[-1].exists():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        memory = None
-        for file, section in zip(files, history.sections, strict=True):
-            memory = self._with_system(subject).write([_told(section)], memory)
-            memory.save(file)
+        self._folder = folder
 
     def _with_system(self, subject: Subject) -> Subject:
         return replace(subject, system=self.system or subject.system)
@@ -264,8 +259,31 @@ class HistoryTask:
     def _memory(self, subject: Subject, key: str) -> DeltaMemState:
         """The memory of a history, written once."""
         if key not in self._memories:
-            self._memories[key] = subject.write([self.histories[key].messages])
+            self._memories[key] = self._written(subject, key)
         return self._memories[key]
+
+    def _written(self, subject: Subject, key: str) -> DeltaMemState:
+        """The memory of a history: one that was kept, or written now."""
+        messages = self.histories[key].messages
+        if self._folder is None:
+            return subject.write([messages])
+        text = json.dumps([subject.system, subject.write_chunk_tokens, messages])
+        file = self._folder / f"{sha256(text.encode()).hexdigest()[:32]}.safetensors"
+        if file.exists():
+            return DeltaMemState.load(file).to(subject.model.device)
+        if key != self.questions[0].history:
+            memory = subject.write([messages])
+        else:
+            *_, memory = grown = subject.write_in_parts([_told(section) for section in self.histories[key].sections])
+            named = re.sub(r"[^\w-]", "_", key)[
+                :MOST_OF_A_NAME
+            ]  # whatever the data have for a key, it names a folder in this one
+            (self._folder / named).mkdir(parents=True, exist_ok=True)
+            for number, state in enumerate(grown, 1):
+                state.save(self._folder / named / f"{number:03}.safetensors")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        memory.save(file)
+        return memory
 
     def _choose(self, questions: Sequence[HistoryQuestion]) -> Choose:
         if self.sampling is None:

@@ -10,6 +10,7 @@ from deltamem.evaluation.benchmark_data import benchmark_records, sampled_number
 from deltamem.evaluation.extras import needs
 from deltamem.evaluation.lm_eval.task import LmEvalTask, capped, quiet, task_identity, weighted
 from deltamem.evaluation.task import Options, Row, share
+from deltamem.training.given import Given
 
 NAME = "ifeval"
 HUB = ("google/IFEval", None, "train")
@@ -36,10 +37,12 @@ def tasks(options: Options) -> list[LmEvalTask]:
     from lm_eval.tasks import TaskManager
 
     quiet()
-    _check(records)
+    for record in records:
+        _check(record)
     folder = Path(str(lm_eval.__file__)).parent / "tasks" / NAME
     manager = TaskManager(include_defaults=False, include_path=folder)
-    ours = {"task": NAME, "custom_dataset": lambda **_: {"train": Dataset.from_list(records)}}
+    rows = [dict(record.mapping()) for record in records]
+    ours = {"task": NAME, "custom_dataset": lambda **_: {"train": Dataset.from_list(rows)}}
     found = manager.load({"group": "ours", "task": [ours]})  # in a group, a task's own configuration is overridden
     task = capped(found["tasks"][NAME], options)
     numbers = sampled_numbers(len(records), options)
@@ -72,17 +75,22 @@ def _find_punkt() -> None:
             ) from None
 
 
-def _check(records: list[Any]) -> None:
+def _check(record: Given) -> None:
+    """Make sure that the checkers take an instruction's `kwargs`, hours before they see an answer."""
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
 
-    for number, record in enumerate(records, 1):
+    record["prompt"].text()
+    record["key"].text_or_number()
+    given = record["kwargs"].items()
+    for place, instruction in enumerate(record["instruction_id_list"].items()):
+        if instruction.text() not in INSTRUCTION_DICT:
+            instruction.refuse(f"an instruction that the checkers know, {', '.join(INSTRUCTION_DICT)}")
+        if len(given) <= place:
+            break
+        options = {name: value for name, value in given[place].mapping().items() if value is not None}
         try:
-            instructions, given = record["instruction_id_list"], record["kwargs"]
-            fits = len(instructions) == len(given) and {*instructions} <= {*INSTRUCTION_DICT} and record["prompt"]
-        except (KeyError, TypeError):
-            fits = False
-        if not fits:
-            raise ValueError(
-                f'{NAME}, record {number}: expected {{"key", "prompt", "instruction_id_list", "kwargs"}} with instructions '
-                f"that the checkers know, and kwargs for each, got {record!r:.200}"
-            )
+            INSTRUCTION_DICT[instruction.value](instruction.value).build_description(**options)
+        except Exception as error:  # each of the checkers has its own
+            given[place].refuse(f"what the checker of {instruction.value} takes ({error!r})")
+    if len(given) != len(record["instruction_id_list"].value):
+        record["kwargs"].refuse("as many as there are instructions")

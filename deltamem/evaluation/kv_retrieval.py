@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
 from deltamem.evaluation.task import Options, share
+from deltamem.training.given import Given
 
 NAME = "kv_retrieval"
 INSTRUCTION = 'Extract the value of the key below from the JSON data that you were given.\nKey: "{key}"\nValue:'
@@ -41,7 +42,7 @@ def tasks(options: Options) -> list[HistoryTask]:
         ValueError: data that are not there, or of another format; numbers out of range.
     """
     if options.data is not None or options.data_dir is not None:
-        records = [_checked(record, number) for number, record in enumerate(benchmark_records(NAME, None, options), 1)]
+        records = [_checked(record) for record in benchmark_records(NAME, None, options)]
         return [_task(NAME, records, options, identity(options))]
     if min(options.facts) < 1:
         raise ValueError(f"--facts {min(options.facts)} is too few; give 1 or more pairs")
@@ -98,14 +99,9 @@ def _uuid(rng: random.Random) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _checked(record: Any, number: int) -> Record:
-    try:
-        pairs = tuple((str(key), str(value)) for key, value in record["ordered_kv_records"])
-        if isinstance(record, Mapping) and (record["key"], record["value"]) in pairs:
-            return Record(pairs, record["key"], record["value"])
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise ValueError(
-        f'{NAME}, record {number}: expected {{"ordered_kv_records": [[key, value], ...], "key", "value"}} with the key and its '
-        f"value among the pairs, got {record!r:.200}"
-    )
+def _checked(record: Given) -> Record:
+    pairs = tuple((key.text(), value.text()) for key, value in record["ordered_kv_records"].pairs())
+    asked = record["key"].text(), record["value"].text()
+    if asked not in pairs:
+        record["key"].refuse("a key of ordered_kv_records, with its value as value")
+    return Record(pairs, *asked)

@@ -9,6 +9,7 @@ from typing import Any
 from deltamem.evaluation.off_task import OffTask, off_task
 from deltamem.evaluation.scoring import Score
 from deltamem.evaluation.task import Options, perplexity, share
+from deltamem.training.given import Given
 
 NAME = "lambada_openai"
 HUB = ("EleutherAI/lambada_openai", "en", "test")
@@ -48,13 +49,11 @@ def tasks(options: Options) -> list[OffTask]:
     return [off_task(NAME, HUB, METRICS, _question, options)]
 
 
-def _question(record: Any, number: int) -> LastWord:
-    if isinstance(record, dict):
-        passage, word = record.get("context"), record.get("continuation")
-        if isinstance(record.get("text"), str):
-            passage, _, word = record["text"].rpartition(" ")
-        if passage and word and isinstance(passage, str) and isinstance(word, str):
-            return LastWord(passage, word.removeprefix(" "))
-    raise ValueError(
-        f'{NAME}, record {number}: expected {{"text"}} of several words, or {{"context", "continuation"}}, got {record!r:.200}'
-    )
+def _question(record: Given) -> LastWord:
+    """Of `{"text"}` of several words, or of `{"context", "continuation"}`."""
+    if not record["text"].is_given:
+        return LastWord(record["context"].text(), record["continuation"].text().removeprefix(" "))
+    passage, _, word = record["text"].text().rpartition(" ")
+    if not passage.strip() or not word.strip():
+        record["text"].refuse("a text of several words that ends with one")
+    return LastWord(passage, word)

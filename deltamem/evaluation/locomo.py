@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from deltamem.evaluation.answer_scores import locomo_f1, locomo_multi_f1
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
@@ -13,9 +13,11 @@ from deltamem.evaluation.extras import needs
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
 from deltamem.evaluation.sampling import Sampling
 from deltamem.evaluation.task import Metric, Options, mean
+from deltamem.training.given import Given
 
 NAME = "locomo"
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop"}  # the fifth has no answer
+OPEN, UNANSWERED = 3, 5
 SYSTEM = "You answer questions about a conversation."
 INSTRUCTION = "Answer with a short phrase, or a date.\nQuestion: {question}\nShort answer:"
 # The published sampling; the seed is 42 plus the question's number.
@@ -26,6 +28,21 @@ RETRIEVED = 5  # turns, of some forty tokens each
 SESSION = re.compile(r"session_(\d+)")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question of a conversation.
+
+    Args:
+        conversation: its key.
+        text, gold, category: the question, the answer, and one of `CATEGORIES`.
+    """
+
+    conversation: str
+    text: str
+    gold: str
+    category: int
+
+
 def tasks(options: Options) -> list[HistoryTask]:
     """The task, as one.
 
@@ -33,20 +50,22 @@ def tasks(options: Options) -> list[HistoryTask]:
         ValueError: no data, or of another format; the stemmer is missing.
     """
     needs("nltk")
-    records = [_checked(record, number) for number, record in enumerate(benchmark_records(NAME, None, options), 1)]
-    conversations = {str(record["sample_id"]): record for record in records}
-    asked = [(key, question) for key, record in conversations.items() for question in _questions(record)]
-    golds = {
-        category: sorted({_gold(question) for _, question in asked if question["category"] == category})
-        for category in CATEGORIES
-    }
-    numbers = sampled_numbers(len(asked), options)
-    questions = [_question(number, *asked[number], golds) for number in numbers]
+    histories: dict[str, History] = {}
+    asked: list[Asked] = []
+    for record in benchmark_records(NAME, None, options):
+        key = record["sample_id"].text_or_number()
+        if key in histories:
+            record["sample_id"].refuse("another one: a record before has it")
+        histories[key] = _history(record["conversation"])
+        asked += _asked(key, record["qa"])
+    if not asked:
+        raise ValueError(f"{NAME}: the data have no question of the categories {', '.join(map(str, CATEGORIES))}; add some")
+    golds = {category: sorted({one.gold for one in asked if one.category == category}) for category in CATEGORIES}
     return [
         HistoryTask(
             name=NAME,
-            histories={key: _history(record["conversation"]) for key, record in conversations.items()},
-            questions=questions,
+            histories=histories,
+            questions=[_question(number, asked[number], golds) for number in sampled_numbers(len(asked), options)],
             judge=judge,
             metrics={"f1": Metric("f1", mean)},
             identity={**identity(options), "greedy": options.greedy},
@@ -65,48 +84,41 @@ def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
     return {"f1": score(prediction, question.golds[0])}
 
 
-def _questions(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    return (question for question in record["qa"] if question.get("category") in CATEGORIES)
-
-
-def _question(number: int, key: str, question: Mapping[str, Any], golds: Mapping[int, Sequence[str]]) -> HistoryQuestion:
-    gold, category = _gold(question), question["category"]
-    others = [other for other in golds[category] if other.lower() != gold.lower()]
+def _question(number: int, asked: Asked, golds: Mapping[int, Sequence[str]]) -> HistoryQuestion:
+    others = [other for other in golds[asked.category] if other.lower() != asked.gold.lower()]
     wrong = random.Random(f"{NAME}-{number}").sample(others, min(CANDIDATES - 1, len(others)))
-    prompt = INSTRUCTION.format(question=question["question"])
-    return HistoryQuestion(number, key, prompt, (gold,), tuple(wrong), CATEGORIES[category], question["question"])
+    prompt = INSTRUCTION.format(question=asked.text)
+    group = CATEGORIES[asked.category]
+    return HistoryQuestion(number, asked.conversation, prompt, (asked.gold,), tuple(wrong), group, asked.text)
 
 
-def _gold(question: Mapping[str, Any]) -> str:
-    """The answer; of open questions what stands before the first semicolon."""
-    answer = str(question["answer"])
-    return answer.split(";")[0].strip() if question["category"] == 3 else answer
+def _asked(key: str, questions: Given) -> Iterator[Asked]:
+    """The questions that have an answer."""
+    for question in questions.items():
+        category = question["category"].number(range(1, UNANSWERED + 1))
+        if category == UNANSWERED:
+            continue
+        gold = question["answer"].text_or_number()
+        if category == OPEN:  # what stands before the first semicolon
+            gold = gold.split(";")[0].strip() or question["answer"].refuse("an answer before the first semicolon")
+        yield Asked(key, question["question"].text(), gold, category)
 
 
-def _history(conversation: Mapping[str, Any]) -> History:
-    numbers = sorted(int(found[1]) for found in map(SESSION.fullmatch, conversation) if found)
-    sessions = [(conversation[f"session_{number}_date_time"], conversation[f"session_{number}"]) for number in numbers]
-    sections = ["\n".join([f"Conversation of {date}:", *map(_said, turns)]) for date, turns in sessions]
-    passages = [f"({date}) {_said(turn)}" for date, turns in sessions for turn in turns]
+def _history(conversation: Given) -> History:
+    numbers = sorted(int(found[1]) for found in map(SESSION.fullmatch, conversation.mapping()) if found)
+    sections: list[str] = []
+    passages: list[str] = []
+    for number in numbers:
+        date = conversation[f"session_{number}_date_time"].text()
+        said = [_said(turn) for turn in conversation[f"session_{number}"].items()]
+        sections.append("\n".join([f"Conversation of {date}:", *said]))
+        passages += [f"({date}) {turn}" for turn in said]
+    if not numbers:
+        conversation["session_1"].refuse('the turns of a session, [{"speaker", "text"}, ...]')
     return History(tuple(sections), tuple(passages))
 
 
-def _said(turn: Mapping[str, Any]) -> str:
-    photo = f" [shares a photo: {turn['blip_caption']}]" if turn.get("blip_caption") else ""
-    return f"{turn['speaker']}: {turn['text']}{photo}"
-
-
-def _checked(record: Any, number: int) -> Mapping[str, Any]:
-    if (
-        isinstance(record, Mapping)
-        and "sample_id" in record
-        and isinstance(record.get("qa"), list)
-        and isinstance(record.get("conversation"), Mapping)
-        and "session_1" in record["conversation"]
-        and all("answer" in question and "question" in question for question in _questions(record))
-    ):
-        return record
-    raise ValueError(
-        f'{NAME}, record {number}: expected {{"sample_id", "conversation": {{"session_1", "session_1_date_time", ...}}, "qa": '
-        f'[{{"question", "answer", "category"}}, ...]}}, got {record!r:.200}'
-    )
+def _said(turn: Given) -> str:
+    caption = turn["blip_caption"]
+    photo = f" [shares a photo: {caption.text()}]" if caption.is_given and caption.value != "" else ""
+    return f"{turn['speaker'].text()}: {turn['text'].text(empty=bool(photo))}{photo}"

@@ -18,6 +18,7 @@ from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options, Row
 from deltamem.state import DeltaMemState
 from deltamem.training.facts import FactEpisodeConfig, fact_episode
+from deltamem.training.given import Given
 
 # none: the bare backbone. zero: an empty memory, and nothing is written. filled: a memory that holds a conversation, another
 # for each question, and nothing is written. writing: an empty memory that is written while the question is read. adapter: one
@@ -129,7 +130,7 @@ def off_task(
     name: str,
     hub: tuple[str, str | None, str],
     metrics: dict[str, Metric],
-    question: Callable[[Any, int], Question],
+    question: Callable[[Given], Question],
     options: Options,
 ) -> OffTask:
     """A benchmark as the options choose its questions.
@@ -138,13 +139,13 @@ def off_task(
         name: of the benchmark, and so of its file in a folder of data.
         hub: its official data set, configuration and split.
         metrics: what the questions' figures make.
-        question: makes one of a record and its number, from 1.
+        question: makes one of a record.
         options: of the command.
 
     Raises:
         ValueError: no data, or of another format.
     """
-    questions = [question(record, number) for number, record in enumerate(benchmark_records(name, hub, options), 1)]
+    questions = [question(record) for record in benchmark_records(name, hub, options)]
     chosen = {number: questions[number] for number in sampled_numbers(len(questions), options)}
     return OffTask(name, chosen, metrics, identity(options), options.seed)
 

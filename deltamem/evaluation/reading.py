@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
 from deltamem.cache import CACHE
+from deltamem.decoder import last_place
 
 # Next tokens `[rows]` of log-probabilities `[rows, vocabulary]`, and of which prompts the rows are.
 Choose = Callable[[Tensor, Sequence[int]], Tensor]
@@ -116,6 +117,6 @@ def _next(model: Any, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
 
 def _log_probs(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
     """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
-    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    last = last_place(ids)
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, **{CACHE: cache}, logits_to_keep=last)
     return output.logits[:, -1].float().log_softmax(-1)

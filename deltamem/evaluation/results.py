@@ -28,7 +28,7 @@ class Results:
         self.file = file
         self.rows: list[Row] = []
         if file is not None and file.exists():
-            self.rows = [json.loads(line) for line in whole_lines(file)[0]]
+            self.rows = [_row(line, f"{file}, line {number}") for number, line in enumerate(whole_lines(file)[0], 1)]
 
     def keep(self, count: int) -> None:
         """Drop all but the first rows."""
@@ -66,6 +66,16 @@ def open_results(folder: Path | None, settings: Sequence[str], identity: Mapping
         was = ", ".join(f"{name}={before.get(name)!r}" for name in other)
         raise ValueError(f"{folder} has results with {was}; give the same options to go on with them, or another --output")
     return {setting: Results(folder / f"{setting}.jsonl") for setting in settings}
+
+
+def _row(line: str, place: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place} is no row of an evaluation; give another --output, or delete the file to ask again")
+    return row
 
 
 def _line(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from deltamem.evaluation.extras import needs
 
@@ -22,14 +23,20 @@ class Search:
         self._bm25s = needs("bm25s")
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index it makes
         self.passages = passages
-        self._index = self._bm25s.BM25()
-        self._index.index(self._tokens(passages), show_progress=False)
+        tokens = self._tokens(passages)
+        self._index = (
+            self._bm25s.BM25() if any(tokens.ids) else None
+        )  # words of one letter, or stop words only: nothing to find
+        if self._index is not None:
+            self._index.index(tokens, show_progress=False)
 
     def find(self, question: str, count: int) -> list[str]:
         """The best passages for a question, at most so many, in the order in which they were told."""
         count = min(count, len(self.passages))
+        if self._index is None:
+            return [*self.passages[:count]]
         places, _ = self._index.retrieve(self._tokens([question]), k=count, show_progress=False)
         return [self.passages[place] for place in sorted(places[0].tolist())]
 
-    def _tokens(self, texts: Sequence[str]) -> object:
+    def _tokens(self, texts: Sequence[str]) -> Any:
         return self._bm25s.tokenize(list(texts), stopwords="en", show_progress=False)

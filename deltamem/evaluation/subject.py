@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from peft import PeftModel, PeftType
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from deltamem.cache import CACHE
 from deltamem.chat_tokens import ChatTokens, Message, left_padded, with_system
 from deltamem.config import WriteUnit
-from deltamem.decoder import text_config
+from deltamem.decoder import last_place, text_config
 from deltamem.model import DeltaMemModel
 from deltamem.state import DeltaMemState
 from deltamem.training.loss import EpisodeLoss
@@ -53,17 +55,49 @@ class Subject:
         return {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
 
     @torch.no_grad()
-    def write(self, histories: Sequence[Sequence[Message]], memory: DeltaMemState | None = None) -> DeltaMemState:
-        """Write one history per row to a memory, or to an empty one."""
+    def write(
+        self, histories: Sequence[Sequence[Message]], after_chunk: Callable[[DeltaMemState], None] | None = None
+    ) -> DeltaMemState:
+        """Write one history per row to an empty memory; `after_chunk` sees it after each chunk."""
         write = self.model.active_peft_config.write
         tokens = [self.tokens(history, write) for history in histories]
         ids, mask = self.left_padded([row.ids for row in tokens])
         batch = {"write_input_ids": ids, "write_attention_mask": mask}
         if write != "token":
             batch["write_segment_ids"] = self.left_padded([row.segment_ids for row in tokens], fill=-1)[0]
-        memory = self.model.new_memory(len(histories)) if memory is None else memory
-        EpisodeLoss(self.model, self.write_chunk_tokens).fill(self.model, batch, memory)
+        memory = self.model.new_memory(len(histories))
+        EpisodeLoss(self.model, self.write_chunk_tokens, after_chunk=after_chunk).fill(self.model, batch, memory)
         return memory
+
+    @torch.no_grad()
+    def write_in_parts(self, parts: Sequence[Sequence[Message]]) -> list[DeltaMemState]:
+        """Write one history as `write` does, and keep what the memory was on the way.
+
+        Args:
+            parts: the history's messages, one part after the other.
+
+        Returns:
+            The memory after each part; with `write_chunk_tokens` after each chunk. After all of them only where the parts
+            would make another memory: the chat template renders one otherwise once another follows, or the adapter writes
+            segments, and reads in a pass what was written before it.
+        """
+        messages = [message for part in parts for message in part]
+        kept: list[DeltaMemState] = []
+        if self.write_chunk_tokens is not None:
+            self.write([messages], lambda memory: kept.append(memory.clone()))
+            return kept
+        counts = accumulate(len(part) for part in parts)
+        begun = [self.tokens(messages[:count]).ids for count in counts]
+        alike = all(torch.equal(ids, begun[-1][: len(ids)]) for ids in begun)
+        if self.model.active_peft_config.writes_segments or not alike:
+            return [self.write([messages])]
+        memory, cache = self.model.new_memory(), DynamicCache(config=self.model.config)
+        for begin, upto in zip([0, *map(len, begun)], begun, strict=False):
+            ids = upto[None, begin:].to(self.model.device)
+            with self.model.memory(memory):
+                self.model(input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(ids))
+            kept.append(memory.clone())
+        return kept
 
     def tokens(
         self, messages: Sequence[Message], write: WriteUnit = "token", add_generation_prompt: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 
 from deltamem.adapter_files import backbone_of
-from deltamem.backbones import load_backbone
+from deltamem.command_options import Placement
 from deltamem.inspection.adapter import inspect_adapter, print_adapter
 from deltamem.inspection.backbone import inspect_model, print_inspection
 from deltamem.inspection.comparison import check_alike, compare_memories, print_comparison
@@ -21,7 +21,7 @@ from deltamem.inspection.page import write_page
 from deltamem.inspection.turns_table import print_turns
 from deltamem.printable import all_printable
 from deltamem.state import DeltaMemState
-from deltamem.training.episodes import check_chats
+from deltamem.training.episodes import read_chats
 from deltamem.training.records import read_records
 
 
@@ -36,12 +36,14 @@ class Options:
     chat: Path | None = None
     line: int | None = None
     html: Path | None = None
+    dtype: str | None = None
+    device: str | None = None
 
 
 # The options that each kind of thing has.
 OPTIONS: dict[Kind, tuple[str, ...]] = {
     "backbone": ("variant", "r", "corrections"),
-    "adapter": ("chat", "line", "html", "compare"),
+    "adapter": ("chat", "line", "html", "compare", "dtype", "device"),
     "memory": ("compare", "html"),
 }
 
@@ -137,7 +139,7 @@ def _rows(name: str, state: DeltaMemState) -> dict[str, DeltaMemState]:
 def _conversation(adapter: dict[str, Any], chat: Path, options: Options, show_progress: bool) -> dict[str, Any]:
     messages = _messages(chat, options.line or 1)
     other = None if options.compare is None else _other(options.compare)
-    model, tokenizer = _load(adapter["adapter"])
+    model, tokenizer = _load(adapter["adapter"], options)
     if other is not None:
         check_alike(model.new_memory(), other)
     turns = replay(model, tokenizer, messages, show_progress)
@@ -161,10 +163,12 @@ def _messages(chat: Path, line: int) -> list[dict[str, str]]:
     records = read_records(str(chat))
     if not 1 <= line <= len(records):
         raise ValueError(f"--line {line} is not accepted; {str(chat)!r} has {len(records)} chats, give 1 to {len(records)}")
-    messages: list[dict[str, str]] = check_chats(records)[line - 1]["messages"]
+    messages: list[dict[str, str]] = read_chats(records)[line - 1]["messages"]
     return messages
 
 
-def _load(adapter: str) -> tuple[PeftModel, Any]:
-    model, tokenizer = load_backbone(backbone_of(adapter))
+def _load(adapter: str, options: Options) -> tuple[PeftModel, Any]:
+    model, tokenizer = Placement(options.dtype or Placement.dtype, options.device or Placement.device).load(
+        backbone_of(adapter)
+    )
     return PeftModel.from_pretrained(model, adapter).eval(), tokenizer

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from deltamem.cache import CACHE
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, render
-from deltamem.decoder import text_config
+from deltamem.decoder import last_place, text_config
 from deltamem.inspection.writes import LayerWrites, left_of, writes_of
 from deltamem.state import DeltaMemState
 
@@ -66,7 +66,7 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_p
         ids = new.ids[None].to(model.device)
         segment_ids = new.segment_ids[None].to(model.device) if model.active_peft_config.writes_segments else None
         with model.memory(memory, segment_ids=segment_ids):
-            written = writes_of(model, input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+            written = writes_of(model, input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(ids))
         turns.append(Turn(message["role"], message["content"], pieces[begin:end], written, memory.clone()))
     return turns
 

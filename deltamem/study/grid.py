@@ -156,9 +156,16 @@ def read_grid(path: Path) -> Grid:
         OSError: no such file.
     """
     try:
-        given = mapping("a grid", yaml.load(path.read_text(encoding="utf-8"), Loader))
-    except yaml.YAMLError as error:
+        given = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
+    try:
+        return _grid(mapping("a grid", given))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _grid(given: Options) -> Grid:
     check_names("a grid", given, PARTS)
     adapter, training = (mapping(part, given.get(part)) for part in ("adapter", "training"))
     vary = {name: mapping(f"the curve {name!r}", curve) for name, curve in mapping("vary", given.get("vary")).items()}
@@ -258,7 +265,7 @@ def _seeds(given: Any) -> tuple[int, ...]:
 
 
 def _settings(given: Any) -> tuple[Setting, ...]:
-    if not isinstance(given, list) or "memory" not in given or not {*given} <= {*WITH_MEMORY}:
+    if not isinstance(given, list) or "memory" not in given or not all(setting in WITH_MEMORY for setting in given):
         raise ValueError(f"settings: {given!r} is not accepted; give memory and any other of {', '.join(WITH_MEMORY)}")
     return tuple(dict.fromkeys(given))
 

@@ -22,7 +22,8 @@ from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import answer_loss
-from deltamem.training.options import TrainingOptions, load
+from deltamem.training.options import TrainingOptions, load, load_tokenizer
+from deltamem.training.refused import refuse_for_trainer
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -82,14 +83,20 @@ class BaselineTrainer(Trainer):
     """Trains any PEFT adapter on batches of a `ReadCollator`, with the loss that δ-mem's questions are read with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        refuse_for_trainer(Trainer, *args, **kwargs)
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is the mean over each batch, as DeltaMemTrainer's
+        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step, as DeltaMemTrainer's
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the answers, with nothing but their questions before them."""
-        loss = answer_loss(model, inputs).loss
+        """Cross-entropy of the answers, with nothing but their questions before them: the mean over `num_items_in_batch`."""
+        answers = answer_loss(model, inputs, self.args.label_smoothing_factor)
+        loss = answers.loss
+        if num_items_in_batch is not None:
+            loss = answers.total / num_items_in_batch
+            if self.args.average_tokens_across_devices:  # the tokens of all processes, whose gradients are averaged
+                loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -106,18 +113,19 @@ def main(arguments: list[str]) -> None:
             f"--views {' '.join(options.data.views)}: a baseline has no memory, and reads questions only; give --views memory=1"
         )
     set_seed(options.training.seed)
-    adapted, tokenizer = load(options.adapter)
+    tokenizer = load_tokenizer(options.adapter)
+    chats, evaluated = options.training_chats(tokenizer), options.eval_chats(tokenizer)
+    adapted = load(options.adapter)
     wanted = _trained(adapted)
     backbone = adapted.unload()
     config = BASELINES[kind](backbone, wanted)
     set_seed(options.training.seed)
     model = get_peft_model(backbone, config)
     Console().print(f"{kind}: {_trained(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
-    evaluated = options.eval_chats()
     trainer = BaselineTrainer(
         model,
         options.training,
-        train_dataset=options.training_chats(tokenizer),
+        train_dataset=chats,
         eval_dataset=None if evaluated is None else evaluated[VIEW],
         data_collator=ReadCollator(options.encoder(tokenizer, "token")),
     )

@@ -7,7 +7,7 @@ from transformers import set_seed
 from deltamem.hub.notes import note_training
 from deltamem.training.data import FACTS, DataArguments
 from deltamem.training.episodes import EpisodeCollator
-from deltamem.training.options import TrainingOptions, load
+from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.trainer import DeltaMemTrainer
 from deltamem.training.views import check_views, view_weights
 
@@ -16,14 +16,16 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, train, and save the adapter to `--output_dir`; with `--push_to_hub`, send that to the Hub."""
     options = TrainingOptions.parse(arguments, "deltamem train", __doc__)
     set_seed(options.training.seed)
-    model, tokenizer = load(options.adapter)
+    tokenizer = load_tokenizer(options.adapter)
+    chats, eval_chats = options.training_chats(tokenizer), options.eval_chats(tokenizer)
+    model = load(options.adapter)
     config = model.active_peft_config
     check_views(view_weights(options.data.views), config.writes_segments)
     trainer = DeltaMemTrainer(
         model,
         options.training,
-        train_dataset=options.training_chats(tokenizer),
-        eval_dataset=options.eval_chats(),
+        train_dataset=chats,
+        eval_dataset=eval_chats,
         data_collator=EpisodeCollator(options.encoder(tokenizer, config.write)),
         processing_class=tokenizer,
     )

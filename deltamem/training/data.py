@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset, Subset
 
+from deltamem.chat_tokens import render
 from deltamem.training.documents import DocumentDataset
-from deltamem.training.episodes import check_chats
+from deltamem.training.episodes import read_episodes
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions, held_out_values, load_fillers
 from deltamem.training.facts.episode import as_messages
 from deltamem.training.facts.fillers import SMALL_TALK
@@ -112,24 +113,26 @@ def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: i
         facts: what generated facts look like.
         episodes: how many of them are generated.
         seed: of whatever is drawn.
-        tokenizer: its whole words are what `facts.any_word` draws from.
+        tokenizer: its whole words are what `facts.any_word` draws from, and its chat template has to take the chats.
 
     Raises:
-        ValueError: data that is not there, or of another format; unknown views; no number of facts.
+        ValueError: data that is not there, or of another format; unknown views; no number of facts; chats that the template
+            refuses.
     """
     if options.data == FACTS and episodes < 1:
         raise ValueError("as many facts are generated as the steps take, and none end an epoch; give --max_steps, at least 1")
     weights = view_weights(options.views)
     words = training_words(tokenizer) if facts.any_word else ()
     generated = FactDataset(episodes, seed, facts, options.questions, words)
-    return InViews(_chats(options, options.data, generated, seed), weights, seed, _unrelated(options, "train"))
+    return InViews(_chats(options, options.data, generated, seed, tokenizer), weights, seed, _unrelated(options, "train"))
 
 
-def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int) -> dict[str, Any]:
+def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int, tokenizer: Any) -> dict[str, Any]:
     """The chats to evaluate on while training, once in every view that is trained and once for every control, by name.
 
     Raises:
-        ValueError: data that is not there, or of another format; chats without `eval_data`.
+        ValueError: data that is not there, or of another format; chats without `eval_data`, or that the template of the
+            tokenizer refuses.
     """
     views = [*view_weights(options.views)]
     source = options.eval_data or options.data
@@ -137,14 +140,31 @@ def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int) -> d
         raise ValueError("to evaluate while training, give chats that are not trained on: --eval_data")
     facts = dataclasses.replace(facts, any_word=0.0)  # held-out words are the attributes' own
     held_out = FactDataset(options.eval_episodes, seed, facts, options.questions, split="held_out")
-    chats = _chats(options, source, held_out, seed)
+    chats = _chats(options, source, held_out, seed, tokenizer)
     chats = Subset(chats, range(min(options.eval_episodes, len(chats))))
     return in_views_and_controls(chats, views, _unrelated(options, "held_out"), seed)
 
 
-def _chats(options: DataArguments, data: str, generated: FactDataset, seed: int) -> Any:
+def _chats(options: DataArguments, data: str, generated: FactDataset, seed: int, tokenizer: Any) -> Any:
     chats = generated if data == FACTS else _read_chats(options, data, seed)
-    return chats if options.system is None else WithSystemPrompt(chats, options.system)
+    if options.system is not None:
+        chats = WithSystemPrompt(chats, options.system)
+    check_template(tokenizer, chats, range(1 if data == FACTS else len(chats)))
+    return chats
+
+
+def check_template(tokenizer: Any, chats: Any, places: Iterable[int]) -> None:
+    """Make sure that a tokenizer's template takes chats: one of each order of roles, which is what templates refuse.
+
+    Raises:
+        ValueError: it does not; its own words follow.
+    """
+    seen = set()
+    for messages in (chats[place]["messages"] for place in places):
+        roles = tuple(message["role"] for message in messages)
+        if roles not in seen:
+            seen.add(roles)
+            render(tokenizer, messages)
 
 
 def _read_chats(options: DataArguments, data: str, seed: int) -> Any:
@@ -152,7 +172,7 @@ def _read_chats(options: DataArguments, data: str, seed: int) -> Any:
     if kind in SOURCES and source:
         documents = read_documents(kind, read_records(source, options.data_split, options.data_config))
         return DocumentDataset(documents, options.questions, seed)
-    return check_chats(read_records(data, options.data_split, options.data_config))
+    return read_episodes(read_records(data, options.data_split, options.data_config))
 
 
 def _unrelated(options: DataArguments, split: Split) -> list[list[dict[str, str]]]:

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, left_padded, render
 from deltamem.config import WriteUnit
-from deltamem.training.views import ALL_VIEWS
+from deltamem.training.given import Given
+from deltamem.training.views import ALL_VIEWS, Chat
 
 IGNORED = -100
+MOST_TURNS = range(1, 1_000_001)
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,7 @@ class EpisodeEncoder:
             ValueError: a chat without history, or without questions and answers at the end; too long a read pass.
         """
         check_messages(messages)
-        system = [message for message in messages[:1] if message["role"] == "system"]
-        split = len(messages) - 2 * read_turns
-        history, turns = messages[len(system) : max(split, 0)], messages[max(split, 0) :]
-        roles = [message["role"] for message in turns]
-        if not history or read_turns < 1 or roles != ["user", "assistant"] * read_turns:
-            raise ValueError(
-                f"an episode needs a history, then {read_turns} questions of a user, each with its answer; got the roles: "
-                + ", ".join(message["role"] for message in messages)
-            )
+        system, history, turns = parts_of(messages, read_turns)
         context = history if ALL_VIEWS[view].context else []
         read_ids, labels = self._read_pass([*system, *context], turns)
         limit = self.max_read_tokens + (self.max_write_tokens if context else 0)
@@ -144,22 +138,58 @@ class EpisodeCollator:
         return batch
 
 
-def check_chats(records: Sequence[Any]) -> Sequence[dict[str, Any]]:
-    """Make sure that records are chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, and return them.
+def read_chats(records: Sequence[Given]) -> list[Chat]:
+    """Records as chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, perhaps with their "read_turns".
 
     Raises:
-        ValueError: a record that is something else, with its number.
+        ValueError: a record that is something else, with its place.
     """
-    for number, record in enumerate(records, 1):
-        _check_chat(record, number)
-    return records
+    return [_chat(record) for record in records]
 
 
-def _check_chat(record: Any, number: int) -> None:
+def read_episodes(records: Sequence[Given]) -> list[Chat]:
+    """As `read_chats`, but for chats to train on: a history, then questions, each with its answer.
+
+    Raises:
+        ValueError: a record that is something else, with its place.
+    """
+    return [_episode(record) for record in records]
+
+
+def parts_of(messages: Sequence[Message], read_turns: int) -> tuple[list[Message], list[Message], list[Message]]:
+    """The system prompt if there is one, the history, and the questions of a chat, each with its answer.
+
+    Raises:
+        ValueError: no history, or no questions and answers at the end.
+    """
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    split = len(messages) - 2 * read_turns
+    history, turns = [*messages[len(system) : max(split, 0)]], [*messages[max(split, 0) :]]
+    roles = [message["role"] for message in turns]
+    if not history or read_turns < 1 or roles != ["user", "assistant"] * read_turns:
+        raise ValueError(
+            f"an episode needs a history, then {read_turns} questions of a user, each with its answer; got the roles: "
+            + ", ".join(message["role"] for message in messages)
+        )
+    return system, history, turns
+
+
+def _episode(record: Given) -> Chat:
+    chat = _chat(record)
     try:
-        check_messages(record["messages"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'record {number}: expected {{"messages": [...]}}: {error!r}') from error
+        parts_of(chat["messages"], chat.get("read_turns", 1))
+    except ValueError as error:
+        raise ValueError(f"{record.place}: {error}") from error
+    return chat
+
+
+def _chat(record: Given) -> Chat:
+    messages = [
+        {"role": message["role"].text(), "content": message["content"].text(empty=True)}
+        for message in record["messages"].items()
+    ]
+    turns = record["read_turns"]
+    return {"messages": messages, **({"read_turns": turns.number(MOST_TURNS)} if turns.is_given else {})}
 
 
 def _ids(tokenizer: Any, text: str) -> Tensor:

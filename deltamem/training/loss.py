@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
+from deltamem.decoder import last_place
 from deltamem.state import DeltaMemState
 from deltamem.training.episodes import IGNORED
 from deltamem.training.views import View
@@ -22,40 +24,55 @@ class Answers:
     """How the answers of a read pass were predicted.
 
     Args:
-        loss: cross-entropy, the mean over all tokens that are trained on.
+        total: what all tokens that are trained on cost together.
+        tokens: how many they are.
         right, asked: `[batch]`, for each row how many of its answers have the likeliest token at every place, and how many
             there are.
     """
 
-    loss: Tensor
+    total: Tensor
+    tokens: Tensor
     right: Tensor
     asked: Tensor
 
-    @classmethod
-    def none(cls, loss: Tensor, rows: int) -> Answers:
-        """The loss of rows that have no answers to be right."""
-        nothing = torch.zeros(rows, dtype=torch.long, device=loss.device)
-        return cls(loss, nothing, nothing)
+    @property
+    def loss(self) -> Tensor:
+        """The mean over the tokens."""
+        return self.total / self.tokens
 
 
-def answer_loss(model: nn.Module, batch: Batch) -> Answers:
-    """Read the questions of a batch and compare the answers.
+def trained(batch: Batch, view: View) -> Tensor:
+    """Which tokens of a read pass are compared with something: `[batch, tokens]`."""
+    if view.target == "backbone":
+        return batch["attention_mask"].bool()
+    return F.pad(batch["labels"][:, 1:] != IGNORED, (1, 0))  # nothing predicts the first token
+
+
+def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Answers:
+    """Read the questions of a batch and compare the answers, by cross-entropy.
 
     Args:
         model: any causal model; its memory, if it has one, is the caller's to open.
         batch: `input_ids`, `attention_mask` and `labels`, `[batch, tokens]`.
+        label_smoothing: this share of every target is spread evenly over the vocabulary.
     """
     labels = batch["labels"]
     # Only where some row's next token is trained on: the vocabulary's matrix is a good part of a small model's work.
     predicting = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
     logits = _read(model, batch, predicting)  # [batch, predicting, vocabulary]
     targets = labels[:, predicting + 1]
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-    return Answers(loss, *_counted(logits.detach().argmax(-1), targets, predicting))
+    total = F.cross_entropy(
+        logits.float().flatten(0, 1),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    return Answers(total, (targets != IGNORED).sum(), *_counted(logits.detach().argmax(-1), targets, predicting))
 
 
-def backbone_loss(model: nn.Module, adapted: PeftModel, batch: Batch) -> Tensor:
-    """How far a model is from its bare backbone: the mean of KL(backbone || model) over all tokens read.
+def backbone_loss(model: nn.Module, adapted: PeftModel, batch: Batch) -> Answers:
+    """How far a model is from its bare backbone: KL(backbone || model) of all tokens read. No answer is right or wrong.
 
     Args:
         model: the model to call, which may wrap `adapted`, whose adapter can be switched off.
@@ -67,7 +84,8 @@ def backbone_loss(model: nn.Module, adapted: PeftModel, batch: Batch) -> Tensor:
         expected = _read(model, batch, places).float().log_softmax(-1)
     predicted = _read(model, batch, places).float().log_softmax(-1)
     divergence = F.kl_div(predicted, expected, log_target=True, reduction="none").sum(-1)  # [batch, tokens]
-    return divergence[real].mean()
+    nothing = torch.zeros(len(real), dtype=torch.long, device=real.device)
+    return Answers(divergence[real].sum(), real.sum(), nothing, nothing)
 
 
 @dataclass
@@ -78,12 +96,16 @@ class EpisodeLoss:
         adapted: the model with the δ-mem adapter.
         write_chunk_tokens: the history is written in chunks of so many tokens, each in a context of its own; None for at once.
         gradient_chunks: gradients flow through so many chunks at the end of the history; None for all.
+        label_smoothing: this share of every target of an answer is spread evenly over the vocabulary.
+        after_chunk: called with the memory after each chunk; None for nothing.
         write_gates: the mean write gate β of every pass that wrote with gradients, filled in.
     """
 
     adapted: PeftModel
     write_chunk_tokens: int | None = None
     gradient_chunks: int | None = None
+    label_smoothing: float = 0.0
+    after_chunk: Callable[[DeltaMemState], None] | None = None
     write_gates: list[Tensor] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, batch: Batch, view: View) -> Answers:
@@ -99,8 +121,8 @@ class EpisodeLoss:
             self.fill(model, batch, state)
         with self.adapted.memory(state, write=view.write) as block:
             if view.target == "backbone":
-                return Answers.none(backbone_loss(model, self.adapted, batch), len(state))
-            answers = answer_loss(model, batch)
+                return backbone_loss(model, self.adapted, batch)
+            answers = answer_loss(model, batch, self.label_smoothing)
         self.write_gates += block.write_gates
         return answers
 
@@ -117,16 +139,16 @@ class EpisodeLoss:
                 self._write(
                     model, {name: tensor[:, chunk] for name, tensor in batch.items() if name in WRITTEN}, state, left > 0
                 )
+            if self.after_chunk is not None:
+                self.after_chunk(state)
 
     def _write(self, model: nn.Module, batch: Batch, state: DeltaMemState, goes_on: bool) -> None:
         segment_ids = batch.get("write_segment_ids")
         keep_open = goes_on and segment_ids is not None
         with self.adapted.memory(state, segment_ids=segment_ids, keep_open=keep_open, detach=False) as block:
             ids = batch["write_input_ids"]
-            last = torch.tensor(
-                [ids.shape[1] - 1], device=ids.device
-            )  # as an index: a number would copy the vocabulary's matrix
-            model(input_ids=ids, attention_mask=batch["write_attention_mask"], use_cache=False, logits_to_keep=last)
+            mask = batch["write_attention_mask"]
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last_place(ids))
         self.write_gates += block.write_gates
 
 

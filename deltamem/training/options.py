@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import HfArgumentParser, IntervalStrategy
+from transformers import AutoTokenizer, HfArgumentParser, IntervalStrategy
 
-from deltamem.backbones import SMOLLM2, load_backbone
+from deltamem.backbones import SMOLLM2, find_backbone, load_backbone
 from deltamem.config import VARIANTS, DeltaMemConfig, WriteUnit
 from deltamem.rule.gates import Decay
 from deltamem.training.data import DataArguments, eval_chats, training_chats
@@ -77,7 +77,9 @@ class TrainingOptions(NamedTuple):
         name = recipe.parse_known_args(arguments)[0].preset
         if name is not None:
             parser.set_defaults(**preset(name))
-        return cls(*parser.parse_args_into_dataclasses(arguments))
+        options = cls(*parser.parse_args_into_dataclasses(arguments))
+        options.adapter.config()  # refuses its options before anything is read
+        return options
 
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
         """Tokenises episodes for an adapter with this unit of writing."""
@@ -88,11 +90,11 @@ class TrainingOptions(NamedTuple):
         """As many chats as the training takes, or all there are."""
         return training_chats(self.data, self.facts, self.training.episodes, self.training.seed, tokenizer)
 
-    def eval_chats(self) -> dict[str, Any] | None:
+    def eval_chats(self, tokenizer: Any) -> dict[str, Any] | None:
         """What is evaluated on in every view and control; None if nothing is to be evaluated."""
-        if self.training.eval_strategy == IntervalStrategy.NO:
+        if self.training.eval_strategy == IntervalStrategy.NO and not self.training.eval_on_start:
             return None
-        return eval_chats(self.data, self.facts, self.training.seed)
+        return eval_chats(self.data, self.facts, self.training.seed, tokenizer)
 
     def checkpoint(self) -> str | bool | None:
         """`--resume_from_checkpoint true` takes the newest checkpoint of the output folder; otherwise a folder."""
@@ -100,10 +102,15 @@ class TrainingOptions(NamedTuple):
         return True if given is not None and given.lower() == "true" else given
 
 
-def load(options: AdapterArguments) -> tuple[PeftModel, Any]:
-    """The backbone with an adapter to train, and its tokenizer."""
+def load_tokenizer(options: AdapterArguments) -> Any:
+    """The backbone's tokenizer alone, for checks of the data before anything large is loaded."""
+    return AutoTokenizer.from_pretrained(find_backbone(options.model))
+
+
+def load(options: AdapterArguments) -> PeftModel:
+    """The backbone with an adapter to train."""
     attention = {} if options.attention is None else {"attn_implementation": options.attention}
-    backbone, tokenizer = load_backbone(options.model, dtype=getattr(torch, options.dtype), **attention)
+    backbone, _ = load_backbone(options.model, dtype=getattr(torch, options.dtype), **attention)
     if options.adapter is not None:
-        return PeftModel.from_pretrained(backbone, options.adapter, is_trainable=True), tokenizer
-    return get_peft_model(backbone, options.config()), tokenizer
+        return PeftModel.from_pretrained(backbone, options.adapter, is_trainable=True)
+    return get_peft_model(backbone, options.config())

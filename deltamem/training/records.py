@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deltamem.training.given import Given
+
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
-def read_records(source: str, split: str = "train", config: str | None = None) -> list[Any]:
-    """All records of a data set.
+def read_records(source: str, split: str = "train", config: str | None = None) -> list[Given]:
+    """All records of a data set, each of which knows the place that it was read from.
 
     Args:
         source: a file of JSON lines, or of one JSON list (or a mapping with one under "data" or "Data"), perhaps gzipped; a
@@ -25,26 +28,33 @@ def read_records(source: str, split: str = "train", config: str | None = None) -
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
-        records = [record for file in files for record in _of_file(file)]
+        records = [record for file in files for record in _numbered(str(file), _of_file(file))]
     elif path.is_file():
-        records = [*_of_file(path)]
+        records = _numbered(source, _of_file(path))
     elif source.endswith(ENDINGS):  # not asked of the Hub, which takes a while where there is no network
         raise ValueError(f"there is no file {source}")
     else:
-        records = _of_hub(source, split, config)
+        records = _numbered(source, _of_hub(source, split, config))
     if not records:
         raise ValueError(f"{source} has no records; a folder is searched for files that end in {', '.join(ENDINGS)}")
     return records
 
 
+def _numbered(source: str, records: Iterator[Any]) -> list[Given]:
+    return [Given(record, f"{source}, record {number}") for number, record in enumerate(records, 1)]
+
+
 def _of_file(path: Path) -> Iterator[Any]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as file:
-        if path.name.removesuffix(".gz").endswith(".json"):
-            yield from _of_document(path, file.read())
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _parsed(line, f"{path}, line {number}")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as file:
+            if path.name.removesuffix(".gz").endswith(".json"):
+                yield from _of_document(path, file.read())
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parsed(line, f"{path}, line {number}")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read; give JSON in UTF-8, gzipped if the name ends in .gz: {error}") from error
 
 
 def _of_document(path: Path, text: str) -> list[Any]:
@@ -58,11 +68,11 @@ def _of_document(path: Path, text: str) -> list[Any]:
 def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits, and lists in lists without end
         raise ValueError(f"{place} is no JSON: {error}") from error
 
 
-def _of_hub(name: str, split: str, config: str | None) -> list[Any]:
+def _of_hub(name: str, split: str, config: str | None) -> Iterator[Any]:
     try:
         import datasets
     except ImportError as error:
@@ -70,6 +80,6 @@ def _of_hub(name: str, split: str, config: str | None) -> list[Any]:
             f"{name} is no file and no folder; to read it as a data set from the Hub, run: pip install 'deltamem[train]'"
         ) from error
     try:
-        return [*datasets.load_dataset(name, config, split=split)]
+        return iter([*datasets.load_dataset(name, config, split=split)])
     except Exception as error:  # a network, a missing data set, a wrong split: its library has many kinds
         raise ValueError(f"{name} is no file and no folder, and cannot be had from the Hub as a data set: {error}") from error

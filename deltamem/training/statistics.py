@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deltamem.current import current
+from deltamem.decoder import last_place
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.rule.gates import writes
 from deltamem.training.loss import Batch, EpisodeLoss
@@ -43,7 +44,8 @@ def memory_statistics(loss: EpisodeLoss, batch: Batch) -> dict[str, float]:
     real = batch["attention_mask"].bool()
     corrected = (_correction_hook(layer, role, real, measured) for layer in layers for role in layer.projections)
     with model.memory(state, write=False), _hooks(corrected):
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=1)
+        ids = batch["input_ids"]
+        model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=last_place(ids))
     return {name: torch.stack([value.float().cpu() for value in values]).mean().item() for name, values in measured.items()}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -13,9 +14,12 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
-from deltamem.training.loss import Answers, EpisodeLoss
+from deltamem.training.loss import Answers, EpisodeLoss, trained
+from deltamem.training.refused import refuse_absent, refuse_for_trainer, refuse_given
 from deltamem.training.statistics import memory_statistics
 from deltamem.training.views import ALL_VIEWS
+
+PLACES = {name: place for place, name in enumerate(ALL_VIEWS)}
 
 
 @dataclass
@@ -30,7 +34,7 @@ class DeltaMemTrainingArguments(TrainingArguments):
         memory_statistics: whether every log says how far the gates open, how large the states and the corrections are.
 
     Raises:
-        ValueError: numbers that are out of range.
+        ValueError: numbers that are out of range, and options that would have no effect.
     """
 
     learning_rate: float = field(default=2e-4, metadata={"help": "At its highest."})
@@ -61,7 +65,9 @@ class DeltaMemTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        refuse_given(self)
         super().__post_init__()
+        refuse_absent(self)
         for name in ("write_chunk_tokens", "gradient_chunks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -93,25 +99,49 @@ class DeltaMemTrainer(Trainer):
                 f"DeltaMemTrainer trains a model with a δ-mem adapter, got {type(model).__name__}; make one with "
                 "get_peft_model(model, DeltaMemConfig(...))"
             )
+        refuse_for_trainer(Trainer, model, *args, **kwargs)
         super().__init__(model, *args, **{"compute_metrics": recall, **kwargs})
-        # The loss is the mean over each batch, for the Trainer to divide over gradient accumulation.
-        self.model_accepts_loss_kwargs = False
+        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
         self._newest: dict[str, Tensor] | None = None
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Write the histories to empty memories, then read them: the mean over the episodes, plus the write penalty.
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
 
-        With `return_outputs`, also what each view's episodes cost, by the view's name.
+        Returns:
+            The batches; for each of `ALL_VIEWS` how many episodes and how many trained tokens they have, `[views, 2]`, with
+            `average_tokens_across_devices` the mean over the processes, whose gradients are averaged.
         """
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        if not batches:
+            return batches, None
+        amounts = torch.stack([_amounts(batch) for batch in batches]).sum(0).to(self.args.device)
+        if self.args.average_tokens_across_devices:
+            amounts = self.accelerator.reduce(amounts, reduction="mean")
+        return batches, amounts
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Any:
+        """Write the histories to empty memories, then read them: the mean over the trained tokens, plus the write penalty.
+
+        Each view counts by its share of the episodes, and within a view each trained token counts the same, be it in this
+        batch or in another of the same step. The write penalty of a batch counts by the batch's share of the episodes.
+
+        Args:
+            model: `self.model`, or what wraps it.
+            inputs: what an `EpisodeCollator` makes.
+            return_outputs: return what each view's episodes cost, too, by the view's name.
+            num_items_in_batch: of the whole step, as `get_batch_samples` counts it, `[views, 2]`; of this batch if None.
+        """
+        episodes, tokens = (_amounts(inputs) if num_items_in_batch is None else num_items_in_batch).unbind(1)  # [views]
+        of_a_token = episodes / (episodes.sum() * tokens)  # [views]; NaN for views that are not there
         costs = self._episode_loss(model)
         answers = {name: costs(model, inputs[name], view) for name, view in ALL_VIEWS.items() if name in inputs}
-        episodes = len(inputs["view"])
-        loss = torch.stack([cost.loss * (len(cost.asked) / episodes) for cost in answers.values()]).sum()
+        loss = torch.stack([cost.total * of_a_token[PLACES[name]] for name, cost in answers.items()]).sum()
         if costs.write_gates:
             gate = torch.stack(costs.write_gates).mean().to(loss.device)
-            loss = loss + self.args.write_penalty * (gate - self.args.write_target) ** 2
+            share = len(inputs["view"]) / episodes.sum()
+            loss = loss + share * self.args.write_penalty * (gate - self.args.write_target) ** 2
         if model.training:
             self._newest = inputs[next(iter(answers))]
         return (loss, answers) if return_outputs else loss
@@ -150,14 +180,26 @@ class DeltaMemTrainer(Trainer):
 
     def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
         adapted = self.accelerator.unwrap_model(model)
-        return EpisodeLoss(adapted, self.args.write_chunk_tokens, self.args.gradient_chunks)
+        args = self.args
+        return EpisodeLoss(adapted, args.write_chunk_tokens, args.gradient_chunks, args.label_smoothing_factor)
 
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:
     """The share of right answers, from `[episodes, 2]`: right ones, and all."""
-    right, asked = prediction.predictions.sum(0)
+    counts = prediction.predictions
+    right, asked = (np.concatenate(counts) if isinstance(counts, list) else counts).sum(0)  # a list: of batches
     return {"recall": float(right / asked)} if asked else {}
 
 
 def _counts(answers: Answers) -> Tensor:
     return torch.stack([answers.right, answers.asked], dim=1)
+
+
+def _amounts(batch: dict[str, Any]) -> Tensor:
+    """How many episodes and how many trained tokens a batch has of each of `ALL_VIEWS`: `[views, 2]`."""
+    amounts = torch.zeros(len(ALL_VIEWS), 2, dtype=torch.float32, device=batch["view"].device)
+    for name, view in ALL_VIEWS.items():
+        if name in batch:
+            counted = trained(batch[name], view)
+            amounts[PLACES[name], 0], amounts[PLACES[name], 1] = len(counted), counted.sum()
+    return amounts

@@ -2,7 +2,8 @@ import pytest
 import torch
 from tiny_chat import chat_tokenizer
 
-from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder, check_chats
+from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder, read_chats
+from deltamem.training.given import Given
 
 CHAT = [
     {"role": "system", "content": "Remember everything."},
@@ -79,4 +80,4 @@ def test_a_batch_is_padded_on_the_left():
 @pytest.mark.parametrize("record", [[], {"text": "Hello"}, {"messages": []}, {"messages": [{"role": "user"}]}, None])
 def test_a_record_that_is_no_chat_is_named(record):
     with pytest.raises(ValueError, match="record 2"):
-        check_chats([{"messages": CHAT}, record])
+        read_chats([Given({"messages": CHAT}, "record 1"), Given(record, "record 2")])

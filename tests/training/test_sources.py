@@ -5,10 +5,12 @@ import json
 import sys
 
 import pytest
+from tiny_chat import chat_tokenizer
 
 from deltamem.training.data import DataArguments, training_chats
 from deltamem.training.documents import Document, DocumentDataset
 from deltamem.training.facts import FactEpisodeConfig
+from deltamem.training.given import Given
 from deltamem.training.records import read_records
 from deltamem.training.sources import read_documents
 
@@ -82,10 +84,14 @@ SETS = {
 }
 
 
+def given(records):
+    return [Given(record, f"a set, record {number}") for number, record in enumerate(records, 1)]
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_as_documents(name):
     records, expected = SETS[name]
-    assert read_documents(name.split()[0], records) == [expected]
+    assert read_documents(name.split()[0], given(records)) == [expected]
 
 
 def test_a_document_as_a_chat():
@@ -104,13 +110,13 @@ def test_which_questions_are_asked_depends_on_the_seed():
 
 @pytest.mark.parametrize("name", ["squad", "qasper", "nq", "hotpotqa"])
 def test_records_of_another_format_are_refused(name):
-    with pytest.raises(ValueError, match=f"not in the format of {name}"):
-        read_documents(name, [{"text": "Hello"}])
+    with pytest.raises(ValueError, match=r"a set, record 1: \S+ is missing; give"):
+        read_documents(name, given([{"text": "Hello"}]))
 
 
 def test_a_set_without_answers_is_refused():
     with pytest.raises(ValueError, match="no record in the format of squad"):
-        read_documents("squad", [{"paragraphs": [{"context": "C", "qas": [{"question": "Q", "answers": []}]}]}])
+        read_documents("squad", given([{"paragraphs": [{"context": "C", "qas": [{"question": "Q", "answers": []}]}]}]))
 
 
 def test_an_unknown_source_names_the_known_ones():
@@ -124,8 +130,8 @@ def test_files_and_folders_of_records(tmp_path):
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"n": 4}'))
     (tmp_path / "d.json").write_text('[{"n": 5}]')
     (tmp_path / "README.md").write_text("no data")
-    assert [record["n"] for record in read_records(str(tmp_path))] == [1, 2, 3, 4, 5]
-    assert [record["n"] for record in read_records(str(tmp_path / "c.jsonl.gz"))] == [4]
+    assert [record.value["n"] for record in read_records(str(tmp_path))] == [1, 2, 3, 4, 5]
+    assert [record.value["n"] for record in read_records(str(tmp_path / "c.jsonl.gz"))] == [4]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +158,8 @@ def test_a_file_that_is_not_there_is_not_asked_of_the_hub(monkeypatch):
 def test_the_command_names_a_format_and_a_source(tmp_path):
     (tmp_path / "squad.json").write_text(json.dumps({"data": SETS["squad"][0]}))
     options = DataArguments(data=f"squad:{tmp_path / 'squad.json'}", system="Remember.")
-    chats = training_chats(options, FactEpisodeConfig(), 1, 0, None)
+    chats = training_chats(options, FactEpisodeConfig(), 1, 0, chat_tokenizer())
     assert len(chats) == 1
     assert [message["content"] for message in chats[0]["messages"]][:2] == ["Remember.", "Anna lives in Oslo."]
     with pytest.raises(ValueError, match=r"there is no file .*nowhere.jsonl"):
-        training_chats(DataArguments(data=str(tmp_path / "nowhere.jsonl")), FactEpisodeConfig(), 1, 0, None)
+        training_chats(DataArguments(data=str(tmp_path / "nowhere.jsonl")), FactEpisodeConfig(), 1, 0, chat_tokenizer())

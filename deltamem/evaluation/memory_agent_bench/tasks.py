@@ -38,7 +38,7 @@ def tasks(options: Options) -> list[HistoryTask]:
     Raises:
         ValueError: no data, or of another format; sources that the data does not have.
     """
-    texts = [LongText.of(record, number) for number, record in enumerate(benchmark_records(NAME, HUB, options), 1)]
+    texts = [LongText.of(record) for record in benchmark_records(NAME, HUB, options)]
     absent = [name for name in options.source if not any(text.source.startswith(name) for text in texts)]
     if absent:
         there = ", ".join(dict.fromkeys(text.source for text in texts))

@@ -106,10 +106,6 @@ def _in_turns(utterances: Iterable[dict[str, Any]]) -> Conversation:
 
 
 def _trivia(source: str) -> Iterator[Conversation]:
-    for number, record in enumerate(read_records(source), 1):
-        for question, answer in QUESTION_AND_ANSWER:
-            if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in (question, answer)):
-                yield ((record[question], record[answer]),)
-                break
-        else:
-            raise ValueError(f'{source}, record {number}: expected {{"question": text, "answer": text}}, got {record!r:.200}')
+    for record in read_records(source):
+        question, answer = next((names for names in QUESTION_AND_ANSWER if record[names[0]].is_given), QUESTION_AND_ANSWER[0])
+        yield ((record[question].text(), record[answer].text()),)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from deltamem.training.documents import Document
+from deltamem.training.given import Given
 from deltamem.training.sources import hotpotqa, natural_questions, qasper, squad
 
-SOURCES: dict[str, Callable[[Iterable[Any]], Iterator[Document]]] = {
+SOURCES: dict[str, Callable[[Iterable[Given]], Iterator[Document]]] = {
     "squad": squad.documents,
     "qasper": qasper.documents,
     "nq": natural_questions.documents,
@@ -16,7 +16,7 @@ SOURCES: dict[str, Callable[[Iterable[Any]], Iterator[Document]]] = {
 }
 
 
-def read_documents(source: str, records: Iterable[Any]) -> list[Document]:
+def read_documents(source: str, records: Iterable[Given]) -> list[Document]:
     """The documents of a set, those that have a question.
 
     Raises:
@@ -24,10 +24,7 @@ def read_documents(source: str, records: Iterable[Any]) -> list[Document]:
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; choose one of {', '.join(SOURCES)}")
-    try:
-        documents = [document for document in SOURCES[source](records) if document.questions and document.passages]
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"these records are not in the format of {source}: {error!r}") from error
+    documents = [document for document in SOURCES[source](records) if document.questions and document.passages]
     if not documents:
         raise ValueError(f"no record in the format of {source} has a passage and a question with an answer")
     return documents

@@ -1,0 +1,118 @@
+"""A step of the optimizer is one, however its episodes are cut into batches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from tiny import tiny_backbone
+from tiny_chat import chat_model
+from tiny_training import ANSWERS, ENCODER, MEMORY, arguments, chat
+from transformers import Trainer
+
+from deltamem.training.baselines import BaselineTrainer, ReadCollator
+from deltamem.training.episodes import IGNORED, EpisodeCollator
+from deltamem.training.loss import EpisodeLoss
+from deltamem.training.trainer import DeltaMemTrainer
+from deltamem.training.views import VIEWS
+
+MIXED = [chat(answer, view) for answer, view in zip(ANSWERS, (*VIEWS, "memory"), strict=True)]
+
+
+def memory_trainer(folder, chats, **options):
+    return DeltaMemTrainer(
+        chat_model(spread=0.5), arguments(folder, **options), train_dataset=chats, data_collator=EpisodeCollator(ENCODER)
+    )
+
+
+def lora_trainer(folder, chats, **options):
+    torch.manual_seed(0)
+    lora = get_peft_model(tiny_backbone(initializer_range=0.5), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    return BaselineTrainer(lora, arguments(folder, **options), train_dataset=chats, data_collator=ReadCollator(ENCODER))
+
+
+def step(make, folder, chats, size, accumulate, **options):
+    """What the weights that are trained have become, and the loss that is logged."""
+    run = make(folder, chats, size=size, accumulate=accumulate, logging_steps=1, **options)
+    before = {name: weight.detach().clone() for name, weight in run.model.named_parameters() if weight.requires_grad}
+    run.train()
+    moved = torch.cat([(weight - before[name]).flatten() for name, weight in run.model.named_parameters() if name in before])
+    return moved.detach(), run.state.log_history[0]["loss"]
+
+
+def off(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+CASES = [(memory_trainer, MEMORY), (memory_trainer, MIXED), (lora_trainer, MEMORY)]
+NAMES = ["memory", "all views", "lora"]
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(3, 2), (2, 3), (1, 6), (4, 2)])
+@pytest.mark.parametrize(("make", "chats"), CASES, ids=NAMES)
+def test_batches_of_a_step_are_one_batch(tmp_path, make, chats, size, accumulate):
+    whole, loss = step(make, tmp_path, chats, 6, 1)
+    cut, cut_loss = step(make, tmp_path, chats, size, accumulate)
+    assert off(cut, whole) < 1e-4
+    assert cut_loss == pytest.approx(loss, rel=1e-3)  # logged with few digits
+
+
+@pytest.mark.parametrize(("make", "chats"), CASES, ids=NAMES)
+def test_a_mean_of_means_is_another_step(tmp_path, monkeypatch, make, chats):
+    """The control: without the counts of the whole step."""
+    whole, _ = step(make, tmp_path, chats, 6, 1)
+    for trainer in (DeltaMemTrainer, Trainer):
+        found = trainer.get_batch_samples
+        monkeypatch.setattr(trainer, "get_batch_samples", lambda *given, found=found: (found(*given)[0], None))
+    assert off(step(make, tmp_path, chats, 1, 6)[0], whole) > 0.01
+
+
+def test_an_epochs_last_step_may_be_shorter(tmp_path):
+    """Five episodes in steps of four: the last step is a mean over one episode, as if it were a batch."""
+    whole, _ = step(memory_trainer, tmp_path, MEMORY[:5], 4, 1, max_steps=2)
+    cut, _ = step(memory_trainer, tmp_path, MEMORY[:5], 1, 4, max_steps=2)
+    assert off(cut, whole) < 1e-4
+
+
+def test_the_write_penalty_of_a_step_is_the_mean_over_its_episodes(tmp_path):
+    batches = [EpisodeCollator(ENCODER)(part) for part in (MEMORY[:1], MEMORY[1:3], MEMORY[3:])]
+    with_penalty = memory_trainer(tmp_path, MEMORY, write_penalty=3.0, write_target=0.0)
+    without = memory_trainer(tmp_path, MEMORY)
+    for run in (with_penalty, without):
+        run.create_accelerator_and_postprocess()
+    _, counts = with_penalty.get_batch_samples(iter(batches), 3, torch.device("cpu"))
+    of_step = {"num_items_in_batch": counts}
+    high, low = (sum(run.compute_loss(run.model, batch, **of_step) for batch in batches) for run in (with_penalty, without))
+    gates = [mean_gate(with_penalty.model, batch) for batch in batches]
+    torch.testing.assert_close(high - low, sum(n / 6 * 3.0 * gate**2 for n, gate in zip((1, 2, 3), gates, strict=True)))
+
+
+def mean_gate(model, batch):
+    costs = EpisodeLoss(model)
+    costs(model, batch["memory"], VIEWS["memory"])
+    return torch.stack(costs.write_gates).mean()
+
+
+@pytest.mark.parametrize("make", [memory_trainer, lora_trainer])
+def test_label_smoothing_spreads_the_targets(tmp_path, make):
+    smooth, sharp = make(tmp_path, MEMORY, label_smoothing_factor=0.4), make(tmp_path, MEMORY)
+    batch = smooth.data_collator(MEMORY)
+    found, plain = (run.compute_loss(run.model.eval(), batch).detach() for run in (smooth, sharp))
+    read = batch.get("memory", batch)
+    logits = logits_of(sharp.model, read)
+    targets = read["labels"][:, 1:]
+    asked = targets != IGNORED
+    spread = -F.log_softmax(logits[:, :-1][asked], dim=-1).mean()  # over the vocabulary and the answers' tokens
+    torch.testing.assert_close(found, 0.6 * plain + 0.4 * spread)
+    assert abs(found - plain) > 0.01
+
+
+@torch.no_grad()
+def logits_of(model, batch):
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if "write_input_ids" not in batch:
+        return model(**inputs).logits
+    state = model.new_memory(len(batch["input_ids"]))
+    with model.memory(state):
+        model(input_ids=batch["write_input_ids"], attention_mask=batch["write_attention_mask"])
+    with model.memory(state, write=False):
+        return model(**inputs).logits
