@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def text_config(model: nn.Module) -> Any:
@@ -28,6 +29,18 @@ def may_skip_tokens(model: nn.Module) -> bool:
     themselves, `logits_to_keep=tensor`, the decoders that know this argument compute all.
     """
     return "logits_to_keep" in inspect.signature(_decoder(model).forward).parameters
+
+
+def last_place(ids: Tensor) -> Tensor:
+    """Where the last token stands, `[1]`: what to give as `logits_to_keep` when only its logits are of use, or none are.
+
+    The number 1 means the same, but makes a slice of the hidden states that is not contiguous; with a frozen 16-bit head, torch
+    then copies the whole vocabulary matrix for every row.
+
+    Args:
+        ids: of the pass, `[batch, tokens]`.
+    """
+    return torch.arange(ids.shape[1] - 1, ids.shape[1], dtype=torch.long, device=ids.device)
 
 
 def _decoder(model: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, T
 from deltamem.cache import CACHE
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, with_system
 from deltamem.contents import Contents
+from deltamem.decoder import last_place
 from deltamem.session_notes import SessionNotes, notes_in
 from deltamem.state import DeltaMemState, read_state_file, write_state_file
 
@@ -233,7 +234,8 @@ class ChatSession:
         writes_segments = self.model.active_peft_config.writes_segments
         segment_ids = self._batch(tokens.segment_ids) if writes_segments else None
         with self.model.memory(memory, segment_ids=segment_ids, keep_open=cut and writes_segments):
-            self.model(input_ids=self._batch(tokens.ids), **{CACHE: cache}, use_cache=cache is not None, logits_to_keep=1)
+            ids = self._batch(tokens.ids)
+            self.model(input_ids=ids, **{CACHE: cache}, use_cache=cache is not None, logits_to_keep=last_place(ids))
 
     def _generate(
         self, generation: dict[str, Any], streamer: TextIteratorStreamer | None, stopped: threading.Event | None
