@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,22 @@ class SessionStore:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
         system: the system prompt of new sessions.
+        template_options: of new sessions, for the chat template.
     """
 
-    def __init__(self, root: str | os.PathLike[str], model: PeftModel, tokenizer: Any, system: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        model: PeftModel,
+        tokenizer: Any,
+        system: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.root = Path(root)
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
+        self.template_options = template_options
 
     def open(self, name: str) -> ChatSession:
         """The saved session of this name, or a new one.
@@ -43,7 +53,7 @@ class SessionStore:
         """
         folder = self._folder(name)
         if not (folder / FILE).exists():
-            return ChatSession(self.model, self.tokenizer, self.system)
+            return ChatSession(self.model, self.tokenizer, self.system, template_options=self.template_options)
         return ChatSession.load(folder, self.model, self.tokenizer)
 
     def save(self, name: str, session: ChatSession) -> None:
