@@ -62,7 +62,7 @@ def test_each_turn_writes_what_it_would_write_alone(monkeypatch, template, write
     chat = session(template, write=write)
     told = [written_by(chat, "Anna likes teal.") for _ in range(4)]
     # A tag at a message's edge is the template's where the template looks for tags.
-    assert max(told) - min(told) <= (write == "message")
+    assert max(told) - min(told) <= (len("< think > \\n".split(" ")) if write == "message" else 0)
     if write == "token":
         assert told[0] == len(ChatTokens.of(chat.tokenizer, chat.messages[:2]).ids)
 
