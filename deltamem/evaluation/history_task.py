@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from deltamem.chat_tokens import Message
+from deltamem.chat_tokens import Message, told
 from deltamem.evaluation.kv_cache import tail_tokens
 from deltamem.evaluation.reading import Choose, Reading
 from deltamem.evaluation.retrieval import Search
@@ -31,7 +31,6 @@ WITHOUT_ADAPTER = ("none", "full", "tail", "bm25")
 WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
 WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
 WHOLE = ("full", "full+memory")  # with all of the history in the prompt
-ACKNOWLEDGEMENT = "Noted."  # chat templates want a turn of the assistant behind each of the user's
 SAID = {"log_likelihood": Metric("log_likelihood", mean)}
 RANKED = {"gold_first": share("gold_first")}
 
@@ -51,7 +50,7 @@ class History:
     @property
     def messages(self) -> list[Message]:
         """As a chat, to be written."""
-        return [message for section in self.sections for message in _told(section)]
+        return [message for section in self.sections for message in told(section)]
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class HistoryTask:
         folder.mkdir(parents=True, exist_ok=True)
         memory = None
         for file, section in zip(files, history.sections, strict=True):
-            memory = self._with_system(subject).write([_told(section)], memory)
+            memory = self._with_system(subject).write([told(section)], memory)
             memory.save(file)
 
     def _with_system(self, subject: Subject) -> Subject:
@@ -271,7 +270,3 @@ class HistoryTask:
         if self.sampling is None:
             return greedy
         return sampled(self.sampling, [self.seed + question.number for question in questions])
-
-
-def _told(section: str) -> list[Message]:
-    return [{"role": "user", "content": section}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
