@@ -137,10 +137,10 @@ def test_an_earlier_answer_without_its_reasoning():
     assert segment_texts(tokenizer, chat) == ["teal .", "Anna"]
 
 
-ESCAPED = TEMPLATE.replace("m['content']", "m['content'] | tojson")
+REWRITTEN = TEMPLATE.replace("m['content']", "m['content'].replace('e', 'ee')")
 
 
-@pytest.mark.parametrize("template", ["{{ messages[-1]['content'] }}", ESCAPED])
+@pytest.mark.parametrize("template", ["{{ messages[-1]['content'] }}", REWRITTEN])
 def test_a_message_that_is_not_rendered_is_refused(template):
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = template
