@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from deltamem.config import WriteUnit
+from deltamem.message_places import Place, message_places
+from deltamem.sentences import sentences
 
 Message = Mapping[str, str]
 
-# A sentence ends with its punctuation (and closing quotes or brackets) unless the text goes on in lower case, at a line break,
-# or with the message.
-SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)|(?=\n)|$)")
+# What the assistant says to a user who tells something, in training and where a text is written without an answer.
+ACKNOWLEDGEMENT = "Noted."
+# What of a chat template is not an option: it is decided here.
+DECIDED = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message")
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,31 @@ class ChatTokens:
 
     @classmethod
     def of(
-        cls, tokenizer: Any, messages: Sequence[Message], write: WriteUnit = "token", add_generation_prompt: bool = False
+        cls,
+        tokenizer: Any,
+        messages: Sequence[Message],
+        write: WriteUnit = "token",
+        add_generation_prompt: bool = False,
+        template_options: Mapping[str, Any] | None = None,
     ) -> ChatTokens:
-        """Render and tokenise a chat; `write` says what its segments are."""
-        text = render(tokenizer, messages, add_generation_prompt)
+        """Render and tokenise a chat; `write` says what its segments are.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or options that it does not take; a message that is to be a segment
+                is not in what the template makes of it.
+        """
+        as_text = partial(render, tokenizer, add_generation_prompt=add_generation_prompt, template_options=template_options)
+        text = as_text(messages)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=write != "token")
         ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
         segment_ids = torch.full_like(ids, -1)
         if write != "token":
-            spans = list(_segments(text, messages, write))
+            spans = list(_segments(text, messages, message_places(as_text, messages, text), write))
+            ends = [end for _, end in spans]
             for position, (start, end) in enumerate(encoded["offset_mapping"]):
-                segment_ids[position] = _segment_at(spans, start, end)
+                index = bisect_right(ends, start)  # the first segment that is not over yet
+                if index < len(spans) and spans[index][0] < end:
+                    segment_ids[position] = index
         return cls(ids, segment_ids)
 
     def slice(self, start: int, end: int) -> ChatTokens:
@@ -72,16 +90,39 @@ def with_system(system: str | None, messages: Sequence[Message]) -> list[Message
     return [*messages] if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+def told(text: str) -> list[Message]:
+    """What a user tells, with the answer that every telling had in training."""
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    template_options: Mapping[str, Any] | None = None,
+) -> str:
     """The chat as text, by the tokenizer's own template.
 
+    Args:
+        tokenizer: it has a chat template.
+        messages: the chat.
+        add_generation_prompt: whether the header of an answer follows.
+        template_options: what else the template takes, such as `{"enable_thinking": False}` or `{"tools": [...]}`.
+
     Raises:
-        ValueError: the tokenizer has no chat template, or one that refuses the chat.
+        ValueError: the tokenizer has no chat template, or one that refuses the chat; an option is none of the template's.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("this tokenizer has no chat template; use the tokenizer of an instruction-tuned model, or set one")
+    options = template_options or {}
+    decided = [name for name in options if name in DECIDED]
+    if decided:
+        raise ValueError(
+            f"{decided[0]} is no option of a chat template: it is decided for each rendering. Leave it out of template_options"
+        )
+    chosen = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+        return tokenizer.apply_chat_template(list(messages), **chosen, **options)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
@@ -104,26 +145,18 @@ def check_messages(messages: Any) -> None:
             raise ValueError(f'a message is {{"role": text, "content": text}}, got {message!r:.80}')
 
 
-def _segments(text: str, messages: Sequence[Message], write: WriteUnit) -> Iterator[tuple[int, int]]:
+def _segments(text: str, messages: Sequence[Message], places: Sequence[Place | None], write: WriteUnit) -> Iterator[Place]:
     """Start and end in the rendered text of every message, or sentence, that is written: all but the system prompt's."""
-    cursor = 0
-    for message in messages:
-        content = message["content"].strip()  # templates may trim
-        start = text.find(content, cursor)
-        if start < 0:
-            raise ValueError(
-                f"the chat template does not render the message {content[:40]!r} as it is, so its tokens cannot be found; use "
-                "an adapter that writes tokens"
-            )
-        cursor = start + len(content)
-        if message["role"] == "system" or not content:
+    for message, place in zip(messages, places, strict=True):
+        if message["role"] == "system" or not message["content"].strip():
             continue
+        if place is None:
+            raise ValueError(
+                f"the chat template does not render the message {message['content'].strip()[:40]!r} as it is, so its tokens "
+                "cannot be found; use an adapter that writes tokens"
+            )
+        start, end = place
         if write == "message":
-            yield start, cursor
+            yield place
         else:
-            yield from ((start + match.start(), start + match.end()) for match in SENTENCE.finditer(content))
-
-
-def _segment_at(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
-    """The segment that a token at these characters overlaps, -1 if none."""
-    return next((index for index, (first, last) in enumerate(spans) if start < last and end > first), -1)
+            yield from ((start + first, start + last) for first, last in sentences(text[start:end]))

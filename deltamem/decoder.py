@@ -9,11 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# What configurations call the length of the longest context.
+LONGEST_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_target_positions")
+
 
 def text_config(model: nn.Module) -> Any:
     """The configuration of a model's text decoder; None for a model without one."""
     config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def longest_context(model: nn.Module) -> int | None:
+    """How many tokens a model's text decoder takes at once; None if its configuration does not say."""
+    config = text_config(model)
+    given = (getattr(config, name, None) for name in LONGEST_CONTEXT)
+    return next((tokens for tokens in given if isinstance(tokens, int) and tokens > 0), None)
 
 
 def decoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ class SessionNotes:
         save: an id of this save.
         system: the system prompt.
         messages: the messages in the context.
-        written: the tokens of the context that were written.
+        written: the tokens of the context.
         passes: of each pass over them, where it ended, and whether the memory it started from is in the file.
         memory_as_left: whether the memory is what the last pass left.
+        first_pass_writes: whether the first pass wrote its tokens, or only read them, as their messages had been written
+            before, otherwise rendered.
+        template_options: for the chat template.
     """
 
     saves: int
@@ -34,6 +37,8 @@ class SessionNotes:
     written: list[int]
     passes: list[tuple[int, bool]]
     memory_as_left: bool
+    first_pass_writes: bool = True
+    template_options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], path: Path) -> SessionNotes:
@@ -62,9 +67,25 @@ class SessionNotes:
             and type(notes.saves) is int
             and 1 <= notes.saves < 2**62
             and type(notes.memory_as_left) is bool
+            and type(notes.first_pass_writes) is bool
+            and isinstance(notes.template_options, dict)
         ):
             raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: its notes are not what save() writes")
         return notes
+
+    def to_json(self) -> str:
+        """The notes as a file's metadata have them.
+
+        Raises:
+            ValueError: options of the chat template that are no JSON.
+        """
+        try:
+            return json.dumps(asdict(self))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"this session cannot be saved: its template_options are no JSON ({error!s:.200}); give tools as JSON schemas, "
+                "as transformers.utils.get_json_schema makes them of functions"
+            ) from error
 
 
 def _are_passes(passes: Any, tokens: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,13 +30,22 @@ class SessionStore:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
         system: the system prompt of new sessions.
+        template_options: of new sessions, for the chat template.
     """
 
-    def __init__(self, root: str | os.PathLike[str], model: PeftModel, tokenizer: Any, system: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        model: PeftModel,
+        tokenizer: Any,
+        system: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.root = Path(root)
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
+        self.template_options = template_options
         # The names under which sessions in use were saved, to notice that one was deleted.
         self._saved_as: WeakKeyDictionary[ChatSession, set[str]] = WeakKeyDictionary()
 
@@ -47,7 +57,7 @@ class SessionStore:
         """
         folder = self._folder(name)
         if not (folder / FILE).exists():
-            return ChatSession(self.model, self.tokenizer, self.system)
+            return ChatSession(self.model, self.tokenizer, self.system, template_options=self.template_options)
         session = ChatSession.load(folder, self.model, self.tokenizer)
         self._saved_as[session] = {name}
         return session

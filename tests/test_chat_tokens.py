@@ -1,8 +1,16 @@
+import re
+
 import pytest
 import torch
-from tiny_chat import chat_tokenizer
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_chat import TEMPLATE, chat_tokenizer
 
-from deltamem.chat_tokens import ChatTokens, check_messages
+import deltamem.chat_tokens
+from deltamem.chat_tokens import ChatTokens, check_messages, render
+from deltamem.message_places import message_places
+from deltamem.sentences import sentences
 
 CHAT = [
     {"role": "system", "content": "Remember everything."},
@@ -73,3 +81,86 @@ def test_a_template_that_refuses_a_chat_is_an_error_in_words(template):
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}" + template + "{% endif %}" + tokenizer.chat_template
     with pytest.raises(ValueError, match="refuses a chat of the roles system, user, assistant: "):
         ChatTokens.of(tokenizer, CHAT)
+
+
+def segment_texts(tokenizer, chat, write="message"):
+    """The rendered text under each segment's tokens."""
+    tokens = ChatTokens.of(tokenizer, chat, write)
+    text = render(tokenizer, chat)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for span, segment in zip(offsets, tokens.segment_ids.tolist(), strict=True):
+        spans.setdefault(segment, []).append(span)
+    return [text[spans[number][0][0] : spans[number][-1][1]] for number in sorted(spans) if number >= 0]
+
+
+DEFAULT_SYSTEM = "<|im_start|>system\nRemember what Anna likes .<|im_end|>\n" + TEMPLATE
+TRIMMING = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")
+TEMPLATES = [TEMPLATE, DEFAULT_SYSTEM, TRIMMING]
+WORDS = [
+    "user",
+    "assistant",
+    "system",
+    "Remember",
+    "Anna",
+    "s",
+    "im_start",
+    "<|im_start|>",
+    "teal .",
+    "<b>",
+    " Anna\nlikes ",
+    ".",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@examples(60)
+@given(contents=st.lists(st.sampled_from(["", *WORDS]), min_size=1, max_size=5))
+def test_a_message_is_found_where_it_stands(template, contents):
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = template
+    chat = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(contents)]
+    assert segment_texts(tokenizer, chat) == [text.strip() for text in contents if text]
+    places = message_places(lambda messages: render(tokenizer, messages), chat, render(tokenizer, chat))
+    assert [place is None for place in places] == [False] * len(chat)  # the empty ones, too
+
+
+def test_a_search_would_find_the_template(monkeypatch):
+    def search(as_text, messages, text):
+        return [
+            (text.find(message["content"]), text.find(message["content"]) + len(message["content"])) for message in messages
+        ]
+
+    tokenizer = chat_tokenizer()
+    chat = [{"role": "user", "content": "user"}]
+    right = ChatTokens.of(tokenizer, chat, "message").segment_ids.tolist()
+    monkeypatch.setattr(deltamem.chat_tokens, "message_places", search)
+    assert ChatTokens.of(tokenizer, chat, "message").segment_ids.tolist() != right
+
+
+def test_an_earlier_answer_without_its_reasoning():
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1].lstrip() }}")
+    chat = [{"role": "assistant", "content": "<think>\nAnna\n</think>\n\nteal ."}, {"role": "user", "content": "Anna"}]
+    assert segment_texts(tokenizer, chat) == ["teal .", "Anna"]
+
+
+REWRITTEN = TEMPLATE.replace("m['content']", "m['content'].replace('e', 'ee')")
+
+
+@pytest.mark.parametrize("template", ["{{ messages[-1]['content'] }}", REWRITTEN])
+def test_a_message_that_is_not_rendered_is_refused(template):
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="'Remember"):
+        ChatTokens.of(tokenizer, [{"role": "user", "content": text} for text in ("Remember Anna", "Bob")], "message")
+
+
+# What a sentence is, in one expression, which looks at a run of punctuation again from each of its characters.
+SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)|(?=\n)|$)")
+
+
+@examples(2000)
+@given(text=st.text(alphabet="abA é.!?…\"')” \n\t\r\u2028", max_size=14).map(str.strip))
+def test_sentences_are_what_their_definition_says(text):
+    assert [*sentences(text)] == [match.span() for match in SENTENCE.finditer(text)]

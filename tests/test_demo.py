@@ -25,7 +25,8 @@ def test_the_demo_as_json(folders):
     assert {*figures["accuracy"]} == {*SETTINGS}
     assert all({*by_facts} == {"1", "4"} for by_facts in figures["accuracy"].values())
     assert figures["accuracy"]["no_memory"] == figures["accuracy"]["zero_memory"]
-    assert {*figures["unseen_values"]} == {"1", "4"}
+    assert {*figures["generated"]} == {*SETTINGS}
+    assert {*figures["unseen_values"]} == {*figures["unseen_generated"]} == {"1", "4"}
     assert figures["chance"] == 0.1
     assert figures["memory_bytes"] == 2 * 4 * 4 * 4  # layers, rows, columns, bytes
     assert figures["kv_cache_bytes"] % (2 * 2 * 2 * 8 * 4) == 0  # keys and values, layers, heads, width, bytes
@@ -36,8 +37,18 @@ def test_the_demo_as_json(folders):
 def test_the_demo_as_tables(folders):
     result = CliRunner().invoke(app, ["demo", *folders, "--episodes", "3"])
     assert result.exit_code == 0, result.output
-    for expected in ("right answer", "with its memory", "with somebody else's", "never trained on", "chance", "bytes"):
+    for expected in (
+        "right answer",
+        "generated exactly",
+        "with its memory",
+        "with somebody else's",
+        "never trained on",
+        "chance",
+        "bytes",
+    ):
         assert expected in result.output
+    assert "ranked first" in result.output
+    assert "generated" in result.output
 
 
 def test_the_options_of_training_are_listed():

@@ -75,6 +75,14 @@ def test_candidates_are_ranked_by_their_likelihood(test, setting):
         assert choices[row] == best
 
 
+def test_what_is_said_is_what_generate_says(test):
+    memory = test.write([told.history for told in EPISODES])
+    said = test.run(EPISODES, ["memory"])[0].said
+    for row, told in enumerate(EPISODES):
+        with test.under("memory", memory[row]):
+            assert said[row] == test.answer(told)
+
+
 def test_no_memory_and_an_empty_memory_are_the_backbone(test):
     by_setting = {recall.setting: recall.choices for recall in test.run(EPISODES)}
     assert by_setting["no_memory"] == by_setting["zero_memory"]
@@ -150,14 +158,16 @@ def test_a_history_longer_than_the_window(test):
 
 
 def test_accuracy_counts_the_right_answers():
-    recall = Recall("memory", EPISODES, ["teal", "teal", "Oslo"])
+    recall = Recall("memory", EPISODES, ["teal", "teal", "Oslo"], ["Teal.", "red", "teal"])
     assert recall.accuracy == pytest.approx(2 / 3)
+    assert recall.exact == [True, True, False]
+    assert recall.generated == pytest.approx(2 / 3)
     assert recall.interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
 
 
 def test_accuracy_by_kind():
     episodes = [EPISODES[0], replace(EPISODES[1], kind="update"), replace(EPISODES[2], kind="update")]
-    by_kind = Recall("memory", episodes, ["teal", "teal", "Oslo"]).by_kind()
+    by_kind = Recall("memory", episodes, ["teal", "teal", "Oslo"], ["teal", "red", "Oslo"]).by_kind()
     assert {kind: recall.accuracy for kind, recall in by_kind.items()} == {"value": 1.0, "update": 0.5}
 
 

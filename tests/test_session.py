@@ -5,7 +5,7 @@ import torch
 from tiny_chat import chat_model, chat_tokenizer
 
 from deltamem import ChatSession, DeltaMemState
-from deltamem.chat_tokens import ChatTokens
+from deltamem.chat_tokens import ACKNOWLEDGEMENT, ChatTokens
 from deltamem.session import FILE
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
@@ -45,13 +45,13 @@ def test_when_a_turn_is_written_decides_what_its_answer_reads(monkeypatch):
     seen = {}
     for turn_writes in ("after", "during"):
         chat = session(turn_writes=turn_writes)
-        generate = ChatSession._generate
+        generate = ChatSession._answer
 
         def spy(self, *args, seen=seen, key=turn_writes, generate=generate):
             seen[key] = self.memory.clone()
             return generate(self, *args)
 
-        monkeypatch.setattr(ChatSession, "_generate", spy)
+        monkeypatch.setattr(ChatSession, "_answer", spy)
         chat.reply(FACTS, **SHORT)
         monkeypatch.undo()
     assert same(seen["after"], chat.model.new_memory(), tolerance=0)
@@ -70,7 +70,9 @@ def test_observing_writes_and_keeps_no_context():
     chat = session()
     chat.observe(FACTS)
     assert chat.messages == []
-    assert same(chat.memory, written(chat, [{"role": "user", "content": FACTS}]))
+    told = [{"role": "user", "content": FACTS}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
+    assert same(chat.memory, written(chat, told))
+    assert not same(chat.memory, written(chat, told[:1]))
 
 
 def test_a_long_text_is_observed_in_pieces():
@@ -131,17 +133,6 @@ def test_a_saved_session_goes_on_where_it_was(tmp_path):
     assert loaded.messages == chat.messages
     assert loaded.reply("What does Anna like?", **SHORT) == chat.reply("What does Anna like?", **SHORT)
     assert same(loaded.memory, chat.memory)
-
-
-def test_a_template_that_changes_earlier_turns(monkeypatch):
-    chat = session()
-    # As templates of thinking models do: an answer loses something once another turn follows.
-    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
-        "{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] != 'assistant' else 'Okay' }}"
-    )
-    for text in (FACTS, "Bob lives in Rome.", "What does Anna like?"):
-        assert isinstance(chat.reply(text, **SHORT), str)
-    assert len(chat.messages) == 6
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path):

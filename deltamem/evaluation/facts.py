@@ -33,7 +33,8 @@ SETTINGS: dict[str, Setting] = {
     "full": "full_context",
     "tail": "tail",
 }
-METRICS = {"recall": share("recall")}
+# The answer ranked first among the candidates, and generated exactly.
+METRICS = {"recall": share("recall"), "generated": share("generated")}
 
 
 @dataclass
@@ -97,9 +98,13 @@ class Facts:
                     "question": episode.question["content"],
                     "answer": episode.answer,
                     "choice": choice,
+                    "prediction": said,
                     "recall": float(right),
+                    "generated": float(exact),
                 }
-                for place, episode, choice, right in zip(places, episodes, recall.choices, recall.right, strict=True)
+                for place, episode, choice, said, right, exact in zip(
+                    places, episodes, recall.choices, recall.said, recall.right, recall.exact, strict=True
+                )
             ]
             for name, recall in zip(settings, recalls, strict=True)
         }

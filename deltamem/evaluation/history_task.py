@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from deltamem.chat_tokens import Message
+from deltamem.chat_tokens import Message, told
 from deltamem.evaluation.kv_cache import tail_tokens
 from deltamem.evaluation.reading import Choose, Reading
 from deltamem.evaluation.retrieval import Search
@@ -34,7 +34,6 @@ WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
 WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
 MOST_OF_A_NAME = 100  # characters of a folder
 WHOLE = ("full", "full+memory")  # with all of the history in the prompt
-ACKNOWLEDGEMENT = "Noted."  # chat templates want a turn of the assistant behind each of the user's
 SAID = {"log_likelihood": Metric("log_likelihood", mean)}
 RANKED = {"gold_first": share("gold_first")}
 
@@ -54,7 +53,7 @@ class History:
     @property
     def messages(self) -> list[Message]:
         """As a chat, to be written."""
-        return [message for section in self.sections for message in _told(section)]
+        return [message for section in self.sections for message in told(section)]
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ class HistoryTask:
         if key != self.questions[0].history:
             memory = subject.write([messages])
         else:
-            *_, memory = grown = subject.write_in_parts([_told(section) for section in self.histories[key].sections])
+            *_, memory = grown = subject.write_in_parts([told(section) for section in self.histories[key].sections])
             named = re.sub(r"[^\w-]", "_", key)[
                 :MOST_OF_A_NAME
             ]  # whatever the data have for a key, it names a folder in this one
@@ -289,7 +288,3 @@ class HistoryTask:
         if self.sampling is None:
             return greedy
         return sampled(self.sampling, [self.seed + question.number for question in questions])
-
-
-def _told(section: str) -> list[Message]:
-    return [{"role": "user", "content": section}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]

@@ -16,6 +16,7 @@ from torch import Tensor
 from deltamem.evaluation.intervals import Interval, wilson
 from deltamem.evaluation.kv_cache import tail_tokens
 from deltamem.evaluation.reading import Reading
+from deltamem.evaluation.sampling import greedy
 from deltamem.evaluation.subject import Subject
 from deltamem.state import DeltaMemState
 from deltamem.training.facts import FactEpisode, Kind
@@ -28,6 +29,7 @@ T = TypeVar("T")
 Setting = Literal["memory", "no_memory", "zero_memory", "shuffled_memory", "adapter", "full_context", "tail"]
 # What a memory is compared with: none of these has the history in its context.
 SETTINGS: tuple[Setting, ...] = ("memory", "no_memory", "zero_memory", "shuffled_memory")
+MOST_SAID = 12  # tokens of an answer
 WITH_MEMORY: tuple[Setting, ...] = (*SETTINGS, "full_context", "tail")
 
 
@@ -39,16 +41,28 @@ class Recall:
         setting: the memory there was.
         episodes: the episodes.
         choices: the candidate ranked first, for each.
+        said: what the model says itself, greedily, for each.
     """
 
     setting: Setting
     episodes: Sequence[FactEpisode]
     choices: Sequence[str]
+    said: Sequence[str]
 
     @property
     def right(self) -> list[bool]:
         """For each episode, whether its answer was ranked first among the candidates."""
         return [choice == episode.answer for choice, episode in zip(self.choices, self.episodes, strict=True)]
+
+    @property
+    def exact(self) -> list[bool]:
+        """For each episode, whether what was said is the answer, but for case and a full stop."""
+        return [_plain(said) == _plain(episode.answer) for said, episode in zip(self.said, self.episodes, strict=True)]
+
+    @property
+    def generated(self) -> float:
+        """Share of episodes whose answer was generated exactly."""
+        return sum(self.exact) / len(self.episodes)
 
     @property
     def accuracy(self) -> float:
@@ -65,8 +79,9 @@ class Recall:
         return {kind: self._of_kind(kind) for kind in dict.fromkeys(episode.kind for episode in self.episodes)}
 
     def _of_kind(self, kind: Kind) -> Recall:
-        pairs = [pair for pair in zip(self.episodes, self.choices, strict=True) if pair[0].kind == kind]
-        return Recall(self.setting, [episode for episode, _ in pairs], [choice for _, choice in pairs])
+        answers = zip(self.episodes, self.choices, self.said, strict=True)
+        episodes, choices, said = zip(*(answer for answer in answers if answer[0].kind == kind), strict=True)
+        return Recall(self.setting, episodes, choices, said)
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,7 @@ class RecallTest(Subject):
     def run(
         self, episodes: Sequence[FactEpisode], settings: Sequence[Setting] = SETTINGS, step: Callable[[int], None] | None = None
     ) -> list[Recall]:
-        """Write every history, drop it, and rank the candidates under every setting.
+        """Write every history, drop it, and let the model rank the candidates, and answer, under every setting.
 
         Args:
             episodes: at least two for "shuffled_memory", so that there is another's memory.
@@ -111,14 +126,14 @@ class RecallTest(Subject):
         self._check(episodes, settings)
         if "tail" in settings:
             _ = self.tail_tokens  # known before the adapter, and with it the memory's size, is switched off
-        choices: dict[Setting, list[str]] = {setting: [] for setting in settings}
+        answers: dict[Setting, list[tuple[str, str]]] = {setting: [] for setting in settings}
         for batch in batches(episodes, self.batch_size):
             memory = self._memory(batch, settings)
             for setting in settings:
-                choices[setting] += self._choices(batch, setting, memory)
+                answers[setting] += self._answers(batch, setting, memory)
             if step is not None:
                 step(len(batch))
-        return [Recall(setting, episodes, choices[setting]) for setting in settings]
+        return [Recall(setting, episodes, *zip(*answers[setting], strict=True)) for setting in settings]
 
     def under(self, setting: Setting, memory: DeltaMemState | None) -> AbstractContextManager[Any]:
         """The context in which questions are asked under a setting; `memory` has one row per question, for a δ-mem adapter."""
@@ -133,8 +148,8 @@ class RecallTest(Subject):
         return self.model.memory(memory, write=False)
 
     @torch.no_grad()
-    def rank(self, episodes: Sequence[FactEpisode], setting: Setting = "memory") -> list[str]:
-        """The candidate whose tokens, end of turn included, are likeliest as the answer to each question.
+    def asked(self, episodes: Sequence[FactEpisode], setting: Setting = "memory") -> list[tuple[str, str]]:
+        """For each question the candidate that is likeliest as its answer, end of turn included, and what the model says.
 
         Args:
             episodes: what is asked; all have as many candidates.
@@ -145,10 +160,11 @@ class RecallTest(Subject):
         reading = Reading.of(model, ids, mask, cache, before)
         scores = reading.log_likelihoods([list(map(self.answer_ids, episode.candidates)) for episode in episodes])
         pairs = [zip(several, episode.candidates, strict=True) for several, episode in zip(scores, episodes, strict=True)]
-        return [max(pair, key=itemgetter(0))[1] for pair in pairs]
+        said = [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in reading.say(MOST_SAID, self.ends, greedy)]
+        return [(max(pair, key=itemgetter(0))[1], text.strip()) for pair, text in zip(pairs, said, strict=True)]
 
     @torch.no_grad()
-    def answer(self, episode: FactEpisode, max_new_tokens: int = 12) -> str:
+    def answer(self, episode: FactEpisode, max_new_tokens: int = MOST_SAID) -> str:
         """What the model says, greedily, when asked the question."""
         ids, mask = self.left_padded([self.tokens([episode.question], add_generation_prompt=True).ids])
         output = self.model.generate(
@@ -187,11 +203,13 @@ class RecallTest(Subject):
             return empty
         return self.write([episode.history for episode in episodes])
 
-    def _choices(self, episodes: Sequence[FactEpisode], setting: Setting, memory: DeltaMemState | None) -> list[str]:
+    def _answers(
+        self, episodes: Sequence[FactEpisode], setting: Setting, memory: DeltaMemState | None
+    ) -> list[tuple[str, str]]:
         # Ten candidates behind a whole history each: one episode's KV caches at a time are enough.
         parts = [[episode] for episode in episodes] if setting == "full_context" else [episodes]
         with self.under(setting, memory):
-            return [choice for part in parts for choice in self.rank(part, setting)]
+            return [answer for part in parts for answer in self.asked(part, setting)]
 
     def _prompt(self, episode: FactEpisode, setting: Setting) -> Tensor:
         """Token ids of what stands before the answer, `[tokens]`."""
@@ -201,6 +219,10 @@ class RecallTest(Subject):
         if setting != "tail":
             return question
         return torch.cat([self.tokens(episode.history).last(self.tail_tokens).ids, question])
+
+
+def _plain(answer: str) -> str:
+    return answer.strip().removesuffix(".").casefold()
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -26,6 +26,8 @@ from deltamem.session import FILE
 from deltamem.session_notes import SessionNotes
 
 NOTES = [field.name for field in fields(SessionNotes)]
+# Those that the first files did not have.
+LATER = ["first_pass_writes", "template_options"]
 SHORT = {"max_new_tokens": 3, "do_sample": False}
 
 
@@ -137,6 +139,9 @@ WRONG_NOTES: dict[str, Callable[[], Any]] = {
     "tokens that are truth values": lambda: {**notes(), "written": [True for _ in notes()["written"]]},
     "more tokens than passes": lambda: {**notes(), "written": notes()["written"] * 2},
     "no passes": lambda: {**notes(), "passes": []},
+    "a first pass that writes a little": lambda: {**notes(), "first_pass_writes": 1},
+    "template options that are a list": lambda: {**notes(), "template_options": ["enable_thinking"]},
+    "template options that are none of the template's": lambda: {**notes(), "template_options": {"tokenize": True}},
 }
 
 
@@ -145,10 +150,19 @@ def test_wrong_notes_are_refused(folder: Path, in_use: ChatSession, case: str) -
     assert isinstance(load_bytes(folder, with_notes(WRONG_NOTES[case]()), in_use), ValueError)
 
 
-@pytest.mark.parametrize("name", NOTES)
+@pytest.mark.parametrize("name", [name for name in NOTES if name not in LATER])
 def test_missing_notes_are_refused(folder: Path, in_use: ChatSession, name: str) -> None:
     fewer = {each: note for each, note in notes().items() if each != name}
     assert isinstance(load_bytes(folder, with_notes(fewer), in_use), ValueError)
+
+
+def test_notes_of_the_first_files_are_read(folder: Path, in_use: ChatSession) -> None:
+    chat = load_bytes(folder, with_notes({name: note for name, note in notes().items() if name not in LATER}), in_use)
+    twin = load_bytes(folder, content(), in_use)
+    assert isinstance(chat, ChatSession)
+    assert isinstance(twin, ChatSession)
+    assert chat.reply("Where is Bob?", **SHORT) == twin.reply("Where is Bob?", **SHORT)
+    assert same(chat.memory, twin.memory)
 
 
 @examples(300)
