@@ -56,7 +56,7 @@ class ChatTokens:
         as_text = partial(render, tokenizer, add_generation_prompt=add_generation_prompt, template_options=template_options)
         text = as_text(messages)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=write != "token")
-        ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
+        ids = torch.tensor(encoded["input_ids"], dtype=torch.long, device="cpu")
         segment_ids = torch.full_like(ids, -1)
         if write != "token":
             spans = list(_segments(text, messages, message_places(as_text, messages, text), write))

@@ -114,7 +114,7 @@ class TwinComparison:
     def _prompt(self, tokens: int) -> Tensor:
         """Random token ids `[batch, tokens]`, the same in every run."""
         generator, vocabulary = torch.Generator().manual_seed(tokens), self.bare.model.config.vocab_size
-        return torch.randint(vocabulary, (self.settings.batch, tokens), generator=generator).to(self._device)
+        return torch.randint(vocabulary, (self.settings.batch, tokens), generator=generator, device="cpu").to(self._device)
 
     @property
     def _subjects(self) -> tuple[Subject, Subject]:

@@ -73,9 +73,10 @@ def _figures(direction: str, times: Sequence[float], token_loop: Sequence[float]
 def _random_inputs(sizes: tuple[int, int, int], tokens: int, device: torch.device) -> list[Tensor]:
     """q, k of unit length, v, coupled gates keep, erase, write, each `[batch, heads, tokens, r]`; and a state."""
     (batch, heads, r), generator = sizes, torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, batch, heads, tokens, r, generator=generator)
-    beta = torch.rand(batch, heads, tokens, r, generator=generator)
-    state = torch.randn(batch, heads, r, r, generator=generator)
+    float32 = partial(torch.empty, dtype=torch.float32, device="cpu")
+    q, k, v = float32(3, batch, heads, tokens, r).normal_(generator=generator)
+    beta = float32(batch, heads, tokens, r).uniform_(generator=generator)
+    state = float32(batch, heads, r, r).normal_(generator=generator)
     inputs = (F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, 1 - beta, beta, beta, state)
     return [tensor.to(device).requires_grad_() for tensor in inputs]
 

@@ -105,7 +105,7 @@ class Settings:
     def _check_device(self) -> None:
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
+            torch.empty(0, dtype=torch.float32, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(

@@ -84,7 +84,8 @@ class HistoryQuestion:
         """The ids of the prompt, behind other texts, and of the answer's start, `[tokens]`."""
         asked: list[Message] = [{"role": "user", "content": "\n\n".join((*before, self.prompt))}]
         start = subject.tokenizer(self.answer_start, add_special_tokens=False)["input_ids"]
-        return torch.tensor([*subject.tokens(asked, add_generation_prompt=True).ids, *start])
+        ids = [*subject.tokens(asked, add_generation_prompt=True).ids, *start]
+        return torch.tensor(ids, dtype=torch.long, device="cpu")
 
     def answer_ids(self, subject: Subject, answer: str) -> Tensor:
         """The ids of an answer behind its start, `[tokens]`."""

@@ -61,9 +61,9 @@ class Reading:
         device = self.mask.device
         every = [continuation for several in continuations for continuation in several]
         prompts = [prompt for prompt, several in enumerate(continuations) for _ in several]
-        lengths = torch.tensor([len(continuation) for continuation in every], device=device)
+        lengths = torch.tensor([len(continuation) for continuation in every], dtype=torch.long, device=device)
         targets = pad_sequence(every, batch_first=True).to(device)  # [continuations, tokens]
-        rows = torch.tensor(prompts, device=device)
+        rows = torch.tensor(prompts, dtype=torch.long, device=device)
         cache, mask = copy.deepcopy(self.cache), self.mask[rows]
         cache.batch_select_indices(rows)
         scores = self.predicted[rows].gather(1, targets[:, :1]).squeeze(1)
@@ -97,7 +97,7 @@ class Reading:
             talking = [talking[place] for place in goes_on]
             if not talking or len(said[talking[0]]) == most:
                 break
-            kept = torch.tensor(goes_on, device=mask.device)
+            kept = torch.tensor(goes_on, dtype=torch.long, device=mask.device)
             mask = F.pad(_kept(cache, mask, kept), (0, 1), value=1)
             predicted = _next(self.model, tokens[kept], mask, cache)
         return said

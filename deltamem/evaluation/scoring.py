@@ -31,7 +31,7 @@ class Text:
         """Tokenise both together, as lm-evaluation-harness does, behind the token that the tokenizer starts a text with."""
         start = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
         before, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation))
-        return cls(torch.tensor(start + whole), len(whole) - len(before))
+        return cls(torch.tensor(start + whole, dtype=torch.long, device="cpu"), len(whole) - len(before))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def score(subject: Subject, texts: Sequence[Text], with_adapter: bool = False) -
     )
     predicted = output.logits.float().log_softmax(-1)  # [texts, most, vocabulary]
     targets = ids[:, -most:]
-    lengths = torch.tensor([text.scored for text in texts], device=ids.device)
+    lengths = torch.tensor([text.scored for text in texts], dtype=torch.long, device=ids.device)
     scored = torch.arange(most, 0, -1, device=ids.device) <= lengths[:, None]  # [texts, most]
     likelihoods = predicted.gather(2, targets[..., None]).squeeze(2).where(scored, 0.0).sum(1)
     greedy = ((predicted.argmax(2) == targets) | ~scored).all(1)

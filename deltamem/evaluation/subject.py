@@ -107,7 +107,8 @@ class Subject:
 
     def answer_ids(self, answer: str) -> Tensor:
         """An answer as tokens with the end of the assistant's turn, `[tokens]`."""
-        return torch.tensor([*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id])
+        ids = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return torch.tensor(ids, dtype=torch.long, device="cpu")
 
     def left_padded(self, rows: Sequence[Tensor], fill: int | None = None) -> tuple[Tensor, Tensor]:
         """Rows of different lengths as `[rows, tokens]` and their mask, on the model's device."""

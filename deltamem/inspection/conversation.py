@@ -158,7 +158,7 @@ def _joined(measured: list[Tensor], layers: int) -> Tensor:
 
 def _left(passes: Sequence[LayerWrites]) -> Tensor:
     """The norms of what is left of each turn after each turn, `[turns, turns]`."""
-    norms = torch.zeros(len(passes), len(passes))
+    norms = torch.zeros(len(passes), len(passes), dtype=torch.float32, device="cpu")
     for index, parts in enumerate(left_of(passes)):
         norms[index, : index + 1] = parts[1:].flatten(1).norm(dim=1)
     return norms

@@ -119,7 +119,7 @@ def print_memory(figures: dict[str, Any]) -> None:
     console.print(rows)
     layers = Table("layer", "norm", "effective rank", "singular values", box=box.SIMPLE, pad_edge=False)
     for row in figures["layers"]:
-        values = torch.tensor(row["singular_values"]).mean((0, 1))[:SHOWN_SINGULAR_VALUES]
-        means = (torch.tensor(row[key]).mean().item() for key in ("norm", "effective_rank"))
+        values = torch.tensor(row["singular_values"], dtype=torch.float32, device="cpu").mean((0, 1))[:SHOWN_SINGULAR_VALUES]
+        means = (torch.tensor(row[key], dtype=torch.float32, device="cpu").mean().item() for key in ("norm", "effective_rank"))
         layers.add_row(row["name"], *(f"{mean:.3f}" for mean in means), " ".join(f"{value:.3f}" for value in values.tolist()))
     console.print(layers)

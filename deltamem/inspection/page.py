@@ -85,7 +85,7 @@ def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -
     step = -(-sum(lengths) // MOST_CELLS)
     if step > 1:
         notes.append(f"Of the {sum(lengths):,} tokens, {step} neighbours are shown as one, with the mean of their figures.")
-    begins = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    begins = torch.tensor([0, *lengths], dtype=torch.long, device="cpu").cumsum(0).tolist()
     spans = [(begin, min(begin + step, end)) for turn_begin, end in pairwise(begins) for begin in range(turn_begin, end, step)]
     pieces = [piece for turn in turns for piece in turn.pieces]
 

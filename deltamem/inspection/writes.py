@@ -54,7 +54,7 @@ class LayerWrites:
         # A token reads the state before its own write: read with the unit vectors, the rule shows the state's columns.
         states, r = self.start.shape[1], self.start.shape[-1]
         k, v, keep, erase, write = (repeat(part, "b n t r -> b (n column) t r", column=r) for part in self._gated)
-        basis = torch.eye(r, device=k.device).repeat(states, 1)[None, :, None].expand_as(k)
+        basis = torch.eye(r, dtype=k.dtype, device=k.device).repeat(states, 1)[None, :, None].expand_as(k)
         start = repeat(self.start, "b n row r -> b (n column) row r", column=r)
         columns, end = delta_rule(basis, k, v, keep, erase, write, start)
         before = rearrange(columns, "b (n column) t row -> b n t row column", n=states)

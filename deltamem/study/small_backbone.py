@@ -160,7 +160,7 @@ def repeated_words(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> tu
     """Words at random, said twice: tokens and labels, `[batch, tokens]`; the second time is trained on."""
     length = rng.randint(*WORDS)
     words = [[rng.randrange(len(tokenizer)) for _ in range(length)] for _ in range(max(1, TOKENS // (2 * length)))]
-    once = torch.tensor(words)
+    once = torch.tensor(words, dtype=torch.long, device="cpu")
     labels = torch.cat([torch.full_like(once, IGNORED), once], dim=1)
     labels[:, length] = IGNORED  # nothing tells that it begins again
     return torch.cat([once, once], dim=1), labels
@@ -201,7 +201,8 @@ def _loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor, others: Tensor) 
 
 def _others(ids: Tensor, labels: Tensor, pad: int, rng: random.Random) -> Tensor:
     """A part of the tokens of chats that are no answers: True for them, `[batch, tokens]`."""
-    drawn = torch.rand(ids.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) < OTHERS_SHARE
+    generator = torch.Generator().manual_seed(rng.getrandbits(32))
+    drawn = torch.rand(ids.shape, generator=generator, dtype=torch.float32, device="cpu") < OTHERS_SHARE
     return drawn & (labels == IGNORED) & (ids != pad)
 
 

@@ -119,7 +119,9 @@ class EpisodeCollator:
         """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` and its `"view"` where not 1 and "memory"."""
         episodes = [self.encoder(chat["messages"], chat.get("read_turns", 1), chat.get("view", "memory")) for chat in chats]
         # First, as that is where a Trainer looks for the size of a batch.
-        batch: dict[str, Any] = {"view": torch.tensor([[*ALL_VIEWS].index(episode.view) for episode in episodes])}
+        batch: dict[str, Any] = {
+            "view": torch.tensor([[*ALL_VIEWS].index(episode.view) for episode in episodes], dtype=torch.long, device="cpu")
+        }
         for view in dict.fromkeys(episode.view for episode in episodes):
             batch[view] = self._padded([episode for episode in episodes if episode.view == view])
         return batch
@@ -193,4 +195,4 @@ def _chat(record: Given) -> Chat:
 
 
 def _ids(tokenizer: Any, text: str) -> Tensor:
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long, device="cpu")
