@@ -46,6 +46,7 @@ class ChatSession:
     Raises:
         ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
             template.
+        TypeError: the system prompt is no text.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class ChatSession:
         memory: DeltaMemState | None = None,
         template_options: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(system, str | None):
+            raise TypeError(f"a system prompt is text or None, got {type(system).__name__}")
         self.model = model
         self.tokenizer = tokenizer
         self.system = system

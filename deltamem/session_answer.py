@@ -15,6 +15,7 @@ from transformers.generation import GenerationMode
 
 from deltamem.cache import CACHE, CACHE_NAMES
 from deltamem.model import DeltaMemModel
+from deltamem.unsupported import merged_settings
 
 MAX_NEW_TOKENS = 256
 # What is the session's own to give to `generate`.
@@ -80,10 +81,7 @@ def _settings(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> tupl
         raise ValueError(
             f"{decided[0]} is not accepted here: a session makes it from its messages and its context. Leave it out"
         )
-    given = generation.get("generation_config")
-    config = copy.deepcopy(model.generation_config if given is None else given)
-    config.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
-    rest = config.update(**{name: option for name, option in generation.items() if name != "generation_config"})
+    config, rest = merged_settings(model.generation_config, generation)
     if config.max_new_tokens is None and config.max_length is None:
         config.max_new_tokens = MAX_NEW_TOKENS
     if config.pad_token_id is None:

@@ -121,14 +121,25 @@ def check_guidance(settings: GenerationConfig, write: bool) -> None:
         )
 
 
+def merged_settings(default: GenerationConfig, kwargs: Mapping[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+    """The settings of a call `generate(**kwargs)`, and its arguments that are none.
+
+    As in transformers, what the call names counts first, then the configuration that it gives, then the model's.
+    """
+    given = kwargs.get("generation_config")
+    settings = copy.deepcopy(default if given is None else given)
+    settings.update(**default.to_dict(), defaults_only=True, allow_custom_entries=True)
+    named = {name: value for name, value in kwargs.items() if name != "generation_config" and value is not None}
+    return settings, settings.update(**named)
+
+
 def generation_settings(default: GenerationConfig, kwargs: Mapping[str, Any]) -> GenerationConfig:
     """The settings of a call `generate(**kwargs)`.
 
     Raises:
         NotImplementedError: a strategy whose steps the memory cannot follow.
     """
-    settings = copy.deepcopy(kwargs.get("generation_config") or default)
-    settings.update(**{name: value for name, value in kwargs.items() if name != "generation_config" and value is not None})
+    settings, _ = merged_settings(default, kwargs)
     if settings.assistant_early_exit is not None:
         raise NotImplementedError(
             f"δ-mem does not generate with assistant_early_exit={settings.assistant_early_exit}: a draft by the first layers "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.task import Row
+from deltamem.files import check_regular, write_atomically
 from deltamem.json_lines import whole_lines
 
 # Of a task's folder: what its results depend on, and a folder of memories for each history that was kept.
@@ -22,21 +23,23 @@ class Results:
     Args:
         file: of JSON lines, one for each row; what it holds is taken over, but for a line that was broken off. None to keep
             them nowhere.
+
+    Raises:
+        ValueError: the file is no file of results.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
         self.rows: list[Row] = []
         if file is not None and file.exists():
+            check_regular(file)
             self.rows = [_row(line, f"{file}, line {number}") for number, line in enumerate(whole_lines(file)[0], 1)]
 
     def keep(self, count: int) -> None:
         """Drop all but the first rows."""
         self.rows = self.rows[:count]
         if self.file is not None:
-            new = self.file.with_suffix(".new")
-            new.write_text("".join(map(_line, self.rows)), encoding="utf-8")
-            new.replace(self.file)
+            write_atomically(self.file, "".join(map(_line, self.rows)).encode())
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add rows, on disk when this returns."""

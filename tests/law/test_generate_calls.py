@@ -82,6 +82,15 @@ def test_a_config_may_be_given_by_position():
         model.generate(PROMPT, GenerationConfig(**GREEDY, penalty_alpha=0.6, top_k=4))
 
 
+def test_a_config_leaves_the_rest_to_the_models_own():
+    model = adapted()
+    model.generation_config.num_beams = 2
+    state = told(model)
+    with model.memory(state):
+        model.generate(PROMPT, GenerationConfig(**GREEDY))
+    assert state.tokens == [12 + 6]  # of the prompt: two beams were generated
+
+
 def test_drafts_of_the_first_layers_are_refused_before_anything_runs():
     model = adapted()
     state = told(model)
