@@ -124,8 +124,8 @@ class MemoryCacheLayer(DummyLayer):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MemoryCacheLayer:
         """A branch of the conversation. Tensors are never changed in place, so both can hold the same."""
-        branch = copy(self)
-        branch.steps = [*map(copy, self.steps)]
+        branch = type(self).__new__(type(self))  # not what a pickle would hold
+        branch.__dict__.update(vars(self), steps=[*map(copy, self.steps)])
         return branch
 
     def __getstate__(self) -> dict[str, Any]:

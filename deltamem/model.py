@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -32,7 +32,7 @@ from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.passes import MemoryPass
 from deltamem.segments import whole_numbers
-from deltamem.sharding import whole
+from deltamem.sharding import is_sharded, whole
 from deltamem.state import DeltaMemState
 from deltamem.unsupported import check_call
 from deltamem.weights_at_hand import WeightsAtHand
@@ -59,6 +59,8 @@ class DeltaMemModel(BaseTuner):
     # Whether the model is to be told the tokens whose logits are asked for, not their number.
     _may_skip_tokens: bool
     _at_hand: WeightsAtHand | None
+    # Of adapters that were cast to another dtype: the fingerprint before, by that after it.
+    _cast_from: dict[str, str]
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         shared = getattr(model, "peft_config", {})
@@ -149,6 +151,18 @@ class DeltaMemModel(BaseTuner):
         ids = None if segment_ids is None else whole_numbers(segment_ids)
         return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, ids, keep_open, detach))
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DeltaMemModel:
+        """As a module's. A cast to another dtype rounds the weights, and leaves the adapter the one that it was."""
+        layers = self._active_layers()
+        weights = [weight for layer in layers.values() for weight in layer.adapter_weights(self.active_adapters[0]).values()]
+        if not weights or weights[0].is_meta or is_sharded(self.model):
+            return super()._apply(fn, recurse)
+        before, dtype = self.fingerprint(), weights[0].dtype
+        super()._apply(fn, recurse)
+        if next(iter(layers.values())).adapter_weights(self.active_adapters[0])["gate_bias"].dtype != dtype:
+            self._cast_from[self.fingerprint()] = before
+        return self
+
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
         return self.model.generate(*args, **kwargs)
@@ -182,7 +196,8 @@ class DeltaMemModel(BaseTuner):
             for name, layer in self._active_layers().items()
             for key, weight in layer.adapter_weights(adapter).items()
         }
-        return fingerprint_of(self.active_peft_config, weights)
+        found = fingerprint_of(self.active_peft_config, weights)
+        return self._cast_from.get(found, found)
 
     # ------------------------------------------------------------------------------------------ one pass of the model
 
@@ -323,7 +338,7 @@ class DeltaMemModel(BaseTuner):
             )
         if layers:  # empty ones, which delete_adapter leaves of the last adapter
             self.of(model)._take_off_layers()
-        self._layers, self._at_hand = {}, None
+        self._layers, self._at_hand, self._cast_from = {}, None, {}
         self.open_blocks = []
         self._hook = hook_for(model)
         self._attention = attention_modules(model, self._hook)

@@ -62,6 +62,7 @@ def decoded(
             cache = output.past_key_values
             logits.append(output.logits)
             change()
+            state.fingerprint = None  # a memory of other weights would be refused
     return torch.stack(logits), state
 
 
