@@ -130,7 +130,9 @@ def test_commands_check_the_data_before_they_load_a_model(backbone, monkeypatch,
     assert len(said) < 500
 
 
-@pytest.mark.parametrize("content", [b"\xff{}", b"not gzipped", gzip.compress(b"[{}]")[:-9]])
+@pytest.mark.parametrize(
+    "content", [b"\xff{}", b"not gzipped", gzip.compress(b"[{}]", mtime=0)[:-9]], ids=["bytes", "plain", "cut"]
+)
 def test_a_file_that_is_no_text_is_named(backbone, monkeypatch, content):
     (backbone / "FILE.json.gz").write_bytes(content)
     monkeypatch.setitem(COMMANDS, "eval", ["eval", "locomo", "--data", "FILE.json.gz", "--model", "BACKBONE"])
