@@ -275,9 +275,8 @@ class HistoryTask:
             memory = subject.write([messages])
         else:
             *_, memory = grown = subject.write_in_parts([told(section) for section in self.histories[key].sections])
-            named = re.sub(r"[^\w-]", "_", key)[
-                :MOST_OF_A_NAME
-            ]  # whatever the data have for a key, it names a folder in this one
+            # Whatever the data have for a key, it names a folder in this one.
+            named = re.sub(r"[^\w-]", "_", key)[:MOST_OF_A_NAME]
             (self._folder / named).mkdir(parents=True, exist_ok=True)
             for number, state in enumerate(grown, 1):
                 state.save(self._folder / named / f"{number:03}.safetensors")
