@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from deltamem.contents import Contents
 from deltamem.frames import home_frame, is_async_generator, is_generator, is_running_here, running_task
+from deltamem.passes import TokenWrites
 from deltamem.state import DeltaMemState, find_not_finite
 
 _tickets = itertools.count()
@@ -60,6 +62,7 @@ class MemoryBlock:
         adapter: the name of the adapter that the memory belongs to.
         state: the memory that is read and written.
         write: whether tokens write.
+        read: whether tokens read.
         segment_ids: `[batch, tokens]`, for adapters that write segments.
         keep_open: whether each row's last segment goes on in a later pass.
         detach: cut the autograd graph at the block's end, so that the state is a plain value.
@@ -70,6 +73,7 @@ class MemoryBlock:
         reached: whether a pass has found the block.
         generation: the call of `generate` that runs in this block, if any.
         write_gates: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
+        token_writes: what the newest pass wrote that did not read, token by token, by attention module.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class MemoryBlock:
         adapter: str,
         state: DeltaMemState,
         write: bool = True,
+        read: bool = True,
         segment_ids: Tensor | None = None,
         keep_open: bool = False,
         detach: bool = True,
@@ -86,6 +91,7 @@ class MemoryBlock:
         self.adapter = adapter
         self.state = state
         self.write = write
+        self.read = read
         self.segment_ids = segment_ids
         self.keep_open = keep_open
         self.detach = detach
@@ -94,6 +100,7 @@ class MemoryBlock:
         self.reached = False
         self.generation: Generation | None = None
         self.write_gates: list[Tensor] = []
+        self.token_writes: Mapping[str, TokenWrites] = {}
         self._before = state.contents, state.fingerprint
         self._scope: weakref.ref[MemoryScope] | None = None
         self._home: FrameType | None = None

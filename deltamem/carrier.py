@@ -88,7 +88,8 @@ class Carrier:
             carry_into_recomputation(model)
         elif linked:
             avoid_reentrant(model)
-        write, segments = block is None or block.write, self._segments(block, valid, start, batch, tokens)
+        read, write = block is None or block.read, block is None or block.write
+        segments = self._segments(block, valid, start, batch, tokens)
         return MemoryPass(
             start=start,
             valid=valid,
@@ -100,7 +101,8 @@ class Carrier:
             block=block,
             cache=cache,
             carrier=self,
-            one_token=self._one_token(new, start, valid, write) if _is_one_token(new, segments) else None,
+            one_token=self._one_token(new, start, valid, write) if read and _is_one_token(new, segments) else None,
+            read=read,
         )
 
     def end(self, memory: MemoryPass, outcome: Contents, output: Any) -> None:
@@ -170,6 +172,8 @@ class Carrier:
         block: MemoryBlock = memory.block
         if memory.write_gates:
             block.write_gates.append(torch.stack([gate.cpu() for gate in memory.write_gates.values()]).mean())
+        if not memory.read:
+            block.token_writes = memory.token_writes
         branches = memory.batch // len(block.state)
         if branches > 1 and block.generation is not None:
             seen = memory.tokens if cache is None else cache.get_seq_length()

@@ -141,7 +141,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             hidden = torch.where(valid[:, :, None], hidden, 0)
             args, kwargs = _with_hidden(hidden, args, kwargs)
         reads = self._read_and_write(memory, hidden if norm is None else norm(hidden), valid)
-        return self._attend(reads, args, kwargs)
+        return attention(*args, **kwargs) if reads is None else self._attend(reads, args, kwargs)
 
     def detach(self) -> nn.Module:
         """Take the hooks off again and return the attention module as it was."""
@@ -201,8 +201,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         finally:
             setattr(place, name, outer)
 
-    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Reads:
-        """Read the memory for every token and, if the pass writes, write it.
+    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Reads | None:
+        """Read the memory for every token and, if the pass writes, write it; None in a pass that does not read.
 
         Args:
             valid: see `Reads`.
@@ -210,10 +210,12 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         parts = self.parts[self.active_adapters[0]]
         with _without_autocast(hidden.device.type):
             values = self._each_token(parts, memory, hidden)
+        if values is None:
+            return None
         in_place = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
         return Reads(values, parts, in_place, valid)
 
-    def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor:
+    def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor | None:
         """See `_read_and_write`: the reads `[batch, tokens, num_states * r]`."""
         if memory.linked and not torch.is_grad_enabled():
             raise NotImplementedError(
@@ -234,13 +236,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         start = start.to(hidden.device)
         weight, bias = fetched(parts.entrance, "weight"), self._gate_bias(parts.name)
         if memory.write and not config.writes_segments:
-            projected = _project(hidden, weight)
-            passed = gated_delta_rule(projected, bias, start, valid, gating)
-            memory.token_writes[self.name] = TokenWrites(projected, bias, valid, gating)
+            run, rows = (gated_delta_rule, weight) if memory.read else (gated_write, weight[gating.query_rows :])
+            projected = _project(hidden, rows)
+            passed = run(projected, bias, start, valid, gating)
+            memory.token_writes[self.name] = TokenWrites(projected[..., -gating.write_rows :], bias, valid, gating)
             self._report(memory, passed, valid, hidden.shape[1])
-            return passed.reads
+            return passed.reads if memory.read else None
         memory.end[self.name] = start
-        reads = gated_read(_project(hidden, weight[: gating.query_rows]), start, valid, gating)
+        reads = gated_read(_project(hidden, weight[: gating.query_rows]), start, valid, gating) if memory.read else None
         if memory.write and memory.segments is not None and memory.segments.count:
             present, sums = memory.segments.present.to(hidden.device), memory.segments.sums(hidden, self.name)
             projected = _project(memory.segments.means(sums), weight[gating.query_rows :])

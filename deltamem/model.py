@@ -121,6 +121,7 @@ class DeltaMemModel(BaseTuner):
         self,
         state: DeltaMemState,
         write: bool = True,
+        read: bool = True,
         segment_ids: Tensor | None = None,
         keep_open: bool = False,
         detach: bool = True,
@@ -134,6 +135,7 @@ class DeltaMemModel(BaseTuner):
         Args:
             state: the memory, with one row for every row of the batch.
             write: False to read only; the state is then left as it is.
+            read: False to write only: the model computes what its bare backbone does, and the memory is written from that.
             segment_ids: `[batch, tokens]`, which segment each token of the pass belongs to, -1 for tokens that are not
                 written. For adapters that write messages or sentences (SSW), which need them to write.
             keep_open: the last segment of each row goes on in a later pass, so it is not written yet; the memory keeps what was
@@ -141,15 +143,18 @@ class DeltaMemModel(BaseTuner):
             detach: False keeps the autograd graph of what was written, to train through the memory.
 
         Raises:
-            ValueError: the state belongs to another adapter or model, or segments that this adapter does not write.
+            ValueError: the state belongs to another adapter or model; segments that this adapter does not write; a memory that
+                is neither read nor written.
         """
+        if not (read or write):
+            raise ValueError("read=False and write=False leave the memory out; for that, use model.disable_adapter()")
         self._check_state(state)
         config = self.active_peft_config
         if (segment_ids is not None or keep_open) and not config.writes_segments:
             given = "segment_ids are" if segment_ids is not None else "keep_open is"
             raise ValueError(f"{given} for adapters that write segments; this one has write={config.write!r}")
         ids = None if segment_ids is None else whole_numbers(segment_ids)
-        return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, ids, keep_open, detach))
+        return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, read, ids, keep_open, detach))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DeltaMemModel:
         """As a module's. A cast to another dtype rounds the weights, and leaves the adapter the one that it was."""

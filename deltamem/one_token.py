@@ -86,7 +86,8 @@ class OneToken:
     def written(self, layer: str) -> TokenWrites:
         """What a layer has written."""
         weights = self._layers[layer]
-        return TokenWrites(self._projected[weights.number], weights.bias, self._valid, weights.parts.gating)
+        gating = weights.parts.gating
+        return TokenWrites(self._projected[weights.number][..., gating.query_rows :], weights.bias, self._valid, gating)
 
 
 class _Writes(Mapping[str, TokenWrites]):

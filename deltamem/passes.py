@@ -18,7 +18,7 @@ class TokenWrites(NamedTuple):
     """What one layer wrote, token by token: enough to write it again.
 
     Args:
-        projected: the rows q | k | v | β | λ of every token, `[batch, tokens, gating.query_rows + gating.write_rows]`.
+        projected: the rows k | v | β | λ of every token, `[batch, tokens, gating.write_rows]`.
         gate_bias: added to the rows β | λ.
         valid: `[batch, tokens]`, False for padding; None if every token is real.
         gating: what the rows mean.
@@ -37,10 +37,16 @@ class TokenWrites(NamedTuple):
 
         return self._replace(projected=part(self.projected), valid=None if self.valid is None else part(self.valid))
 
+    def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The states `[reads, num_states, r, r]` after the first `tokens[i]` real tokens of batch row `rows[i]`, from zero."""
+        rows, tokens = rows.to(self.projected.device), tokens.to(self.projected.device)
+        real = torch.ones_like(self.projected[..., 0], dtype=torch.bool) if self.valid is None else self.valid
+        told = real[rows] & (real.cumsum(1)[rows] <= tokens[:, None])  # [reads, tokens]
+        return self._replace(projected=self.projected[rows], valid=told).onto(None)
+
     def onto(self, state: Tensor | None) -> Tensor:
         """The states `[batch, num_states, r, r]` after these writes; `state` before them, zero if None."""
-        written = self.projected[..., self.gating.query_rows :]
-        return gated_write(written, self.gate_bias, state, self.valid, self.gating).state
+        return gated_write(self.projected, self.gate_bias, state, self.valid, self.gating).state
 
 
 class MemoryPass:
@@ -54,6 +60,7 @@ class MemoryPass:
         start: the memory before the pass.
         valid: `[batch, tokens]`, False for padding; None if every token is real.
         write: whether tokens write, or the memory is only read.
+        read: whether tokens read, or the memory is only written.
         segments: what is written where an adapter writes segments (SSW).
         batch, tokens: size of the pass.
         linked: whether gradients pass from this pass's memory to another pass's.
@@ -83,10 +90,12 @@ class MemoryPass:
         cache: Any = None,
         carrier: Any = None,
         one_token: Any = None,
+        read: bool = True,
     ) -> None:
         self.start = start
         self.valid = valid
         self.write = write
+        self.read = read
         self.segments = segments
         self.batch = batch
         self.tokens = tokens

@@ -12,7 +12,7 @@ ANSWERS = ("teal", "Bob lives in Rome and Oslo .", "red", "a friend of Anna", "O
 def chat(answer, view="memory"):
     turns = ["Anna likes teal.", "Noted.", "What does Anna like?", answer]
     messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=True)]
-    return {"messages": messages, "view": view}
+    return {"messages": messages, "reads": [{"view": view}]}
 
 
 MEMORY = [chat(answer) for answer in ANSWERS]

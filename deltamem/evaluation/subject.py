@@ -19,7 +19,7 @@ from deltamem.config import WriteUnit
 from deltamem.decoder import last_place, text_config
 from deltamem.model import DeltaMemModel
 from deltamem.state import DeltaMemState
-from deltamem.training.loss import EpisodeLoss
+from deltamem.training.writing import ChunkWriter
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Subject:
         write = self.model.active_peft_config.write
         tokens = [self.tokens(history, write) for history in histories]
         ids, mask = self.left_padded([row.ids for row in tokens])
-        batch = {"write_input_ids": ids, "write_attention_mask": mask}
+        batch = {"input_ids": ids, "attention_mask": mask}
         if write != "token":
-            batch["write_segment_ids"] = self.left_padded([row.segment_ids for row in tokens], fill=-1)[0]
+            batch["segment_ids"] = self.left_padded([row.segment_ids for row in tokens], fill=-1)[0]
         memory = self.model.new_memory(len(histories))
-        EpisodeLoss(self.model, self.write_chunk_tokens, after_chunk=after_chunk).fill(self.model, batch, memory)
+        ChunkWriter(self.model, self.write_chunk_tokens, after_chunk=after_chunk)(self.model, batch, memory)
         return memory
 
     @torch.no_grad()

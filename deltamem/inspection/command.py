@@ -21,7 +21,7 @@ from deltamem.inspection.page import write_page
 from deltamem.inspection.turns_table import print_turns
 from deltamem.printable import all_printable
 from deltamem.state import DeltaMemState
-from deltamem.training.episodes import read_chats
+from deltamem.training.chats import read_chats
 from deltamem.training.records import read_records
 
 

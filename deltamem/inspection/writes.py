@@ -148,9 +148,8 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
             return
         tokens = memory.token_writes.get(layer.name)
         if tokens is not None:
-            projected = tokens.projected[..., tokens.gating.query_rows :]
-            gated = writes(projected, tokens.gate_bias, tokens.gating, tokens.valid)[0]
-            index = torch.arange(memory.tokens, device=projected.device).expand(memory.batch, -1)
+            gated = writes(tokens.projected, tokens.gate_bias, tokens.gating, tokens.valid)[0]
+            index = torch.arange(memory.tokens, device=tokens.projected.device).expand(memory.batch, -1)
             index = index if tokens.valid is None else torch.where(tokens.valid, index, -1)
         elif memory.segments is not None:
             gated = _segment_writes(layer, memory.segments, args, kwargs)

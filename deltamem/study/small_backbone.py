@@ -31,8 +31,9 @@ from transformers import (
 
 from deltamem.backbones import load_backbone
 from deltamem.study.words import word_tokenizer
-from deltamem.training.episodes import IGNORED, EpisodeEncoder
+from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions
+from deltamem.training.scripts import IGNORED
 
 POSITIONS = 65_536  # more than any chat of a study has
 COPYING = 0.2  # the first part of the training, in which words are copied
@@ -176,9 +177,10 @@ def told_and_asked(tokenizer: PreTrainedTokenizerFast, settings: SmallBackbone, 
         asked = fact_questions(rng, settings.episodes(facts), split)
         rng.shuffle(asked)
         turns = [message for episode in asked for message in episode.messages[-2:]]
-        chat = encoder(asked[0].history + turns, read_turns=len(asked))
-        ids.append(torch.cat([chat.write.ids, chat.read_ids]))
-        labels.append(torch.cat([torch.full_like(chat.write.ids, IGNORED), chat.labels]))
+        episode = encoder({"messages": asked[0].history + turns, "read_turns": len(asked)})
+        (read,) = episode.reads
+        ids.append(torch.cat([episode.chat.ids, read.ids]))
+        labels.append(torch.cat([torch.full_like(episode.chat.ids, IGNORED), read.labels]))
     pad = tokenizer.pad_token_id
     return pad_sequence(ids, batch_first=True, padding_value=pad), pad_sequence(labels, batch_first=True, padding_value=IGNORED)
 

@@ -20,10 +20,12 @@ from deltamem.decoder import text_config
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
-from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
+from deltamem.training.batches import EpisodeCollator
+from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.loss import answer_loss
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.refused import refuse_for_trainer
+from deltamem.training.scripts import IGNORED
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -74,7 +76,7 @@ class ReadCollator:
 
     def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` where these are not 1."""
-        batch = EpisodeCollator(self.encoder)([{**chat, "view": VIEW} for chat in chats])[VIEW]
+        batch = EpisodeCollator(self.encoder)([{**chat, "reads": [{"view": VIEW}]} for chat in chats])[VIEW]
         order = batch["attention_mask"].argsort(dim=1, descending=True, stable=True)
         return {name: batch[name].gather(1, order) for name in ("input_ids", "attention_mask", "labels")}
 
@@ -91,12 +93,11 @@ class BaselineTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy of the answers, with nothing but their questions before them: the mean over `num_items_in_batch`."""
-        answers = answer_loss(model, inputs, self.args.label_smoothing_factor)
-        loss = answers.loss
-        if num_items_in_batch is not None:
-            loss = answers.total / num_items_in_batch
-            if self.args.average_tokens_across_devices:  # the tokens of all processes, whose gradients are averaged
-                loss = loss * self.accelerator.num_processes
+        costs = answer_loss(model, inputs, self.args.label_smoothing_factor)
+        tokens = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = costs.answers / tokens
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the tokens are those of all processes, whose gradients are averaged
         return (loss, {"loss": loss}) if return_outputs else loss
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from transformers import set_seed
 
 from deltamem.hub.notes import note_training
+from deltamem.training.batches import EpisodeCollator
 from deltamem.training.data import FACTS, DataArguments
-from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
+from deltamem.training.start import START_CHATS, start_from_attention
 from deltamem.training.trainer import DeltaMemTrainer
 from deltamem.training.views import check_views, view_weights
 
@@ -20,13 +21,16 @@ def main(arguments: list[str]) -> None:
     chats, eval_chats = options.training_chats(tokenizer), options.eval_chats(tokenizer)
     model = load(options.adapter)
     config = model.active_peft_config
+    collator = EpisodeCollator(options.encoder(tokenizer, config.write))
+    if options.adapter.start == "attention" and options.adapter.adapter is None:
+        start_from_attention(model, [collator([chats[place] for place in range(min(START_CHATS, len(chats)))])])
     check_views(view_weights(options.data.views), config.writes_segments)
     trainer = DeltaMemTrainer(
         model,
         options.training,
         train_dataset=chats,
         eval_dataset=eval_chats,
-        data_collator=EpisodeCollator(options.encoder(tokenizer, config.write)),
+        data_collator=collator,
         processing_class=tokenizer,
     )
     if trainer.is_world_process_zero():
@@ -42,7 +46,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _data_in_words(data: DataArguments) -> str:
-    return "generated facts" if data.data == FACTS else f"`{data.data}`"
+    return ", ".join("generated facts" if source == FACTS else f"`{source}`" for source in data.data)
 
 
 def _for_others(arguments: list[str], token: str | None) -> list[str]:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset, Subset
 
 from deltamem.chat_tokens import render
+from deltamem.training.chats import read_episodes, read_talk
 from deltamem.training.documents import DocumentDataset
-from deltamem.training.episodes import read_episodes
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions, held_out_values, load_fillers
 from deltamem.training.facts.episode import as_messages
-from deltamem.training.facts.fillers import SMALL_TALK
+from deltamem.training.facts.fillers import CHITCHAT, SMALL_TALK
+from deltamem.training.given import Given
 from deltamem.training.records import read_records
 from deltamem.training.sources import SOURCES, read_documents
-from deltamem.training.views import VIEWS, InViews, in_views_and_controls, view_weights
+from deltamem.training.texts import chitchat_talk, raw_texts
+from deltamem.training.views import VIEWS, InViews, Unrelated, in_views_and_controls, view_weights
 
-FACTS = "facts"
+FACTS, TALK, TEXT = "facts", "talk:", "text:"
+# Sources that keep a part of themselves for evaluation.
+HELD_OUT = (FACTS, TALK + CHITCHAT)
+NUMBER = re.compile(r"[-+.\de]+|nan|inf")
 UNRELATED_TURNS = 2
 # How byte-level and SentencePiece vocabularies write a word behind a space.
 WORD = re.compile("[Ġ▁](?P<letters>[A-Za-z][a-z]{2,})")
@@ -31,11 +36,12 @@ WORD = re.compile("[Ġ▁](?P<letters>[A-Za-z][a-z]{2,})")
 class DataArguments:
     """What is trained on."""
 
-    data: str = field(
-        default=FACTS,
+    data: list[str] = field(
+        default_factory=lambda: [FACTS],
         metadata={
-            "help": 'Chats {"messages": [...]}: a file of JSON lines, a folder, or a Hub name. FORMAT:SOURCE for question '
-            f'answering, where FORMAT is one of {", ".join(SOURCES)}. Or "facts": generated.'
+            "help": 'Chats {"messages": [...]} that end with a question: a file of JSON lines, a folder, or a Hub name. '
+            f"talk:SOURCE for chats that are read on from any message; FORMAT:SOURCE for question answering, where FORMAT is "
+            f'one of {", ".join(SOURCES)}; "facts": generated. Several with weights are mixed: facts=0.3 talk:chitchat=0.7.'
         },
     )
     data_split: str = field(default="train", metadata={"help": "Of a data set on the Hub."})
@@ -45,15 +51,22 @@ class DataArguments:
     answer_only: bool = field(default=False, metadata={"help": "Train on the answer without the header of its turn."})
     max_write_tokens: int = field(default=8192, metadata={"help": "Longer histories lose their beginning."})
     max_read_tokens: int = field(default=512, metadata={"help": "Longer questions and answers are refused."})
+    talk_tokens: int = field(default=64, metadata={"help": "How far talk, and a raw text, is read on, at most."})
+    reads: int = field(
+        default=1, metadata={"help": "Read passes for each history, in views of their own; talk is read from several places."}
+    )
     views: list[str] = field(
         default_factory=lambda: ["memory=1"],
         metadata={"help": f"Ways to use the memory and how often each is trained, VIEW=WEIGHT: {', '.join(VIEWS)}."},
     )
-    unrelated: str = field(
-        default=SMALL_TALK,
-        metadata={"help": 'What the view "unrelated" asks: small_talk, chitchat, or questions and answers as --fillers takes.'},
+    unrelated: list[str] = field(
+        default_factory=lambda: [SMALL_TALK],
+        metadata={
+            "help": 'What the view "unrelated" reads, from each as often: small_talk, chitchat, questions and answers as '
+            '--fillers takes; text:SOURCE for raw texts, of records {"text": ...} or the passages of FORMAT:SOURCE.'
+        },
     )
-    eval_data: str | None = field(
+    eval_data: list[str] | None = field(
         default=None,
         metadata={"help": "Evaluated on at --eval_strategy steps, as --data; for facts, held-out facts if not given."},
     )
@@ -89,6 +102,29 @@ class FactDataset(Dataset[dict[str, Any]]):
         return {"messages": asked[0].history + turns, "read_turns": len(asked)}
 
 
+class Mixed(Dataset[dict[str, Any]]):
+    """Chats of several sources; which one is at a place depends on the seed and the place alone.
+
+    Args:
+        parts: the sources.
+        weights: how often each is drawn, in proportion.
+        count: of chats.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, parts: Sequence[Any], weights: Sequence[float], count: int, seed: int) -> None:
+        self.parts, self.weights, self.count, self.seed = parts, weights, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = random.Random(f"{self.seed}-mixed-{index}")
+        (part,) = rng.choices(self.parts, self.weights)
+        chat: dict[str, Any] = part[rng.randrange(len(part))]
+        return chat
+
+
 class WithSystemPrompt(Dataset[dict[str, Any]]):
     """Chats with a system prompt put before those that have none."""
 
@@ -106,12 +142,12 @@ class WithSystemPrompt(Dataset[dict[str, Any]]):
 
 
 def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: int, seed: int, tokenizer: Any) -> Any:
-    """The chats to train on, each in a view.
+    """The chats to train on, each in its views.
 
     Args:
         options: the data.
         facts: what generated facts look like.
-        episodes: how many of them are generated.
+        episodes: how many chats are generated, or mixed.
         seed: of whatever is drawn.
         tokenizer: its whole words are what `facts.any_word` draws from, and its chat template has to take the chats.
 
@@ -119,12 +155,16 @@ def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: i
         ValueError: data that is not there, or of another format; unknown views; no number of facts; chats that the template
             refuses.
     """
-    if options.data == FACTS and episodes < 1:
-        raise ValueError("as many facts are generated as the steps take, and none end an epoch; give --max_steps, at least 1")
-    weights = view_weights(options.views)
+    sources = source_weights(options.data)
+    if episodes < 1 and [*sources] != [next((name for name in sources if name != FACTS), FACTS)]:
+        raise ValueError(
+            "as many facts, or chats of several sources, are drawn as the steps take, and none end an epoch; give --max_steps, "
+            "at least 1"
+        )
     words = training_words(tokenizer) if facts.any_word else ()
     generated = FactDataset(episodes, seed, facts, options.questions, words)
-    return InViews(_chats(options, options.data, generated, seed, tokenizer), weights, seed, _unrelated(options, "train"))
+    chats = _chats(options, sources, generated, "train", tokenizer)
+    return InViews(chats, view_weights(options.views), seed, _unrelated(options, "train"), options.reads)
 
 
 def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int, tokenizer: Any) -> dict[str, Any]:
@@ -135,22 +175,46 @@ def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int, toke
             tokenizer refuses.
     """
     views = [*view_weights(options.views)]
-    source = options.eval_data or options.data
-    if source != FACTS and options.eval_data is None:
+    sources = source_weights(options.eval_data or options.data)
+    if options.eval_data is None and any(name not in HELD_OUT for name in sources):
         raise ValueError("to evaluate while training, give chats that are not trained on: --eval_data")
     facts = dataclasses.replace(facts, any_word=0.0)  # held-out words are the attributes' own
     held_out = FactDataset(options.eval_episodes, seed, facts, options.questions, split="held_out")
-    chats = _chats(options, source, held_out, seed, tokenizer)
+    chats = _chats(options, sources, held_out, "held_out", tokenizer)
     chats = Subset(chats, range(min(options.eval_episodes, len(chats))))
     return in_views_and_controls(chats, views, _unrelated(options, "held_out"), seed)
 
 
-def _chats(options: DataArguments, data: str, generated: FactDataset, seed: int, tokenizer: Any) -> Any:
-    chats = generated if data == FACTS else _read_chats(options, data, seed)
-    if options.system is not None:
-        chats = WithSystemPrompt(chats, options.system)
-    check_template(tokenizer, chats, range(1 if data == FACTS else len(chats)))
-    return chats
+def source_weights(given: Sequence[str]) -> dict[str, float]:
+    """Sources of chats with their weights, from texts such as "facts=0.3", or "facts" for one that is alone.
+
+    Raises:
+        ValueError: a source given twice, or a weight that is no positive number.
+    """
+    weights: dict[str, float] = {}
+    for text in given:
+        name, sign, number = text.rpartition("=")
+        weighted = bool(sign) and NUMBER.fullmatch(number) is not None
+        name = name if weighted else text
+        if name in weights or not name:
+            raise ValueError(f"--data {' '.join(given)} has {name!r} twice or without a name; give SOURCE=WEIGHT, each once")
+        weights[name] = float(number) if weighted else 1.0
+        if not 0 < weights[name] < float("inf"):
+            raise ValueError(f"{text!r} has no weight; give SOURCE=WEIGHT with a number above 0, such as {name}=0.5")
+    return weights
+
+
+def _chats(options: DataArguments, sources: Mapping[str, float], generated: FactDataset, split: Split, tokenizer: Any) -> Any:
+    parts = {name: generated if name == FACTS else _read_chats(options, name, generated.seed, split) for name in sources}
+    for name, part in parts.items():
+        check_template(tokenizer, _with_system(options, part), range(1 if name == FACTS else len(part)))
+    if len(parts) == 1:
+        return _with_system(options, *parts.values())
+    return _with_system(options, Mixed([*parts.values()], [*sources.values()], len(generated), generated.seed))
+
+
+def _with_system(options: DataArguments, chats: Any) -> Any:
+    return chats if options.system is None else WithSystemPrompt(chats, options.system)
 
 
 def check_template(tokenizer: Any, chats: Any, places: Iterable[int]) -> None:
@@ -167,19 +231,31 @@ def check_template(tokenizer: Any, chats: Any, places: Iterable[int]) -> None:
             render(tokenizer, messages)
 
 
-def _read_chats(options: DataArguments, data: str, seed: int) -> Any:
+def _read_chats(options: DataArguments, data: str, seed: int, split: Split) -> Any:
     kind, _, source = data.partition(":")
+    if data == TALK + CHITCHAT:
+        return chitchat_talk(split)
+    if kind == "talk" and source:
+        return read_talk(_records(options, source))
     if kind in SOURCES and source:
-        documents = read_documents(kind, read_records(source, options.data_split, options.data_config))
-        return DocumentDataset(documents, options.questions, seed)
-    return read_episodes(read_records(data, options.data_split, options.data_config))
+        return DocumentDataset(read_documents(kind, _records(options, source)), options.questions, seed)
+    return read_episodes(_records(options, data))
 
 
-def _unrelated(options: DataArguments, split: Split) -> list[list[dict[str, str]]]:
-    """Chats of a turn or two for the view that needs them."""
-    if all(VIEWS[view].target != "backbone" for view in view_weights(options.views)):
+def _records(options: DataArguments, source: str) -> list[Given]:
+    return read_records(source, options.data_split, options.data_config)
+
+
+def _unrelated(options: DataArguments, split: Split) -> Unrelated:
+    """What the view that needs something unrelated reads, from each source."""
+    if all(VIEWS[view].own for view in view_weights(options.views)):
         return []
-    return [as_messages(conversation[:UNRELATED_TURNS]) for conversation in load_fillers(options.unrelated, split)]
+    return [
+        raw_texts(source.removeprefix(TEXT), split)
+        if source.startswith(TEXT)
+        else [as_messages(conversation[:UNRELATED_TURNS]) for conversation in load_fillers(source, split)]
+        for source in options.unrelated
+    ]
 
 
 def whole_words(tokenizer: Any) -> list[str]:

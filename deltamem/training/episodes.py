@@ -1,47 +1,65 @@
 """Episodes: a chat turned into the two passes that a memory is trained with.
 
-The *write pass* reads the history into the memory; the *read pass* sees, in a fresh context, only the system prompt, the last
-question and its answer, and has to get the rest from the memory. In some views it sees the history as well.
+The *write pass* reads the history into the memory; the *read pass* sees, in a fresh context, only the system prompt and what
+comes after the history, and has to get the rest from the memory. In some views it sees the history as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deltamem.chat_tokens import ChatTokens, Message, check_messages, left_padded, render
+from deltamem.chat_tokens import ChatTokens, Message, check_messages, render
 from deltamem.config import WriteUnit
-from deltamem.training.given import Given
-from deltamem.training.views import ALL_VIEWS, Chat
+from deltamem.training.chats import Chat
+from deltamem.training.scripts import IGNORED, Part, Script, question_script, talk_script, token_ids
+from deltamem.training.views import ALL_VIEWS
 
-IGNORED = -100
-MOST_TURNS = range(1, 1_000_001)
+OWN_QUESTIONS = ({"view": "memory"},)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A read pass.
+
+    Args:
+        view: the name of the view that it is passed through the model in.
+        ids: what is read, `[tokens]`.
+        labels: the tokens of `ids` that are trained on, the others `IGNORED`, `[tokens]`.
+        written: how many tokens of the chat the memory holds.
+        follows: how many tokens at the end of `ids` follow these in the chat; 0 if something else is read.
+    """
+
+    view: str
+    ids: Tensor
+    labels: Tensor
+    written: int
+    follows: int
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A tokenised episode; all sequences are 1-D.
+    """A tokenised chat and how it is read.
 
     Args:
-        write: the history, `[write tokens]`, with its segments.
-        read_ids: system prompt, question and answer, `[read tokens]`.
-        labels: the tokens of `read_ids` that are trained on, the others `IGNORED`.
-        view: the name of the view that it is passed through the model in.
+        chat: its tokens, with their segments; without those at the end that nothing needs.
+        reads: its read passes.
     """
 
-    write: ChatTokens
-    read_ids: Tensor
-    labels: Tensor
-    view: str
+    chat: ChatTokens
+    reads: tuple[Read, ...]
 
 
 @dataclass(frozen=True)
 class EpisodeEncoder:
-    """Tokenises chats `[{"role": ..., "content": ...}, ...]` that end with a question and its answer.
+    """Tokenises chats, `{"messages": [{"role": ..., "content": ...}, ...]}`.
+
+    The questions at the end of a chat are read, each with its answer, "read_turns" of them or 1; everything before them is
+    written. A chat with "talk" has no questions: what is read begins with any of its messages.
 
     Args:
         tokenizer: a tokenizer with a chat template.
@@ -49,6 +67,8 @@ class EpisodeEncoder:
         answer_only: train on the content of the answer and its end token; otherwise on the header of the turn as well.
         max_write_tokens: longer histories lose their beginning.
         max_read_tokens: longer read passes are refused; where the history is in the context, `max_write_tokens` are added.
+        talk_tokens: so many tokens are read of a talk, at most.
+        whole: an episode has all of its chat, for a teacher that has the history in its context.
     """
 
     tokenizer: Any
@@ -56,143 +76,70 @@ class EpisodeEncoder:
     answer_only: bool = False
     max_write_tokens: int = 8192
     max_read_tokens: int = 512
+    talk_tokens: int = 64
+    whole: bool = False
 
-    def __call__(self, messages: Sequence[Message], read_turns: int = 1, view: str = "memory") -> Episode:
+    def __call__(self, chat: Chat) -> Episode:
         """Tokenise one chat.
 
         Args:
-            messages: the chat.
-            read_turns: how many questions and answers at its end are read, one after the other in one context; all before
-                them is written.
-            view: one of `ALL_VIEWS`, which decides whether the history is in the context as well.
+            chat: its "reads" say how it is read, `{"view": ...}` with the name of a view, and where something else than its
+                own text is read, that as "instead": messages, or a raw text. Otherwise once, in the view "memory".
 
         Raises:
-            ValueError: a chat without history, or without questions and answers at the end; too long a read pass.
+            ValueError: a chat without history, or without something to read behind it; too long a read pass.
         """
-        check_messages(messages)
-        system, history, turns = parts_of(messages, read_turns)
-        context = history if ALL_VIEWS[view].context else []
-        read_ids, labels = self._read_pass([*system, *context], turns)
-        limit = self.max_read_tokens + (self.max_write_tokens if context else 0)
-        if len(read_ids) > limit:
-            names = "max_read_tokens + max_write_tokens" if context else "max_read_tokens"
+        check_messages(chat["messages"])
+        asked = chat.get("reads", OWN_QUESTIONS)
+        script = self._script(chat, len(asked))
+        reads = tuple(self._read(script, number, read) for number, read in enumerate(asked))
+        tokens = len(script.chat.ids) if self.whole else max(read.written for read in reads)
+        return Episode(script.chat.slice(0, tokens), reads)
+
+    def _script(self, chat: Chat, parts: int) -> Script:
+        messages = chat["messages"]
+        if chat.get("talk"):
+            seed = f"{chat.get('seed', 0)}-talk"
+            return talk_script(self.tokenizer, messages, parts, seed, self.max_write_tokens, self.talk_tokens)
+        turns = chat.get("read_turns", 1)
+        return question_script(self.tokenizer, self.write, messages, turns, self.answer_only, self.max_write_tokens)
+
+    def _read(self, script: Script, number: int, read: Mapping[str, Any]) -> Read:
+        part = script.parts[number % len(script.parts)]
+        in_context = ALL_VIEWS[read["view"]].context
+        ids, labels, follows = part.ids, part.labels, part.length
+        if "instead" in read:
+            ids = self._other(read["instead"])
+            labels, follows = torch.full_like(ids, IGNORED), 0
+        elif in_context:
+            before = script.chat.ids[: part.written]
+            ids = torch.cat([before, script.chat.ids[part.written : part.written + follows]])
+            labels = torch.cat([torch.full_like(before, IGNORED), part.labels[-follows:]])
+        elif self.whole:
+            _check_same(part, script.chat)
+        self._check_length(len(ids), in_context)
+        return Read(read["view"], ids, labels, part.written, follows)
+
+    def _other(self, instead: str | Sequence[Message]) -> Tensor:
+        """What has nothing to do with the chat, `[tokens]`: messages, or a raw text, which is cut."""
+        if isinstance(instead, str):
+            return token_ids(self.tokenizer, instead)[: self.talk_tokens]
+        return token_ids(self.tokenizer, render(self.tokenizer, instead))
+
+    def _check_length(self, tokens: int, in_context: bool) -> None:
+        limit = self.max_read_tokens + (self.max_write_tokens if in_context else 0)
+        if tokens > limit:
+            names = "max_read_tokens + max_write_tokens" if in_context else "max_read_tokens"
             raise ValueError(
-                f"the read pass has {len(read_ids)} tokens, more than {names}={limit}; shorten the question or the answer, or "
+                f"the read pass has {tokens} tokens, more than {names}={limit}; shorten the question or the answer, or "
                 "raise the limit"
             )
-        written = ChatTokens.of(self.tokenizer, [*system, *history], self.write).last(self.max_write_tokens)
-        return Episode(written, read_ids, labels, view)
-
-    def _read_pass(self, system: Sequence[Message], turns: Sequence[Message]) -> tuple[Tensor, Tensor]:
-        """Tokens and labels of a context that holds the system prompt and the given questions and answers."""
-        ids: list[Tensor] = []
-        labels: list[Tensor] = []
-        rendered = ""
-        for end in range(1, len(turns), 2):
-            prompt = render(self.tokenizer, [*system, *turns[:end]], add_generation_prompt=self.answer_only)
-            whole = render(self.tokenizer, [*system, *turns[: end + 1]])
-            if not prompt.startswith(rendered) or not whole.startswith(prompt):
-                raise ValueError(
-                    "the tokenizer's chat template changes earlier turns when another is added; cannot train on it"
-                )
-            asked, answered = (
-                _ids(self.tokenizer, text) for text in (prompt.removeprefix(rendered), whole.removeprefix(prompt))
-            )
-            ids += [asked, answered]
-            labels += [torch.full_like(asked, IGNORED), answered]
-            rendered = whole
-        return torch.cat(ids), torch.cat(labels)
 
 
-@dataclass(frozen=True)
-class EpisodeCollator:
-    """Makes a batch of chats: tokenises and pads on the left, so that the answers end together.
-
-    The batch holds `view`, `[batch]`, the place in `ALL_VIEWS` of each chat's view; and under the name of each view its
-    chats: for the write pass `write_input_ids`, `write_attention_mask` and, for adapters that write segments,
-    `write_segment_ids`; for the read pass `input_ids`, `attention_mask` and `labels`; all `[chats, tokens]`.
-    """
-
-    encoder: EpisodeEncoder
-
-    def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` and its `"view"` where not 1 and "memory"."""
-        episodes = [self.encoder(chat["messages"], chat.get("read_turns", 1), chat.get("view", "memory")) for chat in chats]
-        # First, as that is where a Trainer looks for the size of a batch.
-        batch: dict[str, Any] = {
-            "view": torch.tensor([[*ALL_VIEWS].index(episode.view) for episode in episodes], dtype=torch.long, device="cpu")
-        }
-        for view in dict.fromkeys(episode.view for episode in episodes):
-            batch[view] = self._padded([episode for episode in episodes if episode.view == view])
-        return batch
-
-    def _padded(self, episodes: Sequence[Episode]) -> dict[str, Tensor]:
-        pad = self.encoder.tokenizer.pad_token_id or 0
-        batch = {
-            "write_input_ids": left_padded([episode.write.ids for episode in episodes], pad),
-            "write_attention_mask": left_padded([torch.ones_like(episode.write.ids) for episode in episodes], 0),
-            "input_ids": left_padded([episode.read_ids for episode in episodes], pad),
-            "attention_mask": left_padded([torch.ones_like(episode.read_ids) for episode in episodes], 0),
-            "labels": left_padded([episode.labels for episode in episodes], IGNORED),
-        }
-        if self.encoder.write != "token":
-            batch["write_segment_ids"] = left_padded([episode.write.segment_ids for episode in episodes], -1)
-        return batch
-
-
-def read_chats(records: Sequence[Given]) -> list[Chat]:
-    """Records as chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, perhaps with their "read_turns".
-
-    Raises:
-        ValueError: a record that is something else, with its place.
-    """
-    return [_chat(record) for record in records]
-
-
-def read_episodes(records: Sequence[Given]) -> list[Chat]:
-    """As `read_chats`, but for chats to train on: a history, then questions, each with its answer.
-
-    Raises:
-        ValueError: a record that is something else, with its place.
-    """
-    return [_episode(record) for record in records]
-
-
-def parts_of(messages: Sequence[Message], read_turns: int) -> tuple[list[Message], list[Message], list[Message]]:
-    """The system prompt if there is one, the history, and the questions of a chat, each with its answer.
-
-    Raises:
-        ValueError: no history, or no questions and answers at the end.
-    """
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    split = len(messages) - 2 * read_turns
-    history, turns = [*messages[len(system) : max(split, 0)]], [*messages[max(split, 0) :]]
-    roles = [message["role"] for message in turns]
-    if not history or read_turns < 1 or roles != ["user", "assistant"] * read_turns:
+def _check_same(part: Part, chat: ChatTokens) -> None:
+    """Make sure that a part is the same tokens in a context of its own as behind its history."""
+    if not torch.equal(part.ids[-part.length :], chat.ids[part.written : part.written + part.length]):
         raise ValueError(
-            f"an episode needs a history, then {read_turns} questions of a user, each with its answer; got the roles: "
-            + ", ".join(message["role"] for message in messages)
+            "the tokenizer's chat template renders questions behind a history otherwise than alone, so no teacher that has the "
+            "history can be followed token by token; leave out the system prompt, or the teacher"
         )
-    return system, history, turns
-
-
-def _episode(record: Given) -> Chat:
-    chat = _chat(record)
-    try:
-        parts_of(chat["messages"], chat.get("read_turns", 1))
-    except ValueError as error:
-        raise ValueError(f"{record.place}: {error}") from error
-    return chat
-
-
-def _chat(record: Given) -> Chat:
-    messages = [
-        {"role": message["role"].text(), "content": message["content"].text(empty=True)}
-        for message in record["messages"].items()
-    ]
-    turns = record["read_turns"]
-    return {"messages": messages, **({"read_turns": turns.number(MOST_TURNS)} if turns.is_given else {})}
-
-
-def _ids(tokenizer: Any, text: str) -> Tensor:
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long, device="cpu")

@@ -1,160 +1,331 @@
-"""What an episode costs: the history is written, the questions are read, and the answers compared."""
+"""What episodes cost: their chats are written, then read, and what is expected is compared with answers and teachers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deltamem.decoder import last_place
 from deltamem.state import DeltaMemState
-from deltamem.training.episodes import IGNORED
-from deltamem.training.views import View
+from deltamem.training.scripts import IGNORED
+from deltamem.training.views import ALL_VIEWS, View
+from deltamem.training.writing import Batch, ChunkWriter, Written, write_from_backbone, write_from_memory
 
-Batch = dict[str, Tensor]
-WRITTEN = ("write_input_ids", "write_attention_mask", "write_segment_ids")
+WriteFrom = Literal["memory", "backbone"]
+TeacherTokens = Literal["all", "answers", "changed"]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """How the answers of a read pass were predicted.
+class Weighing(NamedTuple):
+    """What a read pass is compared with.
 
     Args:
-        total: what all tokens that are trained on cost together.
-        tokens: how many they are.
-        right, asked: `[batch]`, for each row how many of its answers have the likeliest token at every place, and how many
-            there are.
+        answers: weight of the cross-entropy of labelled tokens.
+        teacher: weight of KL(teacher || model), the teacher being the bare backbone with the whole chat in its context.
+        teacher_tokens: behind which of the tokens that follow the history it is followed: "all" of them, those before
+            "answers", or all with weights: how far the history has "changed" what the teacher expects there.
+        label_smoothing: this share of every target of an answer is spread evenly over the vocabulary.
     """
 
-    total: Tensor
-    tokens: Tensor
+    answers: float = 1.0
+    teacher: float = 0.0
+    teacher_tokens: TeacherTokens = "all"
+    label_smoothing: float = 0.0
+
+
+ANSWERS = Weighing()
+
+
+class Costs(NamedTuple):
+    """What the read passes of one view cost, in nats.
+
+    Args:
+        answers: of all labelled tokens together.
+        teacher: KL(teacher || model) of all tokens together behind which a teacher is followed.
+        right, asked: `[reads]`, how many answers have the likeliest token at every place, and how many there are.
+        each: `[reads]`, the mean cost of a labelled token.
+    """
+
+    answers: Tensor
+    teacher: Tensor
     right: Tensor
     asked: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """The mean over the tokens."""
-        return self.total / self.tokens
+    each: Tensor
 
 
-def trained(batch: Batch, view: View) -> Tensor:
-    """Which tokens of a read pass are compared with something: `[batch, tokens]`."""
-    if view.target == "backbone":
-        return batch["attention_mask"].bool()
-    return F.pad(batch["labels"][:, 1:] != IGNORED, (1, 0))  # nothing predicts the first token
-
-
-def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Answers:
-    """Read the questions of a batch and compare the answers, by cross-entropy.
+class Amounts(NamedTuple):
+    """How much there is of a view.
 
     Args:
-        model: any causal model; its memory, if it has one, is the caller's to open.
-        batch: `input_ids`, `attention_mask` and `labels`, `[batch, tokens]`.
-        label_smoothing: this share of every target is spread evenly over the vocabulary.
+        reads: read passes.
+        answers: labelled tokens.
+        taught: tokens behind which a teacher is followed.
     """
-    labels = batch["labels"]
-    # Only where some row's next token is trained on: the vocabulary's matrix is a good part of a small model's work.
-    predicting = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
-    logits = _read(model, batch, predicting)  # [batch, predicting, vocabulary]
+
+    reads: int
+    answers: Tensor
+    taught: Tensor
+
+
+def amounts(batch: Batch, view: View, weighing: Weighing) -> Amounts:
+    """How much a batch has of a view: what costs are divided by."""
+    labelled = (batch["labels"][:, 1:] != IGNORED).sum()  # nothing predicts the first token
+    return Amounts(len(batch["labels"]), labelled, _taught(batch, view, weighing).sum())
+
+
+def mean_cost(costs: Costs, counted: Amounts, view: View, weighing: Weighing) -> Tensor:
+    """The mean over a view's tokens of each kind, weighed, of costs that may be a part of what was counted."""
+    teacher = costs.teacher / counted.taught.clamp(min=1)
+    if view.target == "backbone":
+        return teacher
+    return weighing.answers * costs.answers / counted.answers.clamp(min=1) + weighing.teacher * teacher
+
+
+def answer_costs(logits: Tensor, labels: Tensor, predicting: Tensor, label_smoothing: float = 0.0) -> Costs:
+    """Cross-entropy of labelled tokens.
+
+    Args:
+        logits: `[reads, places, vocabulary]`, behind the tokens at `predicting`, `[places]`, ascending.
+        labels: `[reads, tokens]`.
+        predicting: see above.
+        label_smoothing: see `Weighing`.
+    """
     targets = labels[:, predicting + 1]
-    total = F.cross_entropy(
+    cost = F.cross_entropy(
         logits.float().flatten(0, 1),
         targets.flatten(),
         ignore_index=IGNORED,
-        reduction="sum",
+        reduction="none",
         label_smoothing=label_smoothing,
-    )
-    return Answers(total, (targets != IGNORED).sum(), *_counted(logits.detach().argmax(-1), targets, predicting))
+    ).view(targets.shape)
+    each = cost.detach().sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
+    right, asked = _counted(logits.detach().argmax(-1), targets, predicting)
+    return Costs(cost.sum(), cost.new_zeros(()), right, asked, each)
 
 
-def backbone_loss(model: nn.Module, adapted: PeftModel, batch: Batch) -> Answers:
-    """How far a model is from its bare backbone: KL(backbone || model) of all tokens read. No answer is right or wrong.
+def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Costs:
+    """Read the questions of a batch and compare the answers.
 
     Args:
-        model: the model to call, which may wrap `adapted`, whose adapter can be switched off.
-        batch: `input_ids` and `attention_mask`, `[batch, tokens]`.
+        model: any causal model; its memory, if it has one, is the caller's to open.
+        batch: `input_ids`, `attention_mask` and `labels`, `[reads, tokens]`.
+        label_smoothing: see `Weighing`.
     """
-    real = batch["attention_mask"].bool()
-    places = torch.arange(real.shape[1], device=real.device)
-    with torch.no_grad(), adapted.disable_adapter():
-        expected = _read(model, batch, places).float().log_softmax(-1)
-    predicted = _read(model, batch, places).float().log_softmax(-1)
-    divergence = F.kl_div(predicted, expected, log_target=True, reduction="none").sum(-1)  # [batch, tokens]
-    nothing = torch.zeros(len(real), dtype=torch.long, device=real.device)
-    return Answers(divergence[real].sum(), real.sum(), nothing, nothing)
+    predicting = predicting_places(batch["labels"])
+    return answer_costs(_logits(model, batch, predicting), batch["labels"], predicting, label_smoothing)
+
+
+def predicting_places(labels: Tensor) -> Tensor:
+    """Where some row's next token is labelled, `[places]`: the vocabulary's matrix is a good part of a small model's work."""
+    return (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
+
+
+def divergence(predicted: Tensor, expected: Tensor) -> Tensor:
+    """KL(expected || predicted) of logits `[tokens, vocabulary]`, in nats, `[tokens]`."""
+    teacher = expected.softmax(-1)
+    entropy = torch.special.entr(teacher).sum(-1)
+    return F.cross_entropy(predicted.float(), teacher, reduction="none") - entropy
 
 
 @dataclass
 class EpisodeLoss:
-    """Writes and reads episodes in their views.
+    """Writes chats and reads them in their views.
 
     Args:
         adapted: the model with the δ-mem adapter.
-        write_chunk_tokens: the history is written in chunks of so many tokens, each in a context of its own; None for at once.
-        gradient_chunks: gradients flow through so many chunks at the end of the history; None for all.
-        label_smoothing: this share of every target of an answer is spread evenly over the vocabulary.
-        after_chunk: called with the memory after each chunk; None for nothing.
+        weighing: what read passes are compared with.
+        write_from: what the memory sees of a chat: hidden states that its own corrections have changed, as in use ("memory"),
+            or those of the bare "backbone", which needs no backward pass through it.
+        write_chunk_tokens, gradient_chunks: see `ChunkWriter`; for histories written from the memory.
         write_gates: the mean write gate β of every pass that wrote with gradients, filled in.
     """
 
     adapted: PeftModel
+    weighing: Weighing = ANSWERS
+    write_from: WriteFrom = "memory"
     write_chunk_tokens: int | None = None
     gradient_chunks: int | None = None
-    label_smoothing: float = 0.0
-    after_chunk: Callable[[DeltaMemState], None] | None = None
     write_gates: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, batch: Batch, view: View) -> Answers:
-        """What a batch of episodes costs that are all in one view.
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Costs]:
+        """What the read passes of a batch cost, by their views' names.
 
         Args:
             model: the model to call: `adapted`, or what wraps it.
-            batch: one view's part of what an `EpisodeCollator` makes.
-            view: the view.
+            batch: what an `EpisodeCollator` makes.
+
+        Raises:
+            ValueError: a read with another's memory in a batch of one chat; several memories of one chat that is written from
+                the memory.
         """
-        state = self.adapted.new_memory(len(batch["input_ids"]))
-        if view.filled:
-            self.fill(model, batch, state)
-        with self.adapted.memory(state, write=view.write) as block:
-            if view.target == "backbone":
-                return backbone_loss(model, self.adapted, batch)
-            answers = answer_loss(model, batch, self.label_smoothing)
-        self.write_gates += block.write_gates
-        return answers
+        written = self.write(model, batch)
+        costs: dict[str, Costs] = {}
+        for names in _read_alike(views_in(batch)):
+            costs |= self._read(model, written, {name: batch[name] for name in names})
+        return costs
 
-    def fill(self, model: nn.Module, batch: Batch, state: DeltaMemState) -> None:
-        """Write the histories of a batch to a memory that has a row for each."""
-        tokens = batch["write_input_ids"].shape[1]
-        size = min(self.write_chunk_tokens or tokens, tokens)
-        # The histories end together, so that the first chunk is the one that may be short.
-        ends = [*reversed(range(tokens, 0, -size))]
-        for left, end in zip(reversed(range(len(ends))), ends, strict=True):
-            chunk = slice(max(end - size, 0), end)
-            linked = torch.is_grad_enabled() and (self.gradient_chunks is None or left < self.gradient_chunks)
-            with torch.set_grad_enabled(linked):
-                self._write(
-                    model, {name: tensor[:, chunk] for name, tensor in batch.items() if name in WRITTEN}, state, left > 0
+    def write(self, model: nn.Module, batch: Mapping[str, Any]) -> Written:
+        """The write pass of a batch."""
+        places = self._places(batch)
+        if self.write_from == "backbone":
+            written = write_from_backbone(model, self.adapted, batch["chats"], places)
+        else:
+            write = ChunkWriter(self.adapted, self.write_chunk_tokens, self.gradient_chunks)
+            written = write_from_memory(model, write, batch["chats"], _told(batch), places)
+        self.write_gates += written.write_gates
+        return written
+
+    def _places(self, batch: Mapping[str, Any]) -> Tensor:
+        """Where in the chats a teacher is asked, `[places]`."""
+        followed = [
+            batch[name]["taught"][_taught(batch[name], view, self.weighing)]
+            for name, view in views_in(batch).items()
+            if view.target == "answer"
+        ]
+        return torch.cat([batch["view"][:0], *followed]).unique()
+
+    def _read(self, model: nn.Module, written: Written, batches: Mapping[str, Batch]) -> dict[str, Costs]:
+        """Read passes of views that are passed through the model alike, in one pass."""
+        view = ALL_VIEWS[next(iter(batches))]
+        joined = _joined([*batches.values()])
+        parts = dict(zip(batches, _split(joined, [len(batch["labels"]) for batch in batches.values()]), strict=True))
+        columns = _columns(parts, self.weighing)
+        bare = self._bare(model, parts, columns)
+        with self.adapted.memory(self._memory(written, parts), write=view.write) as block:
+            logits = _logits(model, joined, columns)
+        self.write_gates += block.write_gates
+        costs, row = {}, 0
+        for name, part in parts.items():
+            rows = slice(row, row := row + len(part["labels"]))
+            costs[name] = self._costs(name, part, logits[rows], columns, written, bare.get(name))
+        return costs
+
+    def _memory(self, written: Written, parts: Mapping[str, Batch]) -> DeltaMemState:
+        """A memory for each read pass."""
+        memories = []
+        for name, part in parts.items():
+            view, chats, tokens = ALL_VIEWS[name], part["chat"], part["written"]
+            if not view.filled:
+                memories.append(self.adapted.new_memory(len(chats)))
+                continue
+            if view.another:
+                chats, tokens = written.of_another(chats)
+            memories.append(written.memory(chats, tokens))
+        return memories[0] if len(memories) == 1 else DeltaMemState.stack(memories)
+
+    @torch.no_grad()
+    def _bare(self, model: nn.Module, parts: Mapping[str, Batch], columns: Tensor) -> dict[str, Tensor]:
+        """What the bare backbone expects without any history, `[reads, columns, vocabulary]`, for the views that ask."""
+        asked = [name for name in parts if ALL_VIEWS[name].target == "backbone" or self._weighs_change]
+        if not asked:
+            return {}
+        with self.adapted.disable_adapter():
+            logits = _logits(model, _joined([parts[name] for name in asked]), columns)
+        return dict(zip(asked, logits.split([len(parts[name]["labels"]) for name in asked]), strict=True))
+
+    @property
+    def _weighs_change(self) -> bool:
+        return bool(self.weighing.teacher) and self.weighing.teacher_tokens == "changed"
+
+    def _costs(self, name: str, part: Batch, logits: Tensor, columns: Tensor, written: Written, bare: Tensor | None) -> Costs:
+        """What the read passes of one view cost, from logits `[reads, columns, vocabulary]`."""
+        view = ALL_VIEWS[name]
+        predicting = predicting_places(part["labels"])
+        at = torch.searchsorted(columns, predicting)
+        costs = answer_costs(logits[:, at], part["labels"], predicting, self.weighing.label_smoothing)
+        rows, places = _taught(part, view, self.weighing).nonzero(as_tuple=True)
+        if not len(rows):
+            return costs
+        at = torch.searchsorted(columns, places)
+        without_history = None if bare is None else bare[rows, at].float()
+        if view.target == "backbone" and without_history is not None:
+            return costs._replace(teacher=divergence(logits[rows, at], without_history).sum())
+        expected = written.expected(part["chat"][rows], part["taught"][rows, places])
+        apart = divergence(logits[rows, at], expected)
+        if without_history is not None:
+            changed = divergence(without_history, expected)
+            apart = apart * changed / changed.mean().clamp(min=1e-6)
+        return costs._replace(teacher=apart.sum())
+
+
+def views_in(batch: Mapping[str, Any]) -> dict[str, View]:
+    """The views of a batch, by name."""
+    return {name: view for name, view in ALL_VIEWS.items() if name in batch}
+
+
+def _read_alike(views: Mapping[str, View]) -> list[list[str]]:
+    """Names of views that one read pass can hold together: those with the history in their context are longer."""
+    alike: dict[tuple[bool, bool], list[str]] = {}
+    for name, view in views.items():
+        alike.setdefault((view.context, view.write), []).append(name)
+    return [*alike.values()]
+
+
+def _taught(batch: Batch, view: View, weighing: Weighing) -> Tensor:
+    """Behind which tokens a teacher is followed: `[reads, tokens]`."""
+    if view.target == "backbone":
+        return batch["attention_mask"].bool()
+    follows = batch["taught"] >= 0
+    if not weighing.teacher:
+        return torch.zeros_like(follows)
+    if weighing.teacher_tokens == "answers":
+        return follows & F.pad(batch["labels"][:, 1:] != IGNORED, (0, 1))
+    return follows
+
+
+def _columns(parts: Mapping[str, Batch], weighing: Weighing) -> Tensor:
+    """Behind which places of a read pass anything is compared, `[columns]`, ascending."""
+    compared = [_taught(part, ALL_VIEWS[name], weighing).any(0) for name, part in parts.items()]
+    compared += [F.pad(part["labels"][:, 1:] != IGNORED, (0, 1)).any(0) for part in parts.values()]
+    return torch.stack(compared).any(0).nonzero().squeeze(1)
+
+
+def _told(batch: Mapping[str, Any]) -> Tensor:
+    """How many tokens of each chat its reads have in their memory, `[chats]`.
+
+    Raises:
+        ValueError: they differ.
+    """
+    told = torch.full((len(batch["chats"]["input_ids"]),), -1, dtype=torch.long, device=batch["view"].device)
+    for name in views_in(batch):
+        for chat, tokens in zip(batch[name]["chat"].tolist(), batch[name]["written"].tolist(), strict=True):
+            if told[chat] not in (-1, tokens):
+                raise ValueError(
+                    'write_from="memory" knows the memory behind one place of a chat, and its reads ask for several; give '
+                    'write_from="backbone", or one read a chat'
                 )
-            if self.after_chunk is not None:
-                self.after_chunk(state)
-
-    def _write(self, model: nn.Module, batch: Batch, state: DeltaMemState, goes_on: bool) -> None:
-        segment_ids = batch.get("write_segment_ids")
-        keep_open = goes_on and segment_ids is not None
-        with self.adapted.memory(state, segment_ids=segment_ids, keep_open=keep_open, detach=False) as block:
-            ids = batch["write_input_ids"]
-            mask = batch["write_attention_mask"]
-            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last_place(ids))
-        self.write_gates += block.write_gates
+            told[chat] = tokens
+    return told
 
 
-def _read(model: nn.Module, batch: Batch, places: Tensor) -> Tensor:
-    """Logits of the given places: `[batch, places, vocabulary]`."""
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=places)
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Read passes of several views as one batch, padded on the left."""
+    fills = {"labels": IGNORED, "taught": -1}
+    return {name: _padded([batch[name] for batch in batches], fills.get(name, 0)) for name in batches[0]}
+
+
+def _padded(tensors: Sequence[Tensor], fill: int) -> Tensor:
+    if tensors[0].ndim == 1:
+        return torch.cat([*tensors])
+    width = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([F.pad(tensor, (width - tensor.shape[1], 0), value=fill) for tensor in tensors])
+
+
+def _split(batch: Batch, sizes: list[int]) -> list[Batch]:
+    """The inverse of `_joined`, all of one width."""
+    split = {name: tensor.split(sizes) for name, tensor in batch.items()}
+    return [{name: tensors[number] for name, tensors in split.items()} for number in range(len(sizes))]
+
+
+def _logits(model: nn.Module, batch: Batch, columns: Tensor) -> Tensor:
+    """Logits behind the given places of a read pass, `[reads, columns, vocabulary]`."""
+    output = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=columns
+    )
     logits: Tensor = output.logits
     return logits
 

@@ -44,11 +44,31 @@ class AdapterArguments:
     decay: Decay = field(default="coupled", metadata={"help": "What a write keeps of the memory: coupled, learned or none."})
     beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
     tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
+    num_states: int | None = field(default=None, metadata={"help": "Parallel memories in a layer; the variant's by default."})
+    layers: str | None = field(
+        default=None,
+        metadata={"help": "The decoder layers that get a memory, as FIRST-LAST, counted from 0; all if not given."},
+    )
+    start: Literal["random", "attention"] = field(
+        default="random",
+        metadata={"help": "Where training starts: random projections, or what the frozen attention reads and writes itself."},
+    )
 
     def config(self) -> DeltaMemConfig:
         """The configuration of a new adapter."""
         names = ("r", "decay", "beta_bias", "tie_query_init")
-        return VARIANTS[self.variant](task_type="CAUSAL_LM", **{name: getattr(self, name) for name in names})
+        options = {name: getattr(self, name) for name in names}
+        if self.num_states is not None:
+            options["num_states"] = self.num_states
+        return VARIANTS[self.variant](task_type="CAUSAL_LM", layers_to_transform=self._layers(), **options)
+
+    def _layers(self) -> list[int] | None:
+        if self.layers is None:
+            return None
+        first, _, last = self.layers.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ValueError(f"--layers {self.layers} is not accepted; give the first and the last layer, such as 20-29")
+        return [*range(int(first), int(last) + 1)]
 
 
 class TrainingOptions(NamedTuple):
@@ -84,7 +104,9 @@ class TrainingOptions(NamedTuple):
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
         """Tokenises episodes for an adapter with this unit of writing."""
         data = self.data
-        return EpisodeEncoder(tokenizer, write, data.answer_only, data.max_write_tokens, data.max_read_tokens)
+        whole = self.training.teacher_weight > 0 or self.adapter.start == "attention"
+        limits = data.max_write_tokens, data.max_read_tokens, data.talk_tokens
+        return EpisodeEncoder(tokenizer, write, data.answer_only, *limits, whole=whole)
 
     def training_chats(self, tokenizer: Any) -> Any:
         """As many chats as the training takes, or all there are."""

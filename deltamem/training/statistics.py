@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -15,18 +15,18 @@ from deltamem.current import current
 from deltamem.decoder import last_place
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.rule.gates import writes
-from deltamem.training.loss import Batch, EpisodeLoss
+from deltamem.training.loss import EpisodeLoss, views_in
 
 Measured = dict[str, list[Tensor]]
 
 
 @torch.no_grad()
-def memory_statistics(loss: EpisodeLoss, batch: Batch) -> dict[str, float]:
+def memory_statistics(loss: EpisodeLoss, batch: Mapping[str, Any]) -> dict[str, float]:
     """Statistics of one batch of episodes, written and read once more.
 
     Args:
         loss: how episodes are passed through the model.
-        batch: one view's part of what an `EpisodeCollator` makes.
+        batch: what an `EpisodeCollator` makes; the first view's reads are looked at.
 
     Returns:
         `write_gate` (mean β) and `keep_gate` (mean of what a write keeps: λ, or 1 - β) over tokens and layers, for adapters
@@ -37,15 +37,16 @@ def memory_statistics(loss: EpisodeLoss, batch: Batch) -> dict[str, float]:
     model = loss.adapted
     layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer) and module.is_active]
     measured: Measured = defaultdict(list)
-    state = model.new_memory(len(batch["input_ids"]))
     with _hooks(_gate_hook(layer, measured) for layer in layers):
-        loss.fill(model, batch, state)
+        written = loss.write(model, batch)
+    read = batch[next(iter(views_in(batch)))]
+    state = written.memory(read["chat"], read["written"])
     measured["state_norm"] += [tensor.norm(dim=(-2, -1)).mean() for tensor in state.tensors.values()]
-    real = batch["attention_mask"].bool()
+    real = read["attention_mask"].bool()
     corrected = (_correction_hook(layer, role, real, measured) for layer in layers for role in layer.projections)
     with model.memory(state, write=False), _hooks(corrected):
-        ids = batch["input_ids"]
-        model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=last_place(ids))
+        ids = read["input_ids"]
+        model(input_ids=ids, attention_mask=read["attention_mask"], use_cache=False, logits_to_keep=last_place(ids))
     return {name: torch.stack([value.float().cpu() for value in values]).mean().item() for name, values in measured.items()}
 
 
@@ -66,7 +67,7 @@ def _gate_hook(layer: DeltaMemLayer, measured: Measured) -> RemovableHandle:
         if written is None:  # segments
             return
         gating, valid = written.gating, written.valid
-        gates, opened = writes(written.projected[..., gating.query_rows :], written.gate_bias, gating, valid)
+        gates, opened = writes(written.projected, written.gate_bias, gating, valid)
         kept = gates.keep.mean((1, 3))  # [batch, tokens]
         valid = torch.ones_like(kept, dtype=torch.bool) if valid is None else valid
         measured["write_gate"].append(opened.sum() / (valid.sum() * gating.num_states))

@@ -14,7 +14,17 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
-from deltamem.training.loss import Answers, EpisodeLoss, trained
+from deltamem.training.loss import (
+    Amounts,
+    Costs,
+    EpisodeLoss,
+    TeacherTokens,
+    Weighing,
+    WriteFrom,
+    amounts,
+    mean_cost,
+    views_in,
+)
 from deltamem.training.refused import refuse_absent, refuse_for_trainer, refuse_given
 from deltamem.training.statistics import memory_statistics
 from deltamem.training.views import ALL_VIEWS
@@ -31,6 +41,8 @@ class DeltaMemTrainingArguments(TrainingArguments):
         write_target: the mean write gate that costs nothing.
         write_chunk_tokens: long histories are written in chunks of so many tokens, the memory carried from one to the next.
         gradient_chunks: how many chunks at the end of a history gradients flow through.
+        answer_weight, teacher_weight, teacher_tokens: see `Weighing`.
+        write_from: see `EpisodeLoss`.
         memory_statistics: whether every log says how far the gates open, how large the states and the corrections are.
 
     Raises:
@@ -54,6 +66,18 @@ class DeltaMemTrainingArguments(TrainingArguments):
     )
     write_penalty: float = field(default=0.01, metadata={"help": "Weight of (mean write gate - write_target)^2."})
     write_target: float = field(default=0.05, metadata={"help": "The mean write gate that costs nothing."})
+    answer_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy of the answers."})
+    teacher_weight: float = field(
+        default=0.0, metadata={"help": "Weight of KL(teacher || model): the bare backbone with the history in its context."}
+    )
+    teacher_tokens: TeacherTokens = field(
+        default="all",
+        metadata={"help": "Where the teacher is followed: at all tokens, at answers, or at all by how the history changed it."},
+    )
+    write_from: WriteFrom = field(
+        default="memory",
+        metadata={"help": "What is written: hidden states as in use, or the bare backbone's, which is much faster."},
+    )
     write_chunk_tokens: int | None = field(
         default=None, metadata={"help": "Write the history in chunks of so many tokens, each in a context of its own."}
     )
@@ -74,6 +98,13 @@ class DeltaMemTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value} is not accepted; give a whole number of at least 1, or leave it out")
         if self.gradient_chunks is not None and self.write_chunk_tokens is None:
             raise ValueError("gradient_chunks counts chunks of write_chunk_tokens; give these, too")
+        if self.write_from == "backbone" and self.write_chunk_tokens is not None:
+            raise ValueError("write_from='backbone' writes a history at once; leave out write_chunk_tokens and gradient_chunks")
+        for name in ("answer_weight", "teacher_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} is not accepted; give a finite number of at least 0")
+        if not self.answer_weight and not self.teacher_weight:
+            raise ValueError("answer_weight=0 and teacher_weight=0 leave nothing to learn; give one of them")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a Trainer pickles beside every checkpoint, as training_args.bin: all but the token that opens the Hub."""
@@ -108,43 +139,43 @@ class DeltaMemTrainer(Trainer):
         """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
 
         Returns:
-            The batches; for each of `ALL_VIEWS` how many episodes and how many trained tokens they have, `[views, 2]`, with
+            The batches; for each of `ALL_VIEWS` how many reads, answered tokens and taught tokens they have, `[views, 3]`, with
             `average_tokens_across_devices` the mean over the processes, whose gradients are averaged.
         """
         batches, _ = super().get_batch_samples(*args, **kwargs)
         if not batches:
             return batches, None
-        amounts = torch.stack([_amounts(batch) for batch in batches]).sum(0).to(self.args.device)
+        counted = torch.stack([self._amounts(batch) for batch in batches]).sum(0).to(self.args.device)
         if self.args.average_tokens_across_devices:
-            amounts = self.accelerator.reduce(amounts, reduction="mean")
-        return batches, amounts
+            counted = self.accelerator.reduce(counted, reduction="mean")
+        return batches, counted
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Any:
-        """Write the histories to empty memories, then read them: the mean over the trained tokens, plus the write penalty.
+        """Write the chats to empty memories, then read them: the mean over the trained tokens, plus the write penalty.
 
-        Each view counts by its share of the episodes, and within a view each trained token counts the same, be it in this
-        batch or in another of the same step. The write penalty of a batch counts by the batch's share of the episodes.
+        Each view counts by its share of the reads, and within a view each trained token counts the same, be it in this
+        batch or in another of the same step. The write penalty of a batch counts by the batch's share of the reads.
 
         Args:
             model: `self.model`, or what wraps it.
             inputs: what an `EpisodeCollator` makes.
-            return_outputs: return what each view's episodes cost, too, by the view's name.
-            num_items_in_batch: of the whole step, as `get_batch_samples` counts it, `[views, 2]`; of this batch if None.
+            return_outputs: return what each view's reads cost, too, by the view's name.
+            num_items_in_batch: of the whole step, as `get_batch_samples` counts it, `[views, 3]`; of this batch if None.
         """
-        episodes, tokens = (_amounts(inputs) if num_items_in_batch is None else num_items_in_batch).unbind(1)  # [views]
-        of_a_token = episodes / (episodes.sum() * tokens)  # [views]; NaN for views that are not there
-        costs = self._episode_loss(model)
-        answers = {name: costs(model, inputs[name], view) for name, view in ALL_VIEWS.items() if name in inputs}
-        loss = torch.stack([cost.total * of_a_token[PLACES[name]] for name, cost in answers.items()]).sum()
-        if costs.write_gates:
-            gate = torch.stack(costs.write_gates).mean().to(loss.device)
-            share = len(inputs["view"]) / episodes.sum()
+        counted = self._amounts(inputs) if num_items_in_batch is None else num_items_in_batch
+        every = counted[:, 0].sum()
+        episodes = self._episode_loss(model)
+        costs = episodes(model, inputs)
+        loss = torch.stack([self._share(name, cost, counted, every) for name, cost in costs.items()]).sum()
+        if episodes.write_gates:
+            gate = torch.stack(episodes.write_gates).mean().to(loss.device)
+            share = len(inputs["view"]) / every
             loss = loss + share * self.args.write_penalty * (gate - self.args.write_target) ** 2
         if model.training:
-            self._newest = inputs[next(iter(answers))]
-        return (loss, answers) if return_outputs else loss
+            self._newest = inputs
+        return (loss, costs) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -152,10 +183,10 @@ class DeltaMemTrainer(Trainer):
         """The loss of a batch, and for each episode the numbers of right answers and of all answers, `[batch, 2]`."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, answers = self.compute_loss(model, inputs, return_outputs=True)
+            loss, costs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
-        return loss, torch.cat([_counts(cost) for cost in answers.values()]), inputs["view"]
+        return loss, torch.cat([_counts(cost) for cost in costs.values()]), inputs["view"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, and with the memory's statistics where the training loss is logged."""
@@ -178,10 +209,28 @@ class DeltaMemTrainer(Trainer):
             config = self.accelerator.unwrap_model(self.model).active_peft_config
             write_card(Path(self.args.output_dir), config, self.hub_model_id, **metadata)
 
-    def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
-        adapted = self.accelerator.unwrap_model(model)
+    @property
+    def _weighing(self) -> Weighing:
         args = self.args
-        return EpisodeLoss(adapted, args.write_chunk_tokens, args.gradient_chunks, args.label_smoothing_factor)
+        return Weighing(args.answer_weight, args.teacher_weight, args.teacher_tokens, args.label_smoothing_factor)
+
+    def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
+        adapted, args = self.accelerator.unwrap_model(model), self.args
+        return EpisodeLoss(adapted, self._weighing, args.write_from, args.write_chunk_tokens, args.gradient_chunks)
+
+    def _amounts(self, batch: dict[str, Any]) -> Tensor:
+        """How many reads, answered tokens and taught tokens a batch has of each of `ALL_VIEWS`: `[views, 3]`."""
+        counted = torch.zeros(len(ALL_VIEWS), 3, dtype=torch.float32, device=batch["view"].device)
+        for name, view in views_in(batch).items():
+            of_view = amounts(batch[name], view, self._weighing)
+            counted[PLACES[name]] = torch.stack([torch.as_tensor(amount, dtype=torch.float32) for amount in of_view])
+        return counted
+
+    def _share(self, name: str, costs: Costs, counted: Tensor, every: Tensor) -> Tensor:
+        """What a view's reads add to the loss of a step that has `every` reads in all."""
+        reads, answers, taught = counted[PLACES[name]]
+        mean = mean_cost(costs, Amounts(reads, answers, taught), ALL_VIEWS[name], self._weighing)
+        return mean * reads / every
 
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:
@@ -191,15 +240,5 @@ def recall(prediction: EvalPrediction) -> dict[str, float]:
     return {"recall": float(right / asked)} if asked else {}
 
 
-def _counts(answers: Answers) -> Tensor:
-    return torch.stack([answers.right, answers.asked], dim=1)
-
-
-def _amounts(batch: dict[str, Any]) -> Tensor:
-    """How many episodes and how many trained tokens a batch has of each of `ALL_VIEWS`: `[views, 2]`."""
-    amounts = torch.zeros(len(ALL_VIEWS), 2, dtype=torch.float32, device=batch["view"].device)
-    for name, view in ALL_VIEWS.items():
-        if name in batch:
-            counted = trained(batch[name], view)
-            amounts[PLACES[name], 0], amounts[PLACES[name], 1] = len(counted), counted.sum()
-    return amounts
+def _counts(costs: Costs) -> Tensor:
+    return torch.stack([costs.right, costs.asked], dim=1)

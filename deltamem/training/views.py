@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import Dataset
 
-Chat = dict[str, Any]
+from deltamem.training.chats import Chat, history
+
+# By source, each as likely: raw texts, and messages without a system prompt.
+Unrelated = Sequence[Sequence[str | Sequence[Mapping[str, str]]]]
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,16 @@ class View:
         filled: the history was written to the memory before, in a context of its own; otherwise the memory starts empty.
         context: the history is in the context of the questions.
         write: the read pass writes, too.
-        target: the episode's "answer"s, or what the bare "backbone" would say.
+        another: the memory is that of another chat.
+        target: the chat's own "answer"s, or what the bare "backbone" would say, that has no history.
+        own: what is read is the chat's own; otherwise it has nothing to do with it.
     """
 
     filled: bool = True
     context: bool = False
     write: bool = False
+    another: bool = False
+    own: bool = True
     target: Literal["answer", "backbone"] = "answer"
 
 
@@ -34,30 +41,43 @@ VIEWS: dict[str, View] = {
     "memory_writing": View(write=True),  # likewise, and the questions are written while they are read
     "context_and_memory": View(context=True),  # the memory must not spoil what the context says
     "context": View(filled=False, context=True, write=True),  # a conversation from its beginning, written while it is read
-    "unrelated": View(target="backbone"),  # a filled memory, and a chat that has nothing to do with it
+    "another": View(another=True, target="backbone"),  # another's memory must not change what is said
+    "unrelated": View(own=False, target="backbone"),  # a filled memory, and a text that has nothing to do with it
 }
 # Controls, nothing to train on: no memory, and another episode's.
 ZERO_MEMORY, SHUFFLED_MEMORY = "zero_memory", "shuffled_memory"
 ALL_VIEWS = VIEWS | {ZERO_MEMORY: View(filled=False), SHUFFLED_MEMORY: View()}
 
 
-def view_weights(given: Sequence[str]) -> dict[str, float]:
-    """Sampling weights from texts such as "memory=0.7".
+class Weight(NamedTuple):
+    """How often something is drawn, in proportion, from the first step to the last."""
+
+    first: float
+    last: float
+
+    def at(self, progress: float) -> float:
+        """The weight at a share of all steps."""
+        return self.first + (self.last - self.first) * progress
+
+
+def view_weights(given: Sequence[str]) -> dict[str, Weight]:
+    """Sampling weights from texts such as "memory=0.7", or "unrelated=0.1:0.3" for one that changes from step to step.
 
     Raises:
         ValueError: no weights; an unknown view, or one given twice; a weight that is no positive number.
     """
-    weights: dict[str, float] = {}
+    weights: dict[str, Weight] = {}
     for text in given:
         name, _, weight = text.partition("=")
         if name not in VIEWS or name in weights:
             raise ValueError(f"{text!r} names no view, or one again; give VIEW=WEIGHT of {', '.join(VIEWS)}, each once")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            weights[name] = -1.0
-        if not 0 < weights[name] < float("inf"):
-            raise ValueError(f"{text!r} has no weight; give VIEW=WEIGHT with a number above 0, such as {name}=0.5")
+        first, _, last = weight.partition(":")
+        weights[name] = Weight(_number(first), _number(last or first))
+        if not all(0 < number < float("inf") for number in weights[name]):
+            raise ValueError(
+                f"{text!r} has no weight; give VIEW=WEIGHT with a number above 0, such as {name}=0.5, or {name}=0.1:0.5 for "
+                "one that changes from the first step to the last"
+            )
     if not weights:
         raise ValueError("no view to train; give one or more of " + ", ".join(f"{name}=WEIGHT" for name in VIEWS))
     return weights
@@ -78,36 +98,42 @@ def check_views(views: Iterable[str], writes_segments: bool) -> None:
 
 
 class InViews(Dataset[Chat]):
-    """Chats, each in a view; which one depends on the seed and its place alone.
+    """Chats, each with its reads; in which views these are depends on the seed and the chat's place alone.
 
     Args:
-        chats: `{"messages": [...], "read_turns": ...}`.
+        chats: `{"messages": [...], ...}`.
         weights: how often each view is drawn, in proportion.
-        seed: of the choice.
-        unrelated: chats without a system prompt that the view of this name asks instead, turns of a user and an assistant.
+        seed: of what is drawn.
+        unrelated: what the view of this name reads instead of the chat.
+        reads: how many reads a chat has; one with questions, which are one thing to read, has no view twice.
 
     Raises:
-        ValueError: there are none, but that view.
+        ValueError: a view needs something unrelated, and there is nothing.
     """
 
-    def __init__(
-        self, chats: Any, weights: Mapping[str, float], seed: int, unrelated: Sequence[Sequence[Mapping[str, str]]] = ()
-    ) -> None:
-        if not unrelated and any(ALL_VIEWS[view].target == "backbone" for view in weights):
+    def __init__(self, chats: Any, weights: Mapping[str, Weight], seed: int, unrelated: Unrelated = (), reads: int = 1) -> None:
+        if not unrelated and any(not ALL_VIEWS[view].own for view in weights):
             raise ValueError("the view unrelated needs chats that have nothing to do with the episodes, and got none")
-        self.chats, self.weights, self.seed, self.unrelated = chats, weights, seed, unrelated
+        self.chats, self.weights, self.seed, self.unrelated, self.reads = chats, weights, seed, unrelated, reads
 
     def __len__(self) -> int:
         return len(self.chats)
 
     def __getitem__(self, index: int) -> Chat:
-        rng = random.Random(f"{self.seed}-view-{index}")
-        (view,) = rng.choices([*self.weights], [*self.weights.values()])
-        chat = {**self.chats[index], "view": view}
-        if ALL_VIEWS[view].target == "backbone":
-            turns = rng.choice(self.unrelated)
-            chat.update(messages=[*history(chat), *turns], read_turns=len(turns) // 2)
-        return chat
+        rng, chat = random.Random(f"{self.seed}-view-{index}"), self.chats[index]
+        weights = [weight.at(index / len(self)) for weight in self.weights.values()]
+        views = rng.choices([*self.weights], weights, k=self.reads)
+        if not chat.get("talk"):
+            views = [*dict.fromkeys(views)]
+        return {**chat, "seed": index, "reads": [self._read(view, chat, rng) for view in views]}
+
+    def _read(self, view: str, chat: Chat, rng: random.Random) -> dict[str, Any]:
+        if ALL_VIEWS[view].own:
+            return {"view": view}
+        instead = rng.choice(rng.choice(self.unrelated))
+        if not isinstance(instead, str):
+            instead = [*(message for message in chat["messages"][:1] if message["role"] == "system"), *instead]
+        return {"view": view, "instead": instead}
 
 
 class WithAnothersHistory(Dataset[Chat]):
@@ -124,16 +150,18 @@ class WithAnothersHistory(Dataset[Chat]):
     def __getitem__(self, index: int) -> Chat:
         chat, other = self.chats[index], self.chats[(index + 1) % len(self.chats)]
         questions = chat["messages"][len(history(chat)) :]
-        return {**chat, "messages": [*history(other), *questions], "view": SHUFFLED_MEMORY}
+        return {**chat, "messages": [*history(other), *questions], "reads": [{"view": SHUFFLED_MEMORY}]}
 
 
-def in_views_and_controls(chats: Any, views: Sequence[str], unrelated: Sequence[Any], seed: int) -> dict[str, Any]:
+def in_views_and_controls(chats: Any, views: Sequence[str], unrelated: Unrelated, seed: int) -> dict[str, Any]:
     """A data set for each view and control, by its name: what a Trainer evaluates on one after the other."""
-    sets: dict[str, Any] = {view: InViews(chats, {view: 1.0}, seed, unrelated) for view in views}
-    return sets | {ZERO_MEMORY: InViews(chats, {ZERO_MEMORY: 1.0}, seed), SHUFFLED_MEMORY: WithAnothersHistory(chats)}
+    always = Weight(1.0, 1.0)
+    sets: dict[str, Any] = {view: InViews(chats, {view: always}, seed, unrelated) for view in views}
+    return sets | {ZERO_MEMORY: InViews(chats, {ZERO_MEMORY: always}, seed), SHUFFLED_MEMORY: WithAnothersHistory(chats)}
 
 
-def history(chat: Chat) -> Sequence[Mapping[str, str]]:
-    """All messages before the questions."""
-    messages: Sequence[Mapping[str, str]] = chat["messages"]
-    return messages[: len(messages) - 2 * chat.get("read_turns", 1)]
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0

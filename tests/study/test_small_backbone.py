@@ -5,8 +5,8 @@ import torch
 
 from deltamem.study.small_backbone import SmallBackbone, load_small_backbone, repeated_words, told_and_asked, untrained
 from deltamem.study.words import word_tokenizer
-from deltamem.training.episodes import IGNORED
 from deltamem.training.facts import FactEpisodeConfig, fact_episodes
+from deltamem.training.scripts import IGNORED
 
 TINY = SmallBackbone(layers=1, width=16, heads=2, steps=2)
 

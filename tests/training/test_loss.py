@@ -3,8 +3,11 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import EpisodeLoss, _counted, answer_loss
+from deltamem.training.batches import EpisodeCollator
+from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.loss import _counted, answer_loss
+from deltamem.training.scripts import IGNORED
+from deltamem.training.writing import ChunkWriter
 
 
 def chat(*told, asked=(("What does Anna like?", "teal"),)):
@@ -19,17 +22,17 @@ SHORT = chat("Anna likes teal.", asked=(("Where is Bob?", "Oslo"), ("What does A
 
 
 def batch_of(*chats, write="token"):
-    return EpisodeCollator(EpisodeEncoder(chat_tokenizer(), write=write, answer_only=True))(chats)["memory"]
+    return EpisodeCollator(EpisodeEncoder(chat_tokenizer(), write=write, answer_only=True))(chats)
 
 
 def test_the_loss_is_cross_entropy_over_all_answers():
-    model, batch = chat_model(spread=0.5), batch_of(LONG, SHORT)
+    model, batch = chat_model(spread=0.5), batch_of(LONG, SHORT)["memory"]
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
-        answers = answer_loss(model, batch)
-    torch.testing.assert_close(answers.loss, expected)
-    assert answers.asked.tolist() == [1, 3]
+        costs = answer_loss(model, batch)
+    torch.testing.assert_close(costs.answers / (batch["labels"] != IGNORED).sum(), expected)
+    assert costs.asked.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def gradients(model, loss):
 
 def written_by_hand(model, batch, size, linked):
     """The memory after chunks from the end, by public means; the gradients of those before the last `linked` cut."""
-    state, tokens = model.new_memory(len(batch["labels"])), batch["write_input_ids"].shape[1]
+    state, tokens = model.new_memory(len(batch["input_ids"])), batch["input_ids"].shape[1]
     starts = [0, *range(tokens % size or size, tokens, size)]
     for number, start in enumerate(starts):
         part = slice(start, [*starts, tokens][number + 1])
@@ -70,7 +73,7 @@ def written_by_hand(model, batch, size, linked):
             state = state.clone()  # a plain value
             state.contents = state.contents.map(torch.Tensor.detach)
         with model.memory(state, detach=False):
-            model(input_ids=batch["write_input_ids"][:, part], attention_mask=batch["write_attention_mask"][:, part])
+            model(input_ids=batch["input_ids"][:, part], attention_mask=batch["attention_mask"][:, part])
     return state
 
 
@@ -78,14 +81,13 @@ def written_by_hand(model, batch, size, linked):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_history_in_chunks(linked, attention):
     """The short row's first chunks are all padding, which must not reach its gradients."""
-    model, batch = chat_model(spread=0.5), batch_of(LONG, SHORT)
+    model, batch = chat_model(spread=0.5), batch_of(LONG, SHORT)["chats"]
     model.set_attn_implementation(attention)
-    costs = EpisodeLoss(model, write_chunk_tokens=7, gradient_chunks=linked)
     state = model.new_memory(2)
-    costs.fill(model, batch, state)
+    write_gates = ChunkWriter(model, chunk_tokens=7, gradient_chunks=linked)(model, batch, state)
     expected = written_by_hand(model, batch, 7, 99 if linked is None else linked)
-    chunks = -(-batch["write_input_ids"].shape[1] // 7)
-    assert len(costs.write_gates) == (chunks if linked is None else linked)
+    chunks = -(-batch["input_ids"].shape[1] // 7)
+    assert len(write_gates) == (chunks if linked is None else linked)
     for name, tensor in state.tensors.items():
         torch.testing.assert_close(tensor, expected.tensors[name])
     found, wanted = (
@@ -99,10 +101,10 @@ def test_a_history_in_chunks(linked, attention):
 def test_a_segment_may_lie_in_two_chunks():
     """A message's mean does not depend on where the history is cut, if the backbone's context does not."""
     model = chat_model(write="message", layers_to_transform=[0])  # whose hidden states are embeddings
-    batch = batch_of(LONG, SHORT, write="message")
+    batch = batch_of(LONG, SHORT, write="message")["chats"]
     whole, cut = model.new_memory(2), model.new_memory(2)
     with torch.no_grad():
-        EpisodeLoss(model).fill(model, batch, whole)
-        EpisodeLoss(model, write_chunk_tokens=5).fill(model, batch, cut)
+        ChunkWriter(model)(model, batch, whole)
+        ChunkWriter(model, chunk_tokens=5)(model, batch, cut)
     for name, tensor in whole.tensors.items():
         torch.testing.assert_close(cut.tensors[name], tensor)

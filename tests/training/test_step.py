@@ -1,5 +1,7 @@
 """A step of the optimizer is one, however its episodes are cut into batches."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,12 +12,15 @@ from tiny_training import ANSWERS, ENCODER, MEMORY, arguments, chat
 from transformers import Trainer
 
 from deltamem.training.baselines import BaselineTrainer, ReadCollator
-from deltamem.training.episodes import IGNORED, EpisodeCollator
+from deltamem.training.batches import EpisodeCollator
 from deltamem.training.loss import EpisodeLoss
+from deltamem.training.scripts import IGNORED
 from deltamem.training.trainer import DeltaMemTrainer
 from deltamem.training.views import VIEWS
 
-MIXED = [chat(answer, view) for answer, view in zip(ANSWERS, (*VIEWS, "memory"), strict=True)]
+# All but the view whose cost depends on what else is in the batch.
+ALONE = [view for view, how in VIEWS.items() if not how.another]
+MIXED = [chat(answer, view) for answer, view in zip(ANSWERS, itertools.cycle(ALONE), strict=False)]
 
 
 def memory_trainer(folder, chats, **options):
@@ -88,7 +93,7 @@ def test_the_write_penalty_of_a_step_is_the_mean_over_its_episodes(tmp_path):
 
 def mean_gate(model, batch):
     costs = EpisodeLoss(model)
-    costs(model, batch["memory"], VIEWS["memory"])
+    costs(model, batch)
     return torch.stack(costs.write_gates).mean()
 
 
@@ -98,7 +103,7 @@ def test_label_smoothing_spreads_the_targets(tmp_path, make):
     batch = smooth.data_collator(MEMORY)
     found, plain = (run.compute_loss(run.model.eval(), batch).detach() for run in (smooth, sharp))
     read = batch.get("memory", batch)
-    logits = logits_of(sharp.model, read)
+    logits = logits_of(sharp.model, read, batch.get("chats"))
     targets = read["labels"][:, 1:]
     asked = targets != IGNORED
     spread = -F.log_softmax(logits[:, :-1][asked], dim=-1).mean()  # over the vocabulary and the answers' tokens
@@ -107,12 +112,12 @@ def test_label_smoothing_spreads_the_targets(tmp_path, make):
 
 
 @torch.no_grad()
-def logits_of(model, batch):
+def logits_of(model, batch, chats):
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    if "write_input_ids" not in batch:
+    if chats is None:
         return model(**inputs).logits
     state = model.new_memory(len(batch["input_ids"]))
     with model.memory(state):
-        model(input_ids=batch["write_input_ids"], attention_mask=batch["write_attention_mask"])
+        model(**chats)
     with model.memory(state, write=False):
         return model(**inputs).logits

@@ -11,8 +11,10 @@ from tiny_chat import chat_model, chat_tokenizer
 from transformers import AutoModelForCausalLM
 
 from deltamem.training import command
-from deltamem.training.episodes import IGNORED, EpisodeCollator, EpisodeEncoder
+from deltamem.training.batches import EpisodeCollator
+from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.options import TrainingOptions
+from deltamem.training.scripts import IGNORED
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
 from deltamem.training.views import in_views_and_controls
 
@@ -57,16 +59,16 @@ def test_the_loss_is_cross_entropy_of_the_answers_plus_the_write_penalty(tmp_pat
     model, batch = run.model, run.data_collator(CHATS)
     loss = run.compute_loss(model, batch)
 
-    batch = batch["memory"]
+    batch, chats = batch["memory"], batch["chats"]
     state = model.new_memory(4)
     with torch.no_grad():
         with model.memory(state):
-            model(input_ids=batch["write_input_ids"], attention_mask=batch["write_attention_mask"])
+            model(**chats)
         with model.memory(state, write=False):
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     answers = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
     with model.memory(model.new_memory(4)) as block:
-        model(input_ids=batch["write_input_ids"], attention_mask=batch["write_attention_mask"])
+        model(**chats)
     gate = block.write_gates[0].detach()
     torch.testing.assert_close(loss.detach(), answers + 3.0 * (gate - 0.2) ** 2)
     assert 0 < gate < 1
@@ -196,10 +198,10 @@ def test_statistics_of_the_memory_are_logged(tmp_path, options):
     run.train()
     logged = run.state.log_history[0]
 
-    batch, block_gates = run.data_collator(CHATS)["memory"], []
+    chats, block_gates = run.data_collator(CHATS)["chats"], []
     state = model.new_memory(4)
     with model.memory(state) as block:
-        model(input_ids=batch["write_input_ids"], attention_mask=batch["write_attention_mask"])
+        model(**chats)
         block_gates += block.write_gates
     assert logged["write_gate"] == pytest.approx(block_gates[0].item(), rel=1e-4)
     if "decay" not in options:

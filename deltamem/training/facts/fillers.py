@@ -56,7 +56,7 @@ def _load(source: str, part: Part) -> tuple[Conversation, ...]:
 def _part(source: str, part: Part) -> Iterator[Conversation]:
     if source == SMALL_TALK:
         return ((turn,) for turn in small_talk(part))
-    everything = dict.fromkeys(_chitchat() if source == CHITCHAT else _trivia(source))
+    everything = dict.fromkeys(chitchat() if source == CHITCHAT else _trivia(source))
     return (
         conversation
         for number, conversation in enumerate(everything, 1)
@@ -85,7 +85,12 @@ def _cut(text: str) -> str:
     return " ".join(text.split()[:MOST_WORDS])
 
 
-def _chitchat() -> Iterator[Conversation]:
+def chitchat() -> Iterator[Conversation]:
+    """The conversations of the package `chitchat-dataset`.
+
+    Raises:
+        ValueError: it is missing.
+    """
     # Read by ourselves: the package leaves its file open, and decodes it as the system's locale would have it.
     try:
         file = importlib.resources.files("chitchat_dataset").joinpath("dataset.json")

@@ -1,0 +1,80 @@
+"""Batches: several episodes as padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.chat_tokens import left_padded
+from deltamem.training.chats import Chat
+from deltamem.training.episodes import Episode, EpisodeEncoder, Read
+from deltamem.training.scripts import IGNORED
+from deltamem.training.views import ALL_VIEWS
+
+NO_PLACE = -1
+
+
+@dataclass(frozen=True)
+class EpisodeCollator:
+    """Makes a batch of chats: tokenises and pads on the left, so that the answers end together.
+
+    The batch holds `view`, `[reads]`, the place in `ALL_VIEWS` of each read pass's view; `chats`, for the write pass:
+    `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`; and under the
+    name of each view its read passes: `input_ids`, `attention_mask` and `labels`, `[reads, tokens]`, `chat`, `[reads]`, whose
+    memory they read, `written`, `[reads]`, how many of its tokens that holds, and `taught`, `[reads, tokens]`, where a token
+    stands in its chat, -1 where it does not.
+    """
+
+    encoder: EpisodeEncoder
+
+    def __call__(self, chats: Sequence[Chat]) -> dict[str, Any]:
+        """Make a batch of chats as the encoder takes them."""
+        episodes = [self.encoder(chat) for chat in chats]
+        width = max(len(episode.chat.ids) for episode in episodes)
+        reads = [(number, read) for number, episode in enumerate(episodes) for read in episode.reads]
+        # First, as that is where a Trainer looks for the size of a batch.
+        batch: dict[str, Any] = {
+            "view": torch.tensor([[*ALL_VIEWS].index(read.view) for _, read in reads], dtype=torch.long, device="cpu"),
+            "chats": self._written(episodes),
+        }
+        starts = [width - len(episode.chat.ids) for episode in episodes]
+        for view in dict.fromkeys(read.view for _, read in reads):
+            batch[view] = self._read([(number, read) for number, read in reads if read.view == view], starts)
+        return batch
+
+    def _written(self, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+        written = {
+            "input_ids": left_padded([episode.chat.ids for episode in episodes], self._pad),
+            "attention_mask": left_padded([torch.ones_like(episode.chat.ids) for episode in episodes], 0),
+        }
+        if self.encoder.write != "token":
+            written["segment_ids"] = left_padded([episode.chat.segment_ids for episode in episodes], -1)
+        return written
+
+    def _read(self, reads: Sequence[tuple[int, Read]], starts: Sequence[int]) -> dict[str, Tensor]:
+        """Read passes of one view; `starts` is where the tokens of each chat begin behind their padding."""
+        taught = [_places(read, starts[number]) for number, read in reads]
+        return {
+            "input_ids": left_padded([read.ids for _, read in reads], self._pad),
+            "attention_mask": left_padded([torch.ones_like(read.ids) for _, read in reads], 0),
+            "labels": left_padded([read.labels for _, read in reads], IGNORED),
+            "chat": torch.tensor([number for number, _ in reads], dtype=torch.long, device="cpu"),
+            "written": torch.tensor([read.written for _, read in reads], dtype=torch.long, device="cpu"),
+            "taught": left_padded(taught, NO_PLACE),
+        }
+
+    @property
+    def _pad(self) -> int:
+        pad: int = self.encoder.tokenizer.pad_token_id or 0
+        return pad
+
+
+def _places(read: Read, start: int) -> Tensor:
+    """Where each token of a read pass stands in the padded chat, `[tokens]`."""
+    first = start + read.written
+    places = torch.arange(first, first + read.follows, dtype=torch.long, device="cpu")
+    return torch.cat([torch.full((len(read.ids) - read.follows,), NO_PLACE, dtype=torch.long, device="cpu"), places])

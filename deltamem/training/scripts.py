@@ -1,0 +1,164 @@
+"""Scripts: a chat as tokens, and the parts of it that are read in a context of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltamem.chat_tokens import ChatTokens, Message, render
+from deltamem.config import WriteUnit
+from deltamem.training.chats import parts_of, split_system
+
+IGNORED = -100
+LEAST_TALK = 8  # tokens that are read on from a message, at least
+CHARACTERS_A_TOKEN = 3  # roughly, to cut a long chat before it is tokenised
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a chat, read in a fresh context.
+
+    Args:
+        written: how many tokens of the chat come before it.
+        ids: what the context begins with (a system prompt), and the part, `[tokens]`.
+        labels: those of `ids` that are trained on, the others `IGNORED`, `[tokens]`.
+        length: how many of `ids` are the part.
+    """
+
+    written: int
+    ids: Tensor
+    labels: Tensor
+    length: int
+
+
+@dataclass(frozen=True)
+class Script:
+    """A chat as tokens.
+
+    Args:
+        chat: all of it.
+        parts: what can be read.
+    """
+
+    chat: ChatTokens
+    parts: tuple[Part, ...]
+
+
+def question_script(
+    tokenizer: Any, write: WriteUnit, messages: Sequence[Message], read_turns: int, answer_only: bool, most_written: int
+) -> Script:
+    """A chat whose only part is the questions at its end, each with its answer.
+
+    Args:
+        tokenizer: with a chat template.
+        write: what makes one write.
+        messages: the chat.
+        read_turns: how many questions there are.
+        answer_only: train on the content of an answer and its end token, and not on the header of its turn.
+        most_written: tokens of the history; a longer one loses its beginning.
+
+    Raises:
+        ValueError: no history, or no questions and answers at the end.
+    """
+    system, history, turns = parts_of(messages, read_turns)
+    told = ChatTokens.of(tokenizer, [*system, *history], write).last(most_written)
+    asked, _ = _tokenised(tokenizer, [*system, *history], turns, answer_only)
+    ids, labels = _tokenised(tokenizer, system, turns, answer_only, with_before=True)
+    chat = ChatTokens(torch.cat([told.ids, asked]), torch.cat([told.segment_ids, torch.full_like(asked, -1)]))
+    return Script(chat, (Part(len(told.ids), ids, labels, len(asked)),))
+
+
+def talk_script(
+    tokenizer: Any, messages: Sequence[Message], parts: int, seed: str, most_written: int, most_read: int
+) -> Script:
+    """A chat that is read on from some of its messages, drawn at random. A long one is cut first, to begin with a user.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: the chat.
+        parts: how many, where it has so many messages.
+        seed: of what is drawn.
+        most_written: tokens of a history.
+        most_read: tokens of a part.
+
+    Raises:
+        ValueError: a chat of fewer than two messages, or a chat template that renders messages in different ways.
+    """
+    rng = random.Random(seed)
+    system, talk = split_system(messages)
+    texts = _texts(tokenizer, system, _window(talk, rng, most_written + most_read))
+    pieces = [token_ids(tokenizer, text) for text in texts]
+    ends = [*accumulate(len(piece) for piece in pieces)]
+    whole = torch.cat(pieces)[: most_written + most_read]
+    cuts = [end for end in ends[:-1] if end <= most_written and len(whole) - end >= LEAST_TALK] or ends[:1]
+    head = token_ids(tokenizer, _head(tokenizer, system))
+    read = [
+        Part(cut, torch.cat([head, part]), torch.cat([torch.full_like(head, IGNORED), part]), len(part))
+        for cut in sorted(rng.sample(cuts, min(parts, len(cuts))))
+        for part in [whole[cut : cut + most_read]]
+    ]
+    return Script(ChatTokens(whole, torch.full_like(whole, -1)), tuple(read))
+
+
+def token_ids(tokenizer: Any, text: str) -> Tensor:
+    """A text's tokens, `[tokens]`, without the tokenizer's own at its ends."""
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long, device="cpu")
+
+
+def _tokenised(
+    tokenizer: Any, before: Sequence[Message], turns: Sequence[Message], answer_only: bool, with_before: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Tokens and labels of questions and answers behind other messages, perhaps with these."""
+    ids: list[Tensor] = []
+    labels: list[Tensor] = []
+    rendered = "" if with_before or not before else render(tokenizer, before)
+    for end in range(1, len(turns), 2):
+        prompt = render(tokenizer, [*before, *turns[:end]], add_generation_prompt=answer_only)
+        whole = render(tokenizer, [*before, *turns[: end + 1]])
+        asked, answered = (token_ids(tokenizer, text) for text in (_behind(prompt, rendered), _behind(whole, prompt)))
+        ids += [asked, answered]
+        labels += [torch.full_like(asked, IGNORED), answered]
+        rendered = whole
+    return torch.cat(ids), torch.cat(labels)
+
+
+def _texts(tokenizer: Any, system: Sequence[Message], messages: Sequence[Message]) -> list[str]:
+    """What each message of a chat adds to its rendering; the first has the system prompt before it."""
+    rendered = ["", *(render(tokenizer, [*system, *messages[:end]]) for end in range(1, len(messages) + 1))]
+    return [_behind(whole, before) for before, whole in pairwise(rendered)]
+
+
+def _behind(text: str, beginning: str) -> str:
+    if not text.startswith(beginning):
+        raise ValueError("the tokenizer's chat template changes earlier turns when another is added; cannot train on it")
+    return text.removeprefix(beginning)
+
+
+def _head(tokenizer: Any, system: Sequence[Message]) -> str:
+    """What the template puts before the first message of a chat."""
+    user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+    first, _, again = _texts(tokenizer, system, [user, answer, user])
+    if not first.endswith(again):
+        raise ValueError(
+            "the tokenizer's chat template renders a first message otherwise than a later one, so a chat cannot be read on "
+            "from its middle; leave out the system prompt, or train on questions"
+        )
+    return first.removesuffix(again)
+
+
+def _window(messages: Sequence[Message], rng: random.Random, tokens: int) -> Sequence[Message]:
+    """Consecutive messages that begin with a user's, about so many tokens; all of a chat that is not longer."""
+    left = [*accumulate(len(message["content"]) for message in reversed(messages))][::-1]  # characters from each message on
+    wanted = CHARACTERS_A_TOKEN * tokens
+    starts = [place for place, message in enumerate(messages) if message["role"] == "user" and left[place] >= wanted]
+    if not starts:
+        return messages
+    start = rng.choice(starts)
+    end = next((place for place in range(start, len(messages)) if left[start] - left[place] >= 2 * wanted), len(messages))
+    return messages[start:end]
