@@ -156,7 +156,7 @@ def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: i
             refuses.
     """
     sources = source_weights(options.data)
-    if episodes < 1 and [*sources] != [next((name for name in sources if name != FACTS), FACTS)]:
+    if episodes < 1 and (FACTS in sources or len(sources) > 1):
         raise ValueError(
             "as many facts, or chats of several sources, are drawn as the steps take, and none end an epoch; give --max_steps, "
             "at least 1"

@@ -157,9 +157,9 @@ def test_a_file_that_is_not_there_is_not_asked_of_the_hub(monkeypatch):
 
 def test_the_command_names_a_format_and_a_source(tmp_path):
     (tmp_path / "squad.json").write_text(json.dumps({"data": SETS["squad"][0]}))
-    options = DataArguments(data=f"squad:{tmp_path / 'squad.json'}", system="Remember.")
+    options = DataArguments(data=[f"squad:{tmp_path / 'squad.json'}"], system="Remember.")
     chats = training_chats(options, FactEpisodeConfig(), 1, 0, chat_tokenizer())
     assert len(chats) == 1
     assert [message["content"] for message in chats[0]["messages"]][:2] == ["Remember.", "Anna lives in Oslo."]
     with pytest.raises(ValueError, match=r"there is no file .*nowhere.jsonl"):
-        training_chats(DataArguments(data=str(tmp_path / "nowhere.jsonl")), FactEpisodeConfig(), 1, 0, chat_tokenizer())
+        training_chats(DataArguments(data=[str(tmp_path / "nowhere.jsonl")]), FactEpisodeConfig(), 1, 0, chat_tokenizer())

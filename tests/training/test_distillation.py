@@ -1,0 +1,156 @@
+"""Chats that are written from the bare backbone, read from several places, and compared with a teacher that has the history."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_chat import chat_model, chat_tokenizer
+
+from deltamem.training.batches import EpisodeCollator
+from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.loss import EpisodeLoss, Weighing, divergence
+from deltamem.training.scripts import IGNORED, talk_script
+from deltamem.training.start import start_from_attention
+
+TEXTS = (
+    ("Anna likes teal.", "Noted.", "Bob lives in Rome.", "Okay.", "Hello there.", "Hello friend!"),
+    ("Bob likes red.", "Noted.", "Where is Bob?", "Oslo"),
+)
+ROLES = ("user", "assistant") * 3
+TEACHER = Weighing(answers=0.0, teacher=1.0)
+
+
+def talk(texts, *views):
+    messages = [{"role": role, "content": text} for role, text in zip(ROLES, texts, strict=False)]
+    return {"messages": messages, "talk": True, "seed": 1, "reads": [{"view": view} for view in views]}
+
+
+def batch_of(*views, write="token"):
+    encoder = EpisodeEncoder(chat_tokenizer(), write=write, whole=True, max_write_tokens=64, talk_tokens=16)
+    return EpisodeCollator(encoder)([talk(texts, *views) for texts in TEXTS])
+
+
+def written_tokens(batch, chat, count):
+    mask = batch["chats"]["attention_mask"][chat].bool()
+    return batch["chats"]["input_ids"][chat][mask][None, :count]
+
+
+def test_a_memory_is_known_at_every_token():
+    """As if each beginning had been written alone, in a pass that does not read."""
+    model, batch = chat_model(spread=0.5), batch_of("memory", "memory", "memory")
+    written = EpisodeLoss(model, TEACHER, "backbone").write(model, batch)
+    read = batch["memory"]
+    assert len({*zip(read["chat"].tolist(), read["written"].tolist(), strict=True)}) == 5  # of the short chat two places
+    memory = written.memory(read["chat"], read["written"])
+    for row, (chat, count) in enumerate(zip(read["chat"].tolist(), read["written"].tolist(), strict=True)):
+        alone = model.new_memory()
+        with torch.no_grad(), model.memory(alone, read=False):
+            model(input_ids=written_tokens(batch, chat, count))
+        for name, tensor in alone.tensors.items():
+            torch.testing.assert_close(memory.tensors[name][row : row + 1], tensor)
+    assert memory.tokens == read["written"].tolist()
+
+
+def test_a_pass_that_does_not_read_computes_what_the_backbone_does():
+    model, ids = chat_model(spread=0.5), written_tokens(batch_of("memory"), 0, 20)
+    state = model.new_memory()
+    with torch.no_grad():
+        with model.memory(state):
+            model(input_ids=ids)
+        with model.memory(state, read=False):
+            unread = model(input_ids=ids).logits
+        with model.memory(state, write=False):
+            read = model(input_ids=ids).logits
+        with model.disable_adapter():
+            bare = model(input_ids=ids).logits
+    assert torch.equal(unread, bare)
+    assert not torch.allclose(read, bare)
+    assert state.tokens == [40]
+    with pytest.raises(ValueError, match="leave the memory out"):
+        model.memory(state, read=False, write=False)
+
+
+def test_the_teacher_has_the_history_in_its_context():
+    model, batch = chat_model(spread=0.5), batch_of("memory")
+    read = batch["memory"]
+    with torch.no_grad():
+        (costs,) = EpisodeLoss(model, TEACHER, "backbone")(model, batch).values()
+        expected = 0.0
+        for row, (chat, count) in enumerate(zip(read["chat"].tolist(), read["written"].tolist(), strict=True)):
+            part = int((read["taught"][row] >= 0).sum())
+            whole, alone, state = written_tokens(batch, chat, count + part), read["input_ids"][row], model.new_memory()
+            with model.disable_adapter():
+                teacher = model(input_ids=whole).logits[0, -part:]
+            with model.memory(state, read=False):
+                model(input_ids=whole[:, :count])
+            with model.memory(state, write=False):
+                student = model(input_ids=alone[read["attention_mask"][row].bool()][None]).logits[0, -part:]
+            expected += F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="sum")
+    torch.testing.assert_close(costs.teacher, expected)
+    assert expected > 0.1
+
+
+def test_where_the_teacher_is_followed():
+    model, batch = chat_model(spread=0.5), batch_of("memory")
+    with torch.no_grad():
+        every, answers, changed = (
+            EpisodeLoss(model, TEACHER._replace(teacher_tokens=which), "backbone")(model, batch)["memory"].teacher
+            for which in ("all", "answers", "changed")
+        )
+    assert answers <= every != changed
+
+
+def test_the_divergence_of_equal_logits_is_zero():
+    logits = torch.randn(5, 7)
+    torch.testing.assert_close(divergence(logits, logits), torch.zeros(5), atol=1e-6, rtol=0)
+    assert (divergence(logits, logits.roll(1, 0)) > 0).all()
+
+
+def test_writing_from_the_backbone_needs_no_gradients_of_the_written_tokens():
+    """Gradients reach all that writes and reads, and nothing in the write pass depends on what is read."""
+    model, batch = chat_model(spread=0.5), batch_of("memory", "another")
+    costs = EpisodeLoss(model, TEACHER, "backbone")(model, batch)
+    sum(cost.teacher for cost in costs.values()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_memory_of_one_place_is_not_read_from_two():
+    model, batch = chat_model(spread=0.5), batch_of("memory", "memory", "memory")
+    with pytest.raises(ValueError, match='give write_from="backbone"'):
+        EpisodeLoss(model, TEACHER, "memory")(model, batch)
+
+
+def test_talk_is_read_on_from_its_messages():
+    script = talk_script(chat_tokenizer(), talk(TEXTS[0])["messages"], 9, "seed", 64, 16)
+    whole = chat_tokenizer().decode(script.chat.ids)
+    assert len(script.parts) > 3
+    for part in script.parts:
+        assert whole.startswith(chat_tokenizer().decode(script.chat.ids[: part.written]))
+        begins = chat_tokenizer().convert_ids_to_tokens(part.ids[-part.length :].tolist())
+        assert begins[0] == "<|im_start|>"
+        assert torch.equal(part.ids[-part.length :], script.chat.ids[part.written : part.written + part.length])
+        assert (part.labels[: -part.length] == IGNORED).all()
+
+
+def test_talk_of_one_message_is_refused():
+    with pytest.raises(ValueError, match="talk needs two messages at least"):
+        talk_script(chat_tokenizer(), talk(TEXTS[0])["messages"][:1], 1, "seed", 64, 16)
+
+
+def test_a_start_from_the_attention():
+    """Everything is set, the output's correction to directions of its own, and no other correction is made yet."""
+    model, random = chat_model(spread=0.5, num_states=2), chat_model(spread=0.5, num_states=2)
+    start_from_attention(model, [batch_of("memory", "memory")])
+    adapted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: p for name, p in random.named_parameters() if p.requires_grad}
+    for name, weight in adapted.items():
+        assert weight.isfinite().all(), name
+        assert not torch.equal(weight, before[name]), name
+        assert bool(weight.any()) == (".delta_mem_q." not in name), name
+    corrections = [weight for name, weight in adapted.items() if ".delta_mem_o." in name]
+    for weight in corrections:  # columns of one length, at right angles
+        torch.testing.assert_close(weight.T @ weight, torch.eye(weight.shape[1]) * weight[:, 0].square().sum())
+
+
+def test_a_start_from_the_attention_needs_its_output_corrected():
+    with pytest.raises(ValueError, match="give corrections with 'o'"):
+        start_from_attention(chat_model(corrections=("q",)), [batch_of("memory")])
