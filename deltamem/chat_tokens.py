@@ -85,6 +85,11 @@ def left_padded(rows: Sequence[Tensor], fill: int) -> Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
 
 
+def right_padded(rows: Sequence[Tensor], fill: int) -> Tensor:
+    """Rows of different lengths as `[rows, tokens]`, filled up behind, so that they begin together."""
+    return pad_sequence(list(rows), batch_first=True, padding_value=fill)
+
+
 def with_system(system: str | None, messages: Sequence[Message]) -> list[Message]:
     """The messages behind a system prompt; without one if it is None, which leaves it to the template."""
     return [*messages] if system is None else [{"role": "system", "content": system}, *messages]

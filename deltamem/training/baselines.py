@@ -67,18 +67,14 @@ BASELINES: dict[str, Callable[[nn.Module, int], PeftConfig]] = {"lora": equal_lo
 
 @dataclass(frozen=True)
 class ReadCollator:
-    """Makes a batch of questions and answers, `input_ids`, `attention_mask` and `labels`, all `[chats, tokens]`.
-
-    Padded on the right: peft counts positions from a prefix, so that padding before a text would push it away.
-    """
+    """Makes a batch of questions and answers, `input_ids`, `attention_mask` and `labels`, all `[chats, tokens]`."""
 
     encoder: EpisodeEncoder
 
     def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` where these are not 1."""
         batch = EpisodeCollator(self.encoder)([{**chat, "reads": [{"view": VIEW}]} for chat in chats])[VIEW]
-        order = batch["attention_mask"].argsort(dim=1, descending=True, stable=True)
-        return {name: batch[name].gather(1, order) for name in ("input_ids", "attention_mask", "labels")}
+        return {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
 
 
 class BaselineTrainer(Trainer):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.chat_tokens import left_padded
+from deltamem.chat_tokens import left_padded, right_padded
 from deltamem.training.chats import Chat
 from deltamem.training.episodes import Episode, EpisodeEncoder, Read
 from deltamem.training.scripts import IGNORED
@@ -20,7 +20,7 @@ NO_PLACE = -1
 
 @dataclass(frozen=True)
 class EpisodeCollator:
-    """Makes a batch of chats: tokenises and pads on the left, so that the answers end together.
+    """Makes a batch of chats: tokenises and pads, chats on the left, so that they end together, and read passes on the right.
 
     The batch holds `view`, `[reads]`, the place in `ALL_VIEWS` of each read pass's view; `chats`, for the write pass:
     `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`; and under the
@@ -59,12 +59,12 @@ class EpisodeCollator:
         """Read passes of one view; `starts` is where the tokens of each chat begin behind their padding."""
         taught = [_places(read, starts[number]) for number, read in reads]
         return {
-            "input_ids": left_padded([read.ids for _, read in reads], self._pad),
-            "attention_mask": left_padded([torch.ones_like(read.ids) for _, read in reads], 0),
-            "labels": left_padded([read.labels for _, read in reads], IGNORED),
+            "input_ids": right_padded([read.ids for _, read in reads], self._pad),
+            "attention_mask": right_padded([torch.ones_like(read.ids) for _, read in reads], 0),
+            "labels": right_padded([read.labels for _, read in reads], IGNORED),
             "chat": torch.tensor([number for number, _ in reads], dtype=torch.long, device="cpu"),
             "written": torch.tensor([read.written for _, read in reads], dtype=torch.long, device="cpu"),
-            "taught": left_padded(taught, NO_PLACE),
+            "taught": right_padded(taught, NO_PLACE),
         }
 
     @property

@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from deltamem.state import DeltaMemState
+from deltamem.training.reading import Reader
 from deltamem.training.scripts import IGNORED
 from deltamem.training.views import ALL_VIEWS, View
 from deltamem.training.writing import Batch, ChunkWriter, Written, write_from_backbone, write_from_memory
@@ -116,7 +117,7 @@ def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) ->
         label_smoothing: see `Weighing`.
     """
     predicting = predicting_places(batch["labels"])
-    return answer_costs(_logits(model, batch, predicting), batch["labels"], predicting, label_smoothing)
+    return answer_costs(Reader(predicting)(model, batch), batch["labels"], predicting, label_smoothing)
 
 
 def predicting_places(labels: Tensor) -> Tensor:
@@ -194,15 +195,23 @@ class EpisodeLoss:
         joined = _joined([*batches.values()])
         parts = dict(zip(batches, _split(joined, [len(batch["labels"]) for batch in batches.values()]), strict=True))
         columns = _columns(parts, self.weighing)
-        bare = self._bare(model, parts, columns)
+        read = self._reader(model, joined, columns, view)
+        bare = self._bare(read, model, parts, joined)
         with self.adapted.memory(self._memory(written, parts), write=view.write) as block:
-            logits = _logits(model, joined, columns)
+            logits = read(model, joined)
         self.write_gates += block.write_gates
         costs, row = {}, 0
         for name, part in parts.items():
             rows = slice(row, row := row + len(part["labels"]))
-            costs[name] = self._costs(name, part, logits[rows], columns, written, bare.get(name))
+            costs[name] = self._costs(name, part, logits[rows], columns, written, None if bare is None else bare[rows])
         return costs
+
+    def _reader(self, model: nn.Module, batch: Batch, columns: Tensor, view: View) -> Reader:
+        """How read passes are passed through the model: what all begin with once, where the backbone alone writes."""
+        if self.write_from == "memory" or view.write or getattr(self.adapted, "is_gradient_checkpointing", False):
+            return Reader(columns)
+        with torch.no_grad(), self.adapted.disable_adapter():
+            return Reader.behind_beginning(model, batch, columns)
 
     def _memory(self, written: Written, parts: Mapping[str, Batch]) -> DeltaMemState:
         """A memory for each read pass."""
@@ -218,14 +227,12 @@ class EpisodeLoss:
         return memories[0] if len(memories) == 1 else DeltaMemState.stack(memories)
 
     @torch.no_grad()
-    def _bare(self, model: nn.Module, parts: Mapping[str, Batch], columns: Tensor) -> dict[str, Tensor]:
-        """What the bare backbone expects without any history, `[reads, columns, vocabulary]`, for the views that ask."""
-        asked = [name for name in parts if ALL_VIEWS[name].target == "backbone" or self._weighs_change]
-        if not asked:
-            return {}
+    def _bare(self, read: Reader, model: nn.Module, parts: Mapping[str, Batch], joined: Batch) -> Tensor | None:
+        """What the bare backbone expects without any history, `[reads, columns, vocabulary]`; None if no view asks."""
+        if not any(ALL_VIEWS[name].target == "backbone" for name in parts) and not self._weighs_change:
+            return None
         with self.adapted.disable_adapter():
-            logits = _logits(model, _joined([parts[name] for name in asked]), columns)
-        return dict(zip(asked, logits.split([len(parts[name]["labels"]) for name in asked]), strict=True))
+            return read(model, joined)
 
     @property
     def _weighs_change(self) -> bool:
@@ -258,18 +265,20 @@ def views_in(batch: Mapping[str, Any]) -> dict[str, View]:
 
 
 def _read_alike(views: Mapping[str, View]) -> list[list[str]]:
-    """Names of views that one read pass can hold together: those with the history in their context are longer."""
-    alike: dict[tuple[bool, bool], list[str]] = {}
+    """Names of views that one read pass can hold together: those of a chat begin alike and end at other lengths."""
+    alike: dict[tuple[bool, bool, bool], list[str]] = {}
     for name, view in views.items():
-        alike.setdefault((view.context, view.write), []).append(name)
+        alike.setdefault((view.context, view.write, view.own), []).append(name)
     return [*alike.values()]
 
 
 def _taught(batch: Batch, view: View, weighing: Weighing) -> Tensor:
     """Behind which tokens a teacher is followed: `[reads, tokens]`."""
-    if view.target == "backbone":
+    if not view.own:
         return batch["attention_mask"].bool()
     follows = batch["taught"] >= 0
+    if view.target == "backbone":
+        return follows
     if not weighing.teacher:
         return torch.zeros_like(follows)
     if weighing.teacher_tokens == "answers":
@@ -303,7 +312,7 @@ def _told(batch: Mapping[str, Any]) -> Tensor:
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
-    """Read passes of several views as one batch, padded on the left."""
+    """Read passes of several views as one batch, padded on the right."""
     fills = {"labels": IGNORED, "taught": -1}
     return {name: _padded([batch[name] for batch in batches], fills.get(name, 0)) for name in batches[0]}
 
@@ -312,22 +321,13 @@ def _padded(tensors: Sequence[Tensor], fill: int) -> Tensor:
     if tensors[0].ndim == 1:
         return torch.cat([*tensors])
     width = max(tensor.shape[1] for tensor in tensors)
-    return torch.cat([F.pad(tensor, (width - tensor.shape[1], 0), value=fill) for tensor in tensors])
+    return torch.cat([F.pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors])
 
 
 def _split(batch: Batch, sizes: list[int]) -> list[Batch]:
     """The inverse of `_joined`, all of one width."""
     split = {name: tensor.split(sizes) for name, tensor in batch.items()}
     return [{name: tensors[number] for name, tensors in split.items()} for number in range(len(sizes))]
-
-
-def _logits(model: nn.Module, batch: Batch, columns: Tensor) -> Tensor:
-    """Logits behind the given places of a read pass, `[reads, columns, vocabulary]`."""
-    output = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=columns
-    )
-    logits: Tensor = output.logits
-    return logits
 
 
 def _counted(predicted: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

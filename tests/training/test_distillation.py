@@ -8,6 +8,7 @@ from tiny_chat import chat_model, chat_tokenizer
 from deltamem.training.batches import EpisodeCollator
 from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss, Weighing, divergence
+from deltamem.training.reading import Reader
 from deltamem.training.scripts import IGNORED, talk_script
 from deltamem.training.start import start_from_attention
 
@@ -154,3 +155,18 @@ def test_a_start_from_the_attention():
 def test_a_start_from_the_attention_needs_its_output_corrected():
     with pytest.raises(ValueError, match="give corrections with 'o'"):
         start_from_attention(chat_model(corrections=("q",)), [batch_of("memory")])
+
+
+def test_what_all_read_passes_begin_with_is_passed_once():
+    """Of the bare model the logits are the same; a memory has no part in the beginning."""
+    system = {"role": "system", "content": "Remember everything. Hello there."}
+    chats = [talk(texts, "memory") for texts in TEXTS]
+    chats = [{**chat, "messages": [system, *chat["messages"]]} for chat in chats]
+    batch = EpisodeCollator(EpisodeEncoder(chat_tokenizer(), whole=True))(chats)["memory"]
+    model, columns = chat_model(spread=0.5), torch.arange(14, 18)
+    with torch.no_grad(), model.disable_adapter():
+        reader = Reader.behind_beginning(model, batch, columns)
+        assert 8 <= reader.shared <= 14
+        torch.testing.assert_close(reader(model, batch), Reader(columns)(model, batch))
+        torch.testing.assert_close(reader(model, batch), Reader(columns)(model, batch))  # nothing is left in the cache
+        assert Reader.behind_beginning(model, batch, torch.tensor([3])).shared == 0

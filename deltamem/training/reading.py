@@ -1,0 +1,57 @@
+"""Reader: passes a batch of read passes through a model, what all of them begin with only once."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltamem.decoder import last_place
+from deltamem.training.writing import Batch
+
+LEAST_SHARED = 8  # tokens; fewer are not worth a pass
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads batches, padded on the right.
+
+    Args:
+        columns: behind which tokens logits are wanted, `[columns]`, ascending.
+        beginning: a KV cache, one row, of what all rows begin with; None for nothing.
+        shared: how many tokens it holds.
+    """
+
+    columns: Tensor
+    beginning: Any = None
+    shared: int = 0
+
+    @classmethod
+    def behind_beginning(cls, model: nn.Module, batch: Batch, columns: Tensor) -> Reader:
+        """A reader of batches that begin as this one does: up to where rows differ or logits are wanted.
+
+        A system prompt is the larger part of a short read pass. A memory has no part in it then.
+        """
+        ids = batch["input_ids"]
+        same = (ids == ids[:1]).all(0) & batch["attention_mask"].bool().all(0)
+        shared = int(same.long().cumprod(0)[: columns[0]].sum()) if len(columns) else 0
+        if shared < LEAST_SHARED:
+            return cls(columns)
+        beginning = ids[:1, :shared]
+        output = model(input_ids=beginning, use_cache=True, logits_to_keep=last_place(beginning))
+        return cls(columns, output.past_key_values, shared)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits behind the columns, `[reads, columns, vocabulary]`."""
+        ids, mask = batch["input_ids"][:, self.shared :], batch["attention_mask"]
+        cached: dict[str, Any] = {"use_cache": False}
+        if self.shared:
+            mask = F.pad(mask[:, self.shared :], (self.shared, 0), value=1)
+            cached = {"past_key_values": copy.deepcopy(self.beginning), "use_cache": True}
+            cached["past_key_values"].batch_repeat_interleave(len(ids))
+        output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=self.columns - self.shared)
+        logits: Tensor = output.logits
+        return logits
