@@ -37,12 +37,18 @@ class TokenWrites(NamedTuple):
 
         return self._replace(projected=part(self.projected), valid=None if self.valid is None else part(self.valid))
 
-    def after(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """The states `[reads, num_states, r, r]` after the first `tokens[i]` real tokens of batch row `rows[i]`, from zero."""
+    def after(self, rows: Tensor, tokens: Tensor, start: Tensor | None) -> Tensor:
+        """The states `[reads, num_states, r, r]` after the first `tokens[i]` real tokens of batch row `rows[i]`.
+
+        Args:
+            rows, tokens: `[reads]`.
+            start: the states before them, one for all, `[1, num_states, r, r]`; zero if None.
+        """
         rows, tokens = rows.to(self.projected.device), tokens.to(self.projected.device)
         real = torch.ones_like(self.projected[..., 0], dtype=torch.bool) if self.valid is None else self.valid
         told = real[rows] & (real.cumsum(1)[rows] <= tokens[:, None])  # [reads, tokens]
-        return self._replace(projected=self.projected[rows], valid=told).onto(None)
+        start = None if start is None else start.expand(len(rows), -1, -1, -1)
+        return self._replace(projected=self.projected[rows], valid=told).onto(start)
 
     def onto(self, state: Tensor | None) -> Tensor:
         """The states `[batch, num_states, r, r]` after these writes; `state` before them, zero if None."""

@@ -25,8 +25,8 @@ class EpisodeCollator:
     The batch holds `view`, `[reads]`, the place in `ALL_VIEWS` of each read pass's view; `chats`, for the write pass:
     `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`; and under the
     name of each view its read passes: `input_ids`, `attention_mask` and `labels`, `[reads, tokens]`, `chat`, `[reads]`, whose
-    memory they read, `written`, `[reads]`, how many of its tokens that holds, and `taught`, `[reads, tokens]`, where a token
-    stands in its chat, -1 where it does not.
+    memory they read, `written`, `[reads]`, how many of its tokens that holds, and `taught`, `[reads, tokens]`, the number of a
+    token in its chat, -1 where it is none of its.
     """
 
     encoder: EpisodeEncoder
@@ -34,16 +34,14 @@ class EpisodeCollator:
     def __call__(self, chats: Sequence[Chat]) -> dict[str, Any]:
         """Make a batch of chats as the encoder takes them."""
         episodes = [self.encoder(chat) for chat in chats]
-        width = max(len(episode.chat.ids) for episode in episodes)
         reads = [(number, read) for number, episode in enumerate(episodes) for read in episode.reads]
         # First, as that is where a Trainer looks for the size of a batch.
         batch: dict[str, Any] = {
             "view": torch.tensor([[*ALL_VIEWS].index(read.view) for _, read in reads], dtype=torch.long, device="cpu"),
             "chats": self._written(episodes),
         }
-        starts = [width - len(episode.chat.ids) for episode in episodes]
         for view in dict.fromkeys(read.view for _, read in reads):
-            batch[view] = self._read([(number, read) for number, read in reads if read.view == view], starts)
+            batch[view] = self._read([(number, read) for number, read in reads if read.view == view])
         return batch
 
     def _written(self, episodes: Sequence[Episode]) -> dict[str, Tensor]:
@@ -55,16 +53,15 @@ class EpisodeCollator:
             written["segment_ids"] = left_padded([episode.chat.segment_ids for episode in episodes], -1)
         return written
 
-    def _read(self, reads: Sequence[tuple[int, Read]], starts: Sequence[int]) -> dict[str, Tensor]:
-        """Read passes of one view; `starts` is where the tokens of each chat begin behind their padding."""
-        taught = [_places(read, starts[number]) for number, read in reads]
+    def _read(self, reads: Sequence[tuple[int, Read]]) -> dict[str, Tensor]:
+        """Read passes of one view, each with the place of its chat."""
         return {
             "input_ids": right_padded([read.ids for _, read in reads], self._pad),
             "attention_mask": right_padded([torch.ones_like(read.ids) for _, read in reads], 0),
             "labels": right_padded([read.labels for _, read in reads], IGNORED),
             "chat": torch.tensor([number for number, _ in reads], dtype=torch.long, device="cpu"),
             "written": torch.tensor([read.written for _, read in reads], dtype=torch.long, device="cpu"),
-            "taught": right_padded(taught, NO_PLACE),
+            "taught": right_padded([_taught(read) for _, read in reads], NO_PLACE),
         }
 
     @property
@@ -73,8 +70,7 @@ class EpisodeCollator:
         return pad
 
 
-def _places(read: Read, start: int) -> Tensor:
-    """Where each token of a read pass stands in the padded chat, `[tokens]`."""
-    first = start + read.written
-    places = torch.arange(first, first + read.follows, dtype=torch.long, device="cpu")
-    return torch.cat([torch.full((len(read.ids) - read.follows,), NO_PLACE, dtype=torch.long, device="cpu"), places])
+def _taught(read: Read) -> Tensor:
+    """The number in the chat of each token of a read pass, `[tokens]`."""
+    others = torch.full((len(read.ids) - read.follows,), NO_PLACE, dtype=torch.long, device="cpu")
+    return torch.cat([others, torch.arange(read.written, read.written + read.follows, dtype=torch.long, device="cpu")])

@@ -173,7 +173,8 @@ class EpisodeLoss:
         """The write pass of a batch."""
         places = self._places(batch)
         if self.write_from == "backbone":
-            written = write_from_backbone(model, self.adapted, batch["chats"], places)
+            least = min(int(batch[name]["written"].min()) for name in views_in(batch))
+            written = write_from_backbone(model, self.adapted, batch["chats"], places, least)
         else:
             write = ChunkWriter(self.adapted, self.write_chunk_tokens, self.gradient_chunks)
             written = write_from_memory(model, write, batch["chats"], _told(batch), places)
@@ -181,7 +182,7 @@ class EpisodeLoss:
         return written
 
     def _places(self, batch: Mapping[str, Any]) -> Tensor:
-        """Where in the chats a teacher is asked, `[places]`."""
+        """Behind which tokens of the chats a teacher is asked, `[places]`."""
         followed = [
             batch[name]["taught"][_taught(batch[name], view, self.weighing)]
             for name, view in views_in(batch).items()

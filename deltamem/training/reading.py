@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltamem.decoder import last_place
-from deltamem.training.writing import Batch
-
-LEAST_SHARED = 8  # tokens; fewer are not worth a pass
+from deltamem.training.writing import Batch, shared_tokens
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,10 @@ class Reader:
 
         A system prompt is the larger part of a short read pass. A memory has no part in it then.
         """
-        ids = batch["input_ids"]
-        same = (ids == ids[:1]).all(0) & batch["attention_mask"].bool().all(0)
-        shared = int(same.long().cumprod(0)[: columns[0]].sum()) if len(columns) else 0
-        if shared < LEAST_SHARED:
+        shared = shared_tokens(batch, int(columns[0])) if len(columns) else 0
+        if not shared:
             return cls(columns)
-        beginning = ids[:1, :shared]
+        beginning = batch["input_ids"][:1, :shared]
         output = model(input_ids=beginning, use_cache=True, logits_to_keep=last_place(beginning))
         return cls(columns, output.past_key_values, shared)
 

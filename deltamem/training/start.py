@@ -89,7 +89,8 @@ def _watch(model: PeftModel, layers: Sequence[DeltaMemLayer], seen: Mapping[str,
         if not view.own or view.context:
             continue
         rows, places = (read["taught"] >= 0).nonzero(as_tuple=True)
-        chat, there = read["chat"][rows], read["taught"][rows, places]
+        chat = read["chat"][rows]
+        there = read["taught"][rows, places] + (chats["attention_mask"] == 0).sum(1)[chat]  # behind the padding
         _pass(model, layers, chats, {layer.name: seen[layer.name].informed for layer in layers}, (chat, there), seen)
         _pass(model, layers, read, {layer.name: seen[layer.name].alone for layer in layers}, (rows, places))
 

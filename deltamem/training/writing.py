@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -15,6 +16,7 @@ from deltamem.passes import TokenWrites
 from deltamem.state import DeltaMemState
 
 Batch = dict[str, Tensor]
+LEAST_SHARED = 8  # tokens; fewer are not worth a pass of their own
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,24 @@ class Written:
     """Chats in a memory.
 
     Args:
-        state: the memory behind the last token of every chat.
-        token_writes: what each token wrote, by attention module; empty where only the end is known.
+        state: the memory behind the last token of every chat that was written.
+        tokens: how many these are, `[chats]`.
+        write_gates: the mean write gate β of the passes that wrote with gradients.
         logits: what the bare backbone expects behind some tokens of the chats, `[chats, places, vocabulary]`; None if it was
             not asked.
-        places: where these tokens stand, `[places]`, ascending.
-        tokens: how many tokens of each chat `state` holds, `[chats]`.
-        write_gates: the mean write gate β of the passes that wrote with gradients.
+        places: the numbers of these tokens, `[places]`, ascending.
+        token_writes: what each token wrote behind what all chats begin with, by attention module; empty where only the end is
+            known.
+        beginning: the memory of what all chats begin with, one row; None for nothing.
     """
 
     state: DeltaMemState
-    token_writes: Mapping[str, TokenWrites]
-    logits: Tensor | None
-    places: Tensor
     tokens: Tensor
     write_gates: list[Tensor]
+    logits: Tensor | None
+    places: Tensor
+    token_writes: Mapping[str, TokenWrites] = field(default_factory=dict)
+    beginning: DeltaMemState | None = None
 
     def memory(self, chats: Tensor, tokens: Tensor) -> DeltaMemState:
         """The memory of chats as it was after some of their tokens.
@@ -46,7 +51,8 @@ class Written:
         """
         if not self.token_writes:
             return DeltaMemState(self.state.contents.select(chats))
-        states = {name: writes.after(chats, tokens) for name, writes in self.token_writes.items()}
+        begun, shared = (self.beginning.tensors, self.beginning.tokens[0]) if self.beginning is not None else ({}, 0)
+        states = {name: writes.after(chats, tokens - shared, begun.get(name)) for name, writes in self.token_writes.items()}
         return DeltaMemState(Contents(states, tokens))
 
     def of_another(self, chats: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,31 +67,67 @@ class Written:
         return others, self.tokens[others]
 
     def expected(self, chats: Tensor, places: Tensor) -> Tensor:
-        """What the backbone expects behind tokens, `[tokens, vocabulary]`, given by their chats and places, `[tokens]` each."""
-        assert self.logits is not None
-        return self.logits[chats, torch.searchsorted(self.places, places)].float()
+        """What the backbone expects behind tokens, `[tokens, vocabulary]`, given by their chats and numbers, `[tokens]` each.
+
+        It was asked for all of them.
+        """
+        logits = cast(Tensor, self.logits)
+        return logits[chats, torch.searchsorted(self.places, places)].float()
 
 
-def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, places: Tensor) -> Written:
-    """Write chats in one pass in which nothing is read: the memory sees the bare backbone's hidden states.
+def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, places: Tensor, least: int) -> Written:
+    """Write chats in passes in which nothing is read: the memory sees the bare backbone's hidden states.
 
-    So the backbone needs no backward pass, the same pass tells what it expects with all of the chat in its context, and the
-    memory is known at every token.
+    So the backbone needs no backward pass, the same pass tells what it expects with all of the chat in its context, the
+    memory is known at every token, and what all chats begin with (a system prompt) is passed through once.
 
     Args:
         model: the model to call: `adapted`, or what wraps it.
         adapted: the model with the adapter.
-        batch: `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`.
-        places: where the backbone is asked what it expects, `[places]`, ascending; may be empty.
+        batch: `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`,
+            padded on the left.
+        places: the numbers of tokens behind which the backbone is asked what it expects, `[places]`, ascending; may be empty.
+        least: the memory is not asked for after fewer tokens.
     """
-    ids = batch["input_ids"]
-    state = adapted.new_memory(len(ids))
-    asked = places if len(places) else last_place(ids)
-    with adapted.memory(state, read=False, segment_ids=batch.get("segment_ids"), detach=False) as block:
-        output = model(input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=asked)
+    chats = _begun_together(batch)
+    ids, mask, segment_ids = chats["input_ids"], chats["attention_mask"], chats.get("segment_ids")
+    shared = 0
+    if segment_ids is None and not getattr(adapted, "is_gradient_checkpointing", False):
+        shared = shared_tokens(chats, min([least, *places[:1].tolist()]))
+    state, beginning, cached = adapted.new_memory(len(ids)), None, {"use_cache": False}
+    if shared:
+        beginning, cache = _write_beginning(model, adapted, ids[:1, :shared])
+        cache.batch_repeat_interleave(len(ids))
+        cached = {"past_key_values": cache, "use_cache": True}
+        state.contents = beginning.contents.map(lambda tensor: tensor.expand(len(ids), *tensor.shape[1:]))
+    ids = ids[:, shared:]
+    asked = places - shared if len(places) else last_place(ids)
+    with adapted.memory(state, read=False, segment_ids=segment_ids, detach=False) as block:
+        output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=asked)
     logits = output.logits.detach() if len(places) else None
-    tokens = batch["attention_mask"].sum(1)
-    return Written(state, block.token_writes, logits, places, tokens, block.write_gates)
+    return Written(state, mask.sum(1), block.write_gates, logits, places, block.token_writes, beginning)
+
+
+def shared_tokens(batch: Batch, most: int) -> int:
+    """With how many tokens all rows of a batch begin, padded on the right: 0 if they are not worth a pass of their own."""
+    ids = batch["input_ids"][:, :most]
+    same = (ids == ids[:1]).all(0) & batch["attention_mask"][:, :most].bool().all(0)
+    shared = int(same.long().cumprod(0).sum())
+    return shared if shared >= LEAST_SHARED and len(ids) > 1 else 0
+
+
+def _write_beginning(model: nn.Module, adapted: PeftModel, ids: Tensor) -> tuple[DeltaMemState, Any]:
+    """Write one row, `[1, tokens]`: its memory, and its KV cache."""
+    state = adapted.new_memory(1)
+    with adapted.memory(state, read=False, detach=False):
+        output = model(input_ids=ids, use_cache=True, logits_to_keep=last_place(ids))
+    return state, output.past_key_values
+
+
+def _begun_together(batch: Batch) -> Batch:
+    """A batch that is padded on the left, padded on the right."""
+    order = batch["attention_mask"].argsort(dim=1, descending=True, stable=True)
+    return {name: tensor.gather(1, order) for name, tensor in batch.items()}
 
 
 @dataclass(frozen=True)
@@ -136,9 +178,10 @@ def write_from_memory(model: nn.Module, write: ChunkWriter, batch: Batch, told: 
     """Write the beginnings of chats as a memory is written in use; the backbone is asked in a pass of its own.
 
     Args:
-        model, batch, places: see `write_from_backbone`.
+        model, batch: see `write_from_backbone`.
         write: how.
         told: how many tokens of each chat are written, `[chats]`; all of it for -1.
+        places: as there.
     """
     mask, ids = batch["attention_mask"], batch["input_ids"]
     tokens = torch.where(told < 0, mask.sum(1), told)
@@ -147,6 +190,7 @@ def write_from_memory(model: nn.Module, write: ChunkWriter, batch: Batch, told: 
     gates = write(model, {**batch, "attention_mask": beginning}, state)
     logits = None
     if len(places):
+        chats = _begun_together({"input_ids": ids, "attention_mask": mask})
         with torch.no_grad(), write.adapted.disable_adapter():
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=places).logits
-    return Written(state, {}, logits, places, tokens, gates)
+            logits = model(**chats, use_cache=False, logits_to_keep=places).logits
+    return Written(state, tokens, gates, logits, places)

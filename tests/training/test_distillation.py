@@ -16,6 +16,7 @@ TEXTS = (
     ("Anna likes teal.", "Noted.", "Bob lives in Rome.", "Okay.", "Hello there.", "Hello friend!"),
     ("Bob likes red.", "Noted.", "Where is Bob?", "Oslo"),
 )
+SYSTEM = ({"role": "system", "content": "Remember everything. Hello there."},)
 ROLES = ("user", "assistant") * 3
 TEACHER = Weighing(answers=0.0, teacher=1.0)
 
@@ -25,9 +26,13 @@ def talk(texts, *views):
     return {"messages": messages, "talk": True, "seed": 1, "reads": [{"view": view} for view in views]}
 
 
-def batch_of(*views, write="token"):
+def batch_of(*views, write="token", system=()):
     encoder = EpisodeEncoder(chat_tokenizer(), write=write, whole=True, max_write_tokens=64, talk_tokens=16)
-    return EpisodeCollator(encoder)([talk(texts, *views) for texts in TEXTS])
+    return EpisodeCollator(encoder)([with_system(talk(texts, *views), system) for texts in TEXTS])
+
+
+def with_system(chat, system):
+    return {**chat, "messages": [*system, *chat["messages"]]}
 
 
 def written_tokens(batch, chat, count):
@@ -35,12 +40,14 @@ def written_tokens(batch, chat, count):
     return batch["chats"]["input_ids"][chat][mask][None, :count]
 
 
-def test_a_memory_is_known_at_every_token():
+@pytest.mark.parametrize("system", [(), SYSTEM], ids=["no system prompt", "a system prompt, passed once"])
+def test_a_memory_is_known_at_every_token(system):
     """As if each beginning had been written alone, in a pass that does not read."""
-    model, batch = chat_model(spread=0.5), batch_of("memory", "memory", "memory")
+    model, batch = chat_model(spread=0.5), batch_of("memory", "memory", "memory", system=system)
     written = EpisodeLoss(model, TEACHER, "backbone").write(model, batch)
     read = batch["memory"]
     assert len({*zip(read["chat"].tolist(), read["written"].tolist(), strict=True)}) == 5  # of the short chat two places
+    assert (written.beginning is None) == (not system)
     memory = written.memory(read["chat"], read["written"])
     for row, (chat, count) in enumerate(zip(read["chat"].tolist(), read["written"].tolist(), strict=True)):
         alone = model.new_memory()
@@ -90,6 +97,14 @@ def test_the_teacher_has_the_history_in_its_context():
     assert expected > 0.1
 
 
+def test_without_a_teacher_nothing_is_asked_of_the_backbone():
+    model, batch = chat_model(spread=0.5), batch_of("memory", system=SYSTEM)
+    with torch.no_grad():
+        written = EpisodeLoss(model, Weighing(), "backbone").write(model, batch)
+    assert written.logits is None
+    assert written.beginning is not None
+
+
 def test_where_the_teacher_is_followed():
     model, batch = chat_model(spread=0.5), batch_of("memory")
     with torch.no_grad():
@@ -104,6 +119,14 @@ def test_the_divergence_of_equal_logits_is_zero():
     logits = torch.randn(5, 7)
     torch.testing.assert_close(divergence(logits, logits), torch.zeros(5), atol=1e-6, rtol=0)
     assert (divergence(logits, logits.roll(1, 0)) > 0).all()
+
+
+@pytest.mark.parametrize("system", [(), SYSTEM])
+def test_the_teacher_is_the_same_from_either_way_of_writing(system):
+    model, batch = chat_model(spread=0.5), batch_of("memory", system=system)
+    with torch.no_grad():
+        ways = [EpisodeLoss(model, TEACHER, way).write(model, batch) for way in ("backbone", "memory")]
+    torch.testing.assert_close(ways[0].logits[0], ways[1].logits[0])  # the short chat ends before the last places
 
 
 def test_writing_from_the_backbone_needs_no_gradients_of_the_written_tokens():
@@ -159,10 +182,7 @@ def test_a_start_from_the_attention_needs_its_output_corrected():
 
 def test_what_all_read_passes_begin_with_is_passed_once():
     """Of the bare model the logits are the same; a memory has no part in the beginning."""
-    system = {"role": "system", "content": "Remember everything. Hello there."}
-    chats = [talk(texts, "memory") for texts in TEXTS]
-    chats = [{**chat, "messages": [system, *chat["messages"]]} for chat in chats]
-    batch = EpisodeCollator(EpisodeEncoder(chat_tokenizer(), whole=True))(chats)["memory"]
+    batch = batch_of("memory", system=SYSTEM)["memory"]
     model, columns = chat_model(spread=0.5), torch.arange(14, 18)
     with torch.no_grad(), model.disable_adapter():
         reader = Reader.behind_beginning(model, batch, columns)
