@@ -168,7 +168,8 @@ def bench(
     if plot is not None:
         from deltamem.benchmark.plot import draw
 
-        draw(figures, plot)
+        with _errors_in_words():
+            draw(figures, plot)
 
 
 @app.command()
