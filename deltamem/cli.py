@@ -168,7 +168,8 @@ def bench(
     if plot is not None:
         from deltamem.benchmark.plot import draw
 
-        draw(figures, plot)
+        with _errors_in_words():
+            draw(figures, plot)
 
 
 @app.command()
@@ -439,6 +440,8 @@ def study(
     limit: Annotated[int | None, typer.Option(min=1, help="Run so many at most.")] = None,
     only: Annotated[str | None, typer.Option(help="Run the variants of this curve alone.")] = None,
     part: Annotated[str | None, typer.Option(help="1/2, 2/2: a half of the runs, for two processes; and so on.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     draw: Annotated[bool, typer.Option("--draw", help="Run nothing, draw again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -446,11 +449,12 @@ def study(
 
     A run that was broken off goes on from there.
     """
+    from deltamem.command_options import Placement
     from deltamem.study import command
 
     folder = results or Path("runs") / grid.stem
     with _errors_in_words():
-        summary = command.main(grid, folder, limit, only, part, draw)
+        summary = command.main(grid, folder, limit, only, part, draw, Placement(dtype, device))
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:

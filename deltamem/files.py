@@ -41,10 +41,15 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{os.fspath(path)!r} is {KINDS.get(stat.S_IFMT(mode), 'something else')}, where a file belongs")
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file, which only its owner can read; one that is there is replaced in one step, or not at all.
+def write_atomically(path: str | os.PathLike[str], data: bytes, private: bool = True) -> None:
+    """Write a file; one that is there is replaced in one step, or not at all.
 
     A process that is killed leaves a temporary file beside it, which the next one that writes to this folder removes.
+
+    Args:
+        path: the file.
+        data: all of it.
+        private: whether only its owner can read it, or whoever can read other files that its owner makes.
 
     Raises:
         ValueError: the path leads to something that is no regular file.
@@ -59,6 +64,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if not private:
+                os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):  # it is gone if an interrupt came after the rename
@@ -82,6 +89,13 @@ def _temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
         yield handle, path
     finally:
         os.close(lock)
+
+
+def _umask() -> int:
+    """Which rights new files lack. It can only be read by setting it: what other threads make meanwhile is private."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _lock(handle: int) -> bool:

@@ -49,6 +49,10 @@ class SessionStore:
         # The names under which sessions in use were saved, to notice that one was deleted.
         self._saved_as: WeakKeyDictionary[ChatSession, set[str]] = WeakKeyDictionary()
 
+    def new(self) -> ChatSession:
+        """A new session without a name, with the store's system prompt and template options."""
+        return ChatSession(self.model, self.tokenizer, self.system, template_options=self.template_options)
+
     def open(self, name: str) -> ChatSession:
         """The saved session of this name, or a new one.
 
@@ -57,7 +61,7 @@ class SessionStore:
         """
         folder = self._folder(name)
         if not (folder / FILE).exists():
-            return ChatSession(self.model, self.tokenizer, self.system, template_options=self.template_options)
+            return self.new()
         session = ChatSession.load(folder, self.model, self.tokenizer)
         self._saved_as[session] = {name}
         return session

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from tiny import tiny_backbone
-from tiny_chat import chat_model, chat_tokenizer
+from tiny_chat import TEMPLATE, chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem import ChatSession, DeltaMemState, SessionStore
@@ -137,6 +137,52 @@ def test_off_sees_the_context_that_there_is_now(conversation, say):
     assert len(conversation.bare.messages) == 2
     say("/forget")
     assert conversation.bare.messages == []
+
+
+DATED = TEMPLATE.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n{{ day }}{% endif %}")
+
+
+@pytest.fixture
+def dated(tmp_path):
+    """A conversation whose chat template takes an option, which its store gives to new sessions."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = DATED
+    store = SessionStore(tmp_path / "sessions", chat_model(spread=0.5), tokenizer, template_options={"day": "Anna"})
+    return Conversation(store, SHORT)
+
+
+def prompts(monkeypatch, conversation, text):
+    """The text of what a chat generates an answer to."""
+    seen, generate = [], type(conversation.store.model).generate
+
+    def sees(model, *args, input_ids, **options):
+        seen.append(conversation.store.tokenizer.decode(input_ids[0]))
+        return generate(model, *args, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(type(conversation.store.model), "generate", sees)
+    list(conversation.stream(text))
+    return seen
+
+
+def test_off_renders_as_the_session_does(dated, monkeypatch):
+    dated.switch_off()
+    (prompt,) = prompts(monkeypatch, dated, QUESTION)
+    assert prompt.endswith("assistant \n Anna")
+
+
+def test_off_renders_as_a_loaded_session_does(dated, monkeypatch):
+    other = ChatSession(dated.store.model, dated.store.tokenizer, template_options={"day": "Bob"})
+    dated.store.save("bob", other)
+    dated.switch_off()
+    dated.load("bob")
+    (prompt,) = prompts(monkeypatch, dated, QUESTION)
+    assert prompt.endswith("assistant \n Bob")
+
+
+def test_a_reset_keeps_the_templates_options(dated):
+    assert dated.session.template_options == {"day": "Anna"}
+    dated.reset()
+    assert dated.session.template_options == {"day": "Anna"}
 
 
 def test_mistakes_are_told_and_change_nothing(conversation, say, tmp_path):

@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ["eval", "facts"],
     "bench": ["bench"],
     "inspect": ["inspect", "nowhere"],
+    "study": ["study", "nowhere.yaml"],
 }
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from deltamem.benchmark.report import PHASES
+from deltamem.drawings import save_drawing
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -31,7 +32,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     drawing.suptitle(_title(figures), fontsize="medium")
-    drawing.savefig(path, dpi=150)
+    save_drawing(drawing, path)
 
 
 def _title(figures: dict[str, Any]) -> str:

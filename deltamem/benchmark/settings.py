@@ -12,6 +12,7 @@ import torch
 from deltamem.benchmark.shapes import SHAPES, check_model_name
 from deltamem.benchmark.spread import FEWEST_RUNS
 from deltamem.config import VARIANTS
+from deltamem.files import check_regular
 
 DEFAULT_SHAPE = "smollm2-135m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -119,6 +120,7 @@ class Settings:
             raise ValueError(f"--plot {str(self.plot)!r} is not accepted; give a file that ends in {', '.join(PLOT_SUFFIXES)}")
         if not self.plot.parent.is_dir():
             raise ValueError(f"--plot {str(self.plot)!r}: there is no folder {str(self.plot.parent)!r}; make it first")
+        check_regular(self.plot)
         if importlib.util.find_spec("matplotlib") is None:
             raise ValueError("--plot needs matplotlib, which is not installed; run: pip install 'deltamem[plot]'")
 

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import TextIteratorStreamer
 
 from deltamem.chat_tokens import ChatTokens, Message, with_system
+from deltamem.session import ChatSession
 
 
 class BareChat:
     """A chat with the backbone alone: it has a context and no memory.
 
     Args:
-        model: a model with an adapter, which is off while the model answers.
-        tokenizer: its tokenizer.
-        system: the system prompt; the chat template's own if None.
-        context: the messages that it goes on from.
+        session: what it goes on from: its model, whose adapter is off while it answers, system prompt, template options and
+            messages.
     """
 
-    def __init__(self, model: PeftModel, tokenizer: Any, system: str | None, context: Sequence[Message]) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.system = system
-        self.messages: list[Message] = [*context]
+    def __init__(self, session: ChatSession) -> None:
+        self.model = session.model
+        self.tokenizer = session.tokenizer
+        self.system = session.system
+        self.template_options = session.template_options
+        self.messages: list[Message] = [*session.messages]
 
     def stream(self, text: str, **generation: Any) -> Iterator[str]:
         """Answer a message piece by piece. A stream that is closed before its end leaves the chat as it was."""
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        tokens = ChatTokens.of(self.tokenizer, with_system(self.system, messages), add_generation_prompt=True)
+        chat = with_system(self.system, messages)
+        tokens = ChatTokens.of(self.tokenizer, chat, add_generation_prompt=True, template_options=self.template_options)
         streamer = _Streamer(self.tokenizer)
         with ThreadPoolExecutor(max_workers=1) as thread:
             try:

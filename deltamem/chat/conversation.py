@@ -34,7 +34,7 @@ class Conversation:
 
     def reset(self) -> None:
         """Begin a new session without a name; a saved one stays as it is."""
-        self._show(ChatSession(self.store.model, self.store.tokenizer, self.store.system), None)
+        self._show(self.store.new(), None)
 
     def stream(self, text: str) -> Generator[str, None, None]:
         """Answer a message piece by piece; a stream that is closed before its end leaves everything as it was."""
@@ -87,7 +87,7 @@ class Conversation:
 
     def switch_off(self) -> None:
         """Let the backbone alone answer, from the context as it is; its turns are dropped when the memory is on again."""
-        self.bare = BareChat(self.store.model, self.store.tokenizer, self.session.system, self.session.messages)
+        self.bare = BareChat(self.session)
 
     def switch_on(self) -> None:
         """Go on with the memory where it was switched off."""

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
+from deltamem.files import check_regular, write_atomically
 from deltamem.hub.notes import evaluation_of, training_of
 from deltamem.hub.words import GENERATED, Size, card_text
 
@@ -36,7 +37,7 @@ def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **
         ValueError: see `make_card`.
     """
     if (folder / SAFETENSORS_WEIGHTS_NAME).exists():
-        make_card(folder, config, name, **metadata).save(folder / CARD)
+        write_atomically(folder / CARD, str(make_card(folder, config, name, **metadata)).encode("utf-8"), private=False)
 
 
 def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **metadata: Any) -> ModelCard:
@@ -55,6 +56,7 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **m
         ValueError: metadata, `training.json` or `evaluation.json` that cannot be read.
     """
     path = folder / CARD
+    check_regular(path)
     card = ModelCard.load(path) if path.exists() else ModelCard.from_template(ModelCardData())
     generated = GENERATED in card.text or _is_template(card.text)
     for key, value in metadata.items():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import check_regular
+from deltamem.files import check_regular, write_atomically
 
 TRAINING = "training.json"
 EVALUATION = "evaluation.json"  # what `deltamem eval ... --json` printed
@@ -27,7 +27,7 @@ def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence
     note = {"data": data, **command}
     path = Path(folder) / TRAINING
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(note, indent=2, ensure_ascii=False) + "\n").encode("utf-8"), private=False)
 
 
 def training_of(folder: Path) -> dict[str, str]:

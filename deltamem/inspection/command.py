@@ -11,6 +11,7 @@ from peft import PeftModel
 
 from deltamem.adapter_files import backbone_of
 from deltamem.command_options import Placement
+from deltamem.files import check_regular
 from deltamem.inspection.adapter import inspect_adapter, print_adapter
 from deltamem.inspection.backbone import inspect_model, print_inspection
 from deltamem.inspection.comparison import check_alike, compare_memories, print_comparison
@@ -89,6 +90,8 @@ def _check_options(what: str, kind: Kind, options: Options) -> None:
     if others:
         accepted = ", ".join(f"--{name}" for name in OPTIONS[kind])
         raise ValueError(f"{what!r} is {_an(kind)}, and --{others[0]} does not go with it; accepted are --json, {accepted}")
+    if options.html is not None:
+        check_regular(options.html)
     if kind == "adapter" and options.chat is None and given:
         raise ValueError(f"--{given[0]} of an adapter needs a conversation: --chat CHAT.jsonl")
 

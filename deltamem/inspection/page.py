@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deltamem.files import write_atomically
 from deltamem.html.page import render, spread
 from deltamem.inspection.conversation import Measures, Turn
 from deltamem.inspection.layer_names import short_names
@@ -33,7 +34,7 @@ def write_page(
     """Write the page.
 
     Args:
-        path: the file, which is replaced.
+        path: the file, which is replaced when all of it is written.
         title: of the page.
         facts: what is known of it all, shown as a list.
         memories: memories with one row, under the names that they are shown with, in their order.
@@ -41,14 +42,15 @@ def write_page(
         measures: of that conversation.
 
     Raises:
-        OSError: the file cannot be written.
+        ValueError: the path leads to something that is no regular file.
+        OSError: the file cannot be written; the one that was there is untouched.
     """
     notes: list[str] = []
     data = {
         "memories": _memories({_name(index, turn): turn.memory for index, turn in enumerate(turns)} | {**memories}, notes),
         "conversation": measures and _conversation(turns, measures, notes),
     }
-    path.write_text(render("deltamem.inspection", title, facts, notes, data=data), encoding="utf-8")
+    write_atomically(path, render("deltamem.inspection", title, facts, notes, data=data).encode("utf-8"), private=False)
 
 
 def _name(index: int, turn: Turn) -> str:

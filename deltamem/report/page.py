@@ -11,6 +11,7 @@ from typing import Any
 
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.summary import COMPARED, FULL, shown
+from deltamem.files import write_atomically
 from deltamem.html.page import render
 from deltamem.report.average import Average, averages
 from deltamem.report.examples import Examples, examples
@@ -103,7 +104,7 @@ def write_report(results: Path, page: Path) -> None:
 
     Args:
         results: the folder that `deltamem eval --output` wrote.
-        page: the file, which is replaced.
+        page: the file, which is replaced when all of it is written.
 
     Raises:
         ValueError, OSError: there are no results, they cannot be read, or the page cannot be written; says where.
@@ -127,7 +128,7 @@ def write_report(results: Path, page: Path) -> None:
         bare=BARE,
         full=FULL,
     )
-    page.write_text(text, encoding="utf-8")
+    write_atomically(page, text.encode("utf-8"), private=False)
 
 
 def _options(tasks: Sequence[TaskResults]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

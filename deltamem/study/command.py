@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from deltamem.command_options import Placement
 from deltamem.study.grid import Run, read_grid
 from deltamem.study.results import Results
 from deltamem.study.run import carry_out
-from deltamem.study.small_backbone import SmallBackbone, load_small_backbone
+from deltamem.study.small_backbone import SmallBackbone, small_backbone
+from deltamem.study.training import StudyTraining
 
 PART = re.compile(r"(?P<number>[1-9]\d*)/(?P<of>[1-9]\d*)")
 
@@ -27,6 +30,7 @@ def main(
     only: str | None = None,
     part: str | None = None,
     draw: bool = False,
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
     """Run what is left of a grid, draw, and write the summary; draws a progress bar if standard error is a terminal.
 
@@ -37,6 +41,7 @@ def main(
         only: run the variants of this curve alone.
         part: "1/2" and "2/2" each run every second run, for two processes.
         draw: run nothing, only draw.
+        placement: of the backbone, in training and in measuring; float32 on the CPU if None.
 
     Returns:
         The summary: `runs_done`, `runs_left`, `images` and, for every curve, its figures.
@@ -47,9 +52,10 @@ def main(
     _check_extras()
     from deltamem.study.report import report  # needs the extras
 
-    grid, results = read_grid(grid_file), Results(folder)
+    grid, results = replace(read_grid(grid_file), placement=placement or Placement()), Results(folder)
     runs = _part(grid.runs(only), part)
     if not draw:
+        _check_device(runs)
         results.drop_half_written()
         _run(_left(runs, results)[:limit], results)
     left = len(_left(runs, results))
@@ -70,7 +76,7 @@ def _run(runs: Sequence[Run], results: Results) -> None:
         for backbone in dict.fromkeys(run.backbone for run in runs):
             if isinstance(backbone, SmallBackbone):
                 task = progress.add_task("the small backbone", total=1)
-                load_small_backbone(backbone, partial(_show, progress, task))
+                small_backbone(backbone, partial(_show, progress, task))
                 progress.remove_task(task)
         every = progress.add_task("runs", total=len(runs))
         for run in runs:
@@ -78,6 +84,12 @@ def _run(runs: Sequence[Run], results: Results) -> None:
             results.append(carry_out(run, results.folder, partial(_show, progress, task)))
             progress.remove_task(task)
             progress.advance(every)
+
+
+def _check_device(runs: Sequence[Run]) -> None:
+    for run in runs:
+        if run.variant.trained:
+            StudyTraining(run.variant.training).check_device(run.placement.device)
 
 
 def _show(progress: Progress, task: TaskID, share: float) -> None:

@@ -6,13 +6,14 @@ import itertools
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from peft import PeftConfig
 
+from deltamem.command_options import Placement
 from deltamem.config import DeltaMemConfig
 from deltamem.evaluation.recall import WITH_MEMORY, Setting
 from deltamem.study.measurement import Measurement
@@ -78,10 +79,14 @@ class Run:
     seed: int
     measure: tuple[Measurement, ...]
     settings: tuple[Setting, ...]
+    placement: Placement
 
     @property
     def resolved(self) -> Options:
-        """All that decides the outcome; two runs are the same if this is equal."""
+        """All that decides the outcome; two runs are the same if this is equal.
+
+        A device computes the same as another; a dtype does not, and is left out where it is the one that it always was.
+        """
         made = {
             "backbone": {"small": asdict(self.backbone)} if isinstance(self.backbone, SmallBackbone) else self.backbone,
             "system": self.system,
@@ -90,6 +95,8 @@ class Run:
             "measure": [asdict(measurement) for measurement in self.measure],
             "settings": self.settings,
         }
+        if self.placement.dtype != Placement.dtype:
+            made["dtype"] = self.placement.dtype
         plain: Options = json.loads(json.dumps(made))  # as it comes back from a file
         return plain
 
@@ -105,6 +112,7 @@ class Grid:
         seeds: of the adapters, their training and the measurements.
         measure: what is measured of every run.
         settings: with which memories.
+        placement: of the backbone.
     """
 
     backbone: str | SmallBackbone | None
@@ -113,6 +121,7 @@ class Grid:
     seeds: tuple[int, ...]
     measure: tuple[Measurement, ...]
     settings: tuple[Setting, ...]
+    placement: Placement = field(default_factory=Placement)
 
     def runs(self, only: str | None = None) -> list[Run]:
         """Every variant with every seed, each once, seeds outermost so that all curves are there early.
@@ -136,7 +145,7 @@ class Grid:
 
     def run(self, variant: Variant, seed: int) -> Run:
         """One run of this grid."""
-        return Run(self.backbone, self.system, variant, seed, self.measure, self.settings)
+        return Run(self.backbone, self.system, variant, seed, self.measure, self.settings, self.placement)
 
 
 class Loader(yaml.SafeLoader):

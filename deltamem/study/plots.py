@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from deltamem.drawings import save_drawing
 from deltamem.evaluation.recall import Setting
 from deltamem.study.estimates import Estimate
 from deltamem.study.figures import CurveFigures, VariantFigures, series
@@ -61,7 +62,7 @@ def draw(curves: dict[str, CurveFigures], folder: Path) -> list[Path]:
             handles, labels = drawing.axes[0].get_legend_handles_labels()  # the same in all panels
             columns = min(len(labels), PANELS_IN_A_ROW)
             drawing.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small", handlelength=3.5)
-            drawing.savefig(path, dpi=150, bbox_inches="tight")  # a legend may be wider than the panels
+            save_drawing(drawing, path)
             drawn.append(path)
     return drawn
 

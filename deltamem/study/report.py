@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from deltamem.files import write_atomically
 from deltamem.study.figures import curve_figures
 from deltamem.study.grid import Grid
 from deltamem.study.plots import draw
@@ -27,7 +28,7 @@ def report(name: str, grid: Grid, records: Iterable[Record], folder: Path) -> di
     """
     curves = curve_figures(grid, records)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.md").write_text(as_markdown(name, curves), encoding="utf-8")
+    write_atomically(folder / "summary.md", as_markdown(name, curves).encode("utf-8"), private=False)
     return {
         "images": [str(image) for image in draw(curves, folder)],
         "curves": {curve: figures.summary() for curve, figures in curves.items()},

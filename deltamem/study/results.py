@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from deltamem.files import check_regular
 from deltamem.json_lines import whole_lines
 
 Record = dict[str, Any]
@@ -24,9 +25,14 @@ class Results:
         self.path = folder / "runs.jsonl"
 
     def drop_half_written(self) -> None:
-        """Cut off what a process that was killed left of its last line."""
+        """Cut off what a process that was killed left of its last line.
+
+        Raises:
+            ValueError: what is there is no regular file.
+        """
         if not self.path.exists():
             return
+        check_regular(self.path)
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

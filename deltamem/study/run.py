@@ -15,12 +15,11 @@ from peft import PeftModel, get_peft_model
 from transformers import set_seed
 
 from deltamem.adapter_files import backbone_of
-from deltamem.backbones import load_backbone
 from deltamem.config import DeltaMemConfig
 from deltamem.evaluation.recall import RecallTest
 from deltamem.study.grid import Run
 from deltamem.study.results import Record
-from deltamem.study.small_backbone import SmallBackbone, load_small_backbone
+from deltamem.study.small_backbone import SmallBackbone, small_backbone
 from deltamem.study.training import StudyTraining, train
 
 PACKAGES = ("deltamem", "torch", "transformers", "peft")
@@ -66,21 +65,23 @@ def carry_out(run: Run, folder: Path, step: Callable[[float], None]) -> Record:
     }
 
 
-def _load(backbone: str | SmallBackbone | None) -> tuple[Any, Any]:
-    """The frozen backbone of a run, which a grid that trains always has, and its tokenizer."""
-    return load_small_backbone(backbone) if isinstance(backbone, SmallBackbone) else load_backbone(str(backbone))
-
-
 def _trained(run: Run, saved: Path, step: Callable[[float], None]) -> tuple[PeftModel, Any, float | None]:
-    backbone, tokenizer = _load(run.backbone)
+    backbone, tokenizer = _load(run)
     set_seed(run.seed)  # of the adapter's weights
     model = get_peft_model(backbone, DeltaMemConfig(task_type="CAUSAL_LM", **run.variant.adapter))
-    loss = train(model, tokenizer, StudyTraining(run.variant.training), run.system, run.seed, saved, step)
+    training = StudyTraining(run.variant.training)
+    loss = train(model, tokenizer, training, run.system, training.arguments(saved, run.seed, run.placement.device), step)
     model.save_pretrained(saved)
     return model, tokenizer, loss
 
 
 def _loaded(run: Run) -> tuple[PeftModel, Any, None]:
-    path = run.variant.adapter["path"]
-    backbone, tokenizer = _load(run.backbone or backbone_of(path))
-    return PeftModel.from_pretrained(backbone, path), tokenizer, None
+    backbone, tokenizer = _load(run)
+    return PeftModel.from_pretrained(backbone, run.variant.adapter["path"]), tokenizer, None
+
+
+def _load(run: Run) -> tuple[Any, Any]:
+    """The frozen backbone of a run, where the run has it, and its tokenizer."""
+    if isinstance(run.backbone, SmallBackbone):
+        return run.placement.load(str(small_backbone(run.backbone)))
+    return run.placement.load(run.backbone or backbone_of(run.variant.adapter["path"]))

@@ -29,7 +29,6 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from deltamem.backbones import load_backbone
 from deltamem.study.words import word_tokenizer
 from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions
@@ -89,8 +88,10 @@ class SmallBackbone:
         )
 
 
-def load_small_backbone(settings: SmallBackbone, step: Callable[[float], None] | None = None) -> tuple[PreTrainedModel, Any]:
-    """The backbone of these settings and its tokenizer: trained when it is asked for first, then taken from the cache.
+def small_backbone(settings: SmallBackbone, step: Callable[[float], None] | None = None) -> Path:
+    """The folder of the backbone of these settings and its tokenizer, in the cache; trained when it is asked for first.
+
+    That training is on the CPU, in float32: wherever studies run, they have the same backbone.
 
     Args:
         settings: its size and its training.
@@ -102,7 +103,7 @@ def load_small_backbone(settings: SmallBackbone, step: Callable[[float], None] |
         model = untrained(settings, tokenizer)
         train(model, tokenizer, settings, step)
         _save(folder, model, tokenizer)
-    return load_backbone(str(folder))
+    return folder
 
 
 def untrained(settings: SmallBackbone, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -80,9 +81,29 @@ class StudyTraining:
         """All of its settings, those left to their defaults among them, but for the trainer's own defaults."""
         return {**self.given, **asdict(self.asked), **asdict(self.facts)}
 
-    def arguments(self, folder: Path, seed: int) -> DeltaMemTrainingArguments:
-        """The trainer's arguments; it leaves nothing in the folder, unless told to save."""
-        options = QUIET | self._of(DeltaMemTrainingArguments)
+    def check_device(self, device: str) -> None:
+        """Make sure that it runs there.
+
+        Raises:
+            ValueError: transformers' Trainer would put it somewhere else; says where.
+        """
+        there = self.arguments(Path(), 0, device).device
+        if torch.device(device) not in (there, torch.device(there.type)):
+            raise ValueError(
+                f"--device {device!r} is not accepted: transformers would train this grid on {there}. Leave training.use_cpu "
+                "out of the grid; CUDA_VISIBLE_DEVICES=1 makes the second GPU the first"
+            )
+
+    def arguments(self, folder: Path, seed: int, device: str | None = None) -> DeltaMemTrainingArguments:
+        """The trainer's arguments; it leaves nothing in the folder, unless told to save.
+
+        Args:
+            folder: for what the trainer might save.
+            seed: of the episodes.
+            device: where it is to run; wherever transformers puts it if None.
+        """
+        placed = {} if device is None else {"use_cpu": torch.device(device).type == "cpu"}
+        options = QUIET | placed | self._of(DeltaMemTrainingArguments)
         steps = options.get("max_steps", DeltaMemTrainingArguments.max_steps)
         return DeltaMemTrainingArguments(output_dir=str(folder), seed=seed, logging_steps=max(1, steps // LOGS), **options)
 
@@ -96,8 +117,7 @@ def train(
     tokenizer: Any,
     training: StudyTraining,
     system: str | None,
-    seed: int,
-    folder: Path,
+    arguments: DeltaMemTrainingArguments,
     step: Callable[[float], None],
 ) -> float:
     """Train an adapter on generated facts.
@@ -107,16 +127,14 @@ def train(
         tokenizer: the model's.
         training: how.
         system: the system prompt of all chats; the chat template's own if None.
-        seed: of the episodes.
-        folder: for what the trainer might save.
+        arguments: of that training.
         step: called with the share of the training that is done.
 
     Returns:
         The mean loss of the last part of the training.
     """
-    arguments = training.arguments(folder, seed)
     encoder = EpisodeEncoder(tokenizer, write=model.active_peft_config.write, answer_only=training.asked.answer_only)
-    chats: Any = FactDataset(arguments.episodes, seed, training.facts, training.asked.questions)
+    chats: Any = FactDataset(arguments.episodes, arguments.seed, training.facts, training.asked.questions)
     trainer = DeltaMemTrainer(
         model,
         arguments,

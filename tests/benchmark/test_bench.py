@@ -103,6 +103,26 @@ def test_tables_and_a_plot(folder, tmp_path):
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_no_file_is_not_drawn_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("deltamem.benchmark.run.run", None)
+    (tmp_path / "figures.png").mkdir()
+    result = CliRunner().invoke(app, ["bench", "--plot", str(tmp_path / "figures.png")])
+    assert result.exit_code == 2
+    assert "is a folder, where a file belongs" in result.stderr
+
+
+def test_a_plot_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch):
+    def fails(*given, **options):
+        raise OSError("disk full")
+
+    row = {"tokens": 8, "backend": "chunked", "forward_ms": 1, "backward_ms": 1}
+    measured = {"adapter": {"name": "new"}, "machine": "here", "rule": [row]}
+    monkeypatch.setattr("deltamem.benchmark.run.run", lambda settings: measured)
+    monkeypatch.setattr("deltamem.drawings.write_atomically", fails)
+    result = CliRunner().invoke(app, ["bench", "--plot", str(tmp_path / "figures.png"), "--json"])
+    assert (result.exit_code, result.stderr) == (2, "deltamem: disk full\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -108,6 +108,11 @@ def test_the_memory_of_a_conversation_compared(saved, chat, messages, inspect, m
     assert comparison["same_adapter"] is True
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_read(saved, chat, refusal, tmp_path, monkeypatch):
+    monkeypatch.setattr("deltamem.inspection.command.inspect_adapter", None)
+    assert "is a folder, where a file belongs" in refusal(saved()[1], "--chat", chat, "--html", str(tmp_path))
+
+
 def test_wrong_input(saved, chat, refusal, memory_file, tmp_path):
     model, folder = saved()
     other = memory_file(saved(num_states=2)[0].new_memory())

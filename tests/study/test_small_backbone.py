@@ -3,7 +3,8 @@ import random
 import pytest
 import torch
 
-from deltamem.study.small_backbone import SmallBackbone, load_small_backbone, repeated_words, told_and_asked, untrained
+from deltamem.backbones import load_backbone
+from deltamem.study.small_backbone import SmallBackbone, repeated_words, small_backbone, told_and_asked, untrained
 from deltamem.study.words import word_tokenizer
 from deltamem.training.facts import FactEpisodeConfig, fact_episodes
 from deltamem.training.scripts import IGNORED
@@ -23,11 +24,11 @@ def test_every_word_of_every_split_is_known():
 def test_it_is_trained_once_and_the_same_from_its_seed(tmp_path, monkeypatch):
     shares = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
-    model, tokenizer = load_small_backbone(TINY, shares.append)
-    again, _ = load_small_backbone(TINY, shares.append)
+    model, tokenizer = load_backbone(str(small_backbone(TINY, shares.append)))
+    again, _ = load_backbone(str(small_backbone(TINY, shares.append)))
     assert shares == [0.5, 1.0]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    anew, _ = load_small_backbone(TINY)
+    anew, _ = load_backbone(str(small_backbone(TINY)))
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
         assert torch.equal(weight, anew.state_dict()[name])
@@ -51,9 +52,8 @@ def test_training_lowers_the_loss(tmp_path, monkeypatch):
     settings = SmallBackbone(layers=1, width=16, heads=2, steps=20, learning_rate=1e-2)
     tokenizer = word_tokenizer()
     ids, labels = told_and_asked(tokenizer, settings, random.Random("not of the training"))
-    before, after = (
-        model(input_ids=ids, labels=labels).loss for model in (untrained(settings, tokenizer), load_small_backbone(settings)[0])
-    )
+    trained, _ = load_backbone(str(small_backbone(settings)))
+    before, after = (model(input_ids=ids, labels=labels).loss for model in (untrained(settings, tokenizer), trained))
     assert after < 0.95 * before
 
 

@@ -1,14 +1,20 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from deltamem.cli import app
+from deltamem.command_options import Placement
+from deltamem.evaluation.recall import RecallTest
 from deltamem.study import command
 from deltamem.study.grid import read_grid
 from deltamem.study.measurement import Measurement
 from deltamem.study.results import Results
 from deltamem.study.small_backbone import SmallBackbone, untrained
+from deltamem.study.training import StudyTraining, train
 from deltamem.study.words import word_tokenizer
 
 GRID = """
@@ -99,6 +105,60 @@ def test_the_saved_adapter_is_measured_as_it_was_after_training(grid_file, tmp_p
     (measured,) = lines(tmp_path / "measured")
     assert measured["figures"] == trained["figures"]
     assert (measured["final_loss"], measured["trained_parameters"]) == (None, 0)
+
+
+@pytest.fixture
+def dtypes(monkeypatch):
+    """The dtypes of the backbones that are trained with, and of those that are measured."""
+    seen = {"trained": [], "measured": []}
+
+    def trains(model, *given):
+        seen["trained"].append(model.get_base_model().dtype)
+        return train(model, *given)
+
+    class Measured(RecallTest):
+        def run(self, *given):
+            seen["measured"].append(self.model.get_base_model().dtype)
+            return super().run(*given)
+
+    monkeypatch.setattr("deltamem.study.run.train", trains)
+    monkeypatch.setattr("deltamem.study.run.RecallTest", Measured)
+    return seen
+
+
+def test_training_and_measuring_run_in_the_dtype_which_makes_runs_of_their_own(grid_file, tmp_path, undrawn, dtypes):
+    bfloat16 = Placement("bfloat16")
+    command.main(grid_file, tmp_path / "results", limit=1, placement=bfloat16)
+    (line,) = lines(tmp_path / "results")
+    assert dtypes == {"trained": [torch.bfloat16], "measured": [torch.bfloat16] * 2}
+    assert line["run"]["dtype"] == "bfloat16"
+    summaries = [command.main(grid_file, tmp_path / "results", draw=True, placement=place) for place in (None, bfloat16)]
+    assert [summary["runs_done"] for summary in summaries] == [0, 1]
+    adapter = tmp_path / "results" / "adapters" / line["id"]
+    grid_file.write_text(f"adapter: {{path: {adapter}}}\nmeasure: [{{facts: 1, episodes: 4}}]", encoding="utf-8")
+    command.main(grid_file, tmp_path / "measured", placement=bfloat16)
+    assert dtypes["measured"] == [torch.bfloat16] * 3
+
+
+def test_runs_of_before_are_those_of_float32_on_any_device(grid_file):
+    (here, *_), (there, *_) = (
+        replace(read_grid(grid_file), placement=Placement(device=device)).runs() for device in ("cpu", "meta")
+    )
+    assert here.resolved == there.resolved
+    assert "dtype" not in here.resolved
+
+
+def test_a_training_that_would_run_elsewhere_is_refused_before_anything_runs(grid_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "carry_out", None)
+    with pytest.raises(ValueError, match="--device 'meta' is not accepted: transformers would train this grid on cpu"):
+        command.main(grid_file, tmp_path / "results", placement=Placement(device="meta"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_cpu_is_used_where_it_is_named_and_where_the_grid_says_so():
+    by_itself, decided = StudyTraining({}), StudyTraining({"use_cpu": True})
+    assert [by_itself.arguments(Path(), 0, device).use_cpu for device in ("cpu", "cuda", None)] == [True, False, False]
+    assert decided.arguments(Path(), 0, "cuda").use_cpu
 
 
 def test_parts_are_all_runs_between_them(grid_file, tmp_path, undrawn):
