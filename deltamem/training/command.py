@@ -23,7 +23,11 @@ def main(arguments: list[str]) -> None:
     config = model.active_peft_config
     collator = EpisodeCollator(options.encoder(tokenizer, config.write))
     if options.adapter.start == "attention" and options.adapter.adapter is None:
-        start_from_attention(model, [collator([chats[place] for place in range(min(START_CHATS, len(chats)))])])
+        size = options.training.train_batch_size
+        places = range(min(START_CHATS, len(chats)))
+        start_from_attention(
+            model, (collator([chats[place] for place in places[first : first + size]]) for first in places[::size])
+        )
     check_views(view_weights(options.data.views), config.writes_segments)
     trainer = DeltaMemTrainer(
         model,

@@ -193,13 +193,13 @@ class EpisodeLoss:
     def _read(self, model: nn.Module, written: Written, batches: Mapping[str, Batch]) -> dict[str, Costs]:
         """Read passes of views that are passed through the model alike, in one pass."""
         view = ALL_VIEWS[next(iter(batches))]
-        joined = _joined([*batches.values()])
-        parts = dict(zip(batches, _split(joined, [len(batch["labels"]) for batch in batches.values()]), strict=True))
+        every = joined([*batches.values()])
+        parts = dict(zip(batches, _split(every, [len(batch["labels"]) for batch in batches.values()]), strict=True))
         columns = _columns(parts, self.weighing)
-        read = self._reader(model, joined, columns, view)
-        bare = self._bare(read, model, parts, joined)
+        read = self._reader(model, every, columns, view)
+        bare = self._bare(read, model, parts, every)
         with self.adapted.memory(self._memory(written, parts), write=view.write) as block:
-            logits = read(model, joined)
+            logits = read(model, every)
         self.write_gates += block.write_gates
         costs, row = {}, 0
         for name, part in parts.items():
@@ -228,12 +228,12 @@ class EpisodeLoss:
         return memories[0] if len(memories) == 1 else DeltaMemState.stack(memories)
 
     @torch.no_grad()
-    def _bare(self, read: Reader, model: nn.Module, parts: Mapping[str, Batch], joined: Batch) -> Tensor | None:
+    def _bare(self, read: Reader, model: nn.Module, parts: Mapping[str, Batch], every: Batch) -> Tensor | None:
         """What the bare backbone expects without any history, `[reads, columns, vocabulary]`; None if no view asks."""
         if not any(ALL_VIEWS[name].target == "backbone" for name in parts) and not self._weighs_change:
             return None
         with self.adapted.disable_adapter():
-            return read(model, joined)
+            return read(model, every)
 
     @property
     def _weighs_change(self) -> bool:
@@ -312,7 +312,7 @@ def _told(batch: Mapping[str, Any]) -> Tensor:
     return told
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
     """Read passes of several views as one batch, padded on the right."""
     fills = {"labels": IGNORED, "taught": -1}
     return {name: _padded([batch[name] for batch in batches], fills.get(name, 0)) for name in batches[0]}
@@ -326,7 +326,7 @@ def _padded(tensors: Sequence[Tensor], fill: int) -> Tensor:
 
 
 def _split(batch: Batch, sizes: list[int]) -> list[Batch]:
-    """The inverse of `_joined`, all of one width."""
+    """The inverse of `joined`, all of one width."""
     split = {name: tensor.split(sizes) for name, tensor in batch.items()}
     return [{name: tensors[number] for name, tensors in split.items()} for number in range(len(sizes))]
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from deltamem.decoder import last_place
 from deltamem.layer import DeltaMemLayer
 from deltamem.placement import fetched, weight_of
-from deltamem.training.loss import views_in
+from deltamem.training.loss import joined, views_in
 from deltamem.training.writing import Batch
 
-START_CHATS = 64
+START_CHATS = 16
 # A correction at first, in proportion to the attention's output along its direction.
 CORRECTION_GAIN = 0.25
 # Of a key or query before tanh: its spread, and a part that all tokens share, so that any key finds a little under any other.
@@ -84,15 +84,15 @@ def _check(layer: DeltaMemLayer, adapter: str) -> None:
 def _watch(model: PeftModel, layers: Sequence[DeltaMemLayer], seen: Mapping[str, Seen], batch: Mapping[str, Any]) -> None:
     """Look at the layers in a pass of whole chats and in one of what is read alone."""
     chats = batch["chats"]
-    for name, view in views_in(batch).items():
-        read = batch[name]
-        if not view.own or view.context:
-            continue
-        rows, places = (read["taught"] >= 0).nonzero(as_tuple=True)
-        chat = read["chat"][rows]
-        there = read["taught"][rows, places] + (chats["attention_mask"] == 0).sum(1)[chat]  # behind the padding
-        _pass(model, layers, chats, {layer.name: seen[layer.name].informed for layer in layers}, (chat, there), seen)
-        _pass(model, layers, read, {layer.name: seen[layer.name].alone for layer in layers}, (rows, places))
+    alone = [batch[name] for name, view in views_in(batch).items() if view.own and not view.context]
+    if not alone:
+        return
+    read = joined(alone)
+    rows, places = (read["taught"] >= 0).nonzero(as_tuple=True)
+    chat = read["chat"][rows]
+    there = read["taught"][rows, places] + (chats["attention_mask"] == 0).sum(1)[chat]  # behind the padding
+    _pass(model, layers, chats, {layer.name: seen[layer.name].informed for layer in layers}, (chat, there), seen)
+    _pass(model, layers, read, {layer.name: seen[layer.name].alone for layer in layers}, (rows, places))
 
 
 def _pass(

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from deltamem.training import command
 from deltamem.training.batches import EpisodeCollator
+from deltamem.training.data import source_weights
 from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.options import TrainingOptions
 from deltamem.training.scripts import IGNORED
@@ -251,7 +252,7 @@ def test_a_preset_gives_defaults_that_the_command_line_overrides(tmp_path):
     none = parse(["--output_dir", str(tmp_path), "--report_to", "none"])
     none[0].preset = "paper"
     assert list(map(str, paper)) == list(map(str, none))  # the library's own defaults are the paper's
-    with pytest.raises(ValueError, match="no preset 'mine'; choose one of paper, facts"):
+    with pytest.raises(ValueError, match="no preset 'mine'; choose one of paper, facts, talk"):
         parse(["--preset", "mine", "--output_dir", str(tmp_path)])
 
 
@@ -288,3 +289,50 @@ def test_chats_that_are_trained_on_are_not_evaluated_on(tmp_path, backbone):
     options = f"--model {backbone} --data {data} --output_dir {tmp_path / 'output'} --use_cpu --eval_strategy steps"
     with pytest.raises(ValueError, match="--eval_data"):
         command.main([*options.split(), "--report_to", "none"])
+
+
+def test_the_train_command_on_talk_with_a_teacher(tmp_path, backbone):
+    """The preset on chats of one's own; a text that is raw, and facts in the mix."""
+    data, prose = tmp_path / "chats.jsonl", tmp_path / "prose.txt"
+    data.write_text("\n".join(map(json.dumps, CHATS)))
+    prose.write_text("\n\n".join(["Anna lives in Rome."] * 10))
+    options = (
+        f"--preset talk --model {backbone} --data talk:{data}=0.7 facts=0.3 --unrelated text:{prose} small_talk --layers 0-1 "
+        f"--output_dir {tmp_path / 'output'} --max_steps 2 --reads 3 --r 4 --use_cpu --report_to none --logging_steps 1"
+    )
+    command.main(options.split())
+    config = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), tmp_path / "output").active_peft_config
+    assert (config.r, config.num_states, config.layers_to_transform) == (4, 4, [0, 1])
+
+
+@pytest.mark.parametrize("layers", ["3", "5-2", "a-b", "-1-2"])
+def test_wrong_layers_are_refused(tmp_path, layers):
+    with pytest.raises(ValueError, match="give the first and the last layer"):
+        parse(["--output_dir", str(tmp_path), "--report_to", "none", f"--layers={layers}"])
+
+
+@pytest.mark.parametrize("data", [["facts=0"], ["facts=nan"], ["facts", "facts"], ["=1"]])
+def test_wrong_sources_are_refused(data):
+    with pytest.raises(ValueError, match="give SOURCE=WEIGHT"):
+        source_weights(data)
+
+
+def test_sources_have_weights():
+    assert source_weights(["facts=0.3", "talk:a=b.jsonl=2e-1", "c.jsonl"]) == {
+        "facts": 0.3,
+        "talk:a=b.jsonl": 0.2,
+        "c.jsonl": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher_weight": -1.0}, "teacher_weight=-1.0 is not accepted"),
+        ({"answer_weight": 0.0}, "leave nothing to learn"),
+        ({"write_from": "backbone", "write_chunk_tokens": 8}, "writes a history at once"),
+    ],
+)
+def test_wrong_weighings_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        DeltaMemTrainingArguments(output_dir=str(tmp_path), report_to="none", **options)
