@@ -39,6 +39,15 @@ def read_talk(records: Sequence[Given]) -> list[Chat]:
     return [{**_checked(record, lambda chat: split_system(chat["messages"])), "talk": True} for record in records]
 
 
+def with_questions(chat: Chat) -> Chat:
+    """A talk as a chat whose last turns are asked, two where it has more than two: for figures that compare memories."""
+    if not chat.get("talk"):
+        return chat
+    system, talk = split_system(chat["messages"])
+    turns = len(talk) // 2
+    return {"messages": [*system, *talk[: 2 * turns]], "read_turns": min(2, turns - 1)}
+
+
 def history(chat: Chat) -> Sequence[Message]:
     """All messages before the questions."""
     messages: Sequence[Message] = chat["messages"]

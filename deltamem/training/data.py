@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from deltamem.chat_tokens import render
-from deltamem.training.chats import read_episodes, read_talk
+from deltamem.training.chats import read_episodes, read_talk, with_questions
 from deltamem.training.documents import DocumentDataset
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions, held_out_values, load_fillers
 from deltamem.training.facts.episode import as_messages
@@ -181,8 +181,8 @@ def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int, toke
     facts = dataclasses.replace(facts, any_word=0.0)  # held-out words are the attributes' own
     held_out = FactDataset(options.eval_episodes, seed, facts, options.questions, split="held_out")
     chats = _chats(options, sources, held_out, "held_out", tokenizer)
-    chats = Subset(chats, range(min(options.eval_episodes, len(chats))))
-    return in_views_and_controls(chats, views, _unrelated(options, "held_out"), seed)
+    asked = [chat for chat in map(with_questions, chats) if chat.get("read_turns", 1)][: options.eval_episodes]
+    return in_views_and_controls(asked, views, _unrelated(options, "held_out"), seed)
 
 
 def source_weights(given: Sequence[str]) -> dict[str, float]:

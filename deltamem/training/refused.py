@@ -23,7 +23,7 @@ USELESS = {
     "do_predict": "a training ends with the adapter; ask it questions with deltamem eval",
 }
 BY_LENGTH = ("group_by_length", "batch_rebalance")
-METRICS = ("loss", "recall")  # of an evaluation without metrics of the caller's
+METRICS = ("loss", "recall", "nats")  # of an evaluation without metrics of the caller's
 
 
 def refuse_given(args: TrainingArguments) -> None:

@@ -11,9 +11,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
+from deltamem.training.binding import binding
 from deltamem.training.loss import (
     Amounts,
     Costs,
@@ -120,8 +122,9 @@ class DeltaMemTrainingArguments(TrainingArguments):
 class DeltaMemTrainer(Trainer):
     """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`.
 
-    Evaluation counts, besides the loss, `recall`: the share of answers whose every token is the likeliest. Give it
-    `in_views_and_controls(chats, ...)` as `eval_dataset` to have both for every view, for an empty and for another's memory.
+    Evaluation counts, besides the loss, `recall`: the share of answers whose every token is the likeliest; and `nats`: the mean
+    cost of an answer's token. Give it `in_views_and_controls(chats, ...)` as `eval_dataset` to have them for every view and
+    control, and `specific` and `bound` (see `binding`).
     """
 
     def __init__(self, model: PeftModel, *args: Any, **kwargs: Any) -> None:
@@ -134,6 +137,7 @@ class DeltaMemTrainer(Trainer):
         super().__init__(model, *args, **{"compute_metrics": recall, **kwargs})
         self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
         self._newest: dict[str, Tensor] | None = None
+        self._nats: dict[str, Any] = {}
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
@@ -180,13 +184,34 @@ class DeltaMemTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The loss of a batch, and for each episode the numbers of right answers and of all answers, `[batch, 2]`."""
+        """The loss of a batch, and what `_counts` tells of each read, `[reads, 3]`."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, costs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
         return loss, torch.cat([_counts(cost) for cost in costs.values()]), inputs["view"]
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As the Trainer's; keeps what every read cost, for `evaluate`."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.predictions is not None and not self.args.prediction_loss_only:
+            self._nats[metric_key_prefix] = np.concatenate([np.atleast_2d(part) for part in _parts(output.predictions)])[:, 2]
+        return output
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As the Trainer's. Of views and controls it also tells `specific` and `bound`; see `binding`."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(sets, dict):
+            names = {name: f"{metric_key_prefix}_{name}" for name in sets}
+            figures = binding({name: self._nats[key] for name, key in names.items() if key in self._nats})
+            figures = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+            self.log(figures)
+            metrics |= figures
+        return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, and with the memory's statistics where the training loss is logged."""
@@ -234,11 +259,16 @@ class DeltaMemTrainer(Trainer):
 
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of right answers, from `[episodes, 2]`: right ones, and all."""
-    counts = prediction.predictions
-    right, asked = (np.concatenate(counts) if isinstance(counts, list) else counts).sum(0)  # a list: of batches
-    return {"recall": float(right / asked)} if asked else {}
+    """The share of right answers, and the mean cost of an answer's token in nats, from `[reads, 3]`; see `_counts`."""
+    right, asked, nats = np.concatenate([np.atleast_2d(part) for part in _parts(prediction.predictions)]).T
+    return {"recall": float(right.sum() / asked.sum()), "nats": float(nats.mean())} if asked.sum() else {}
+
+
+def _parts(predictions: Any) -> list[Any]:
+    """Predictions as the Trainer gathers them: an array, or a list of those of its batches."""
+    return predictions if isinstance(predictions, list) else [predictions]
 
 
 def _counts(costs: Costs) -> Tensor:
-    return torch.stack([costs.right, costs.asked], dim=1)
+    """For each read the numbers of right answers and of all answers, and the mean cost of an answer's token: `[reads, 3]`."""
+    return torch.stack([costs.right, costs.asked, costs.each], dim=1).float()

@@ -44,9 +44,17 @@ VIEWS: dict[str, View] = {
     "another": View(another=True, target="backbone"),  # another's memory must not change what is said
     "unrelated": View(own=False, target="backbone"),  # a filled memory, and a text that has nothing to do with it
 }
-# Controls, nothing to train on: no memory, and another episode's.
+# Controls, nothing to train on: no memory, another chat's, and what the bare backbone says with its own or another's history in
+# the context, an empty memory being none.
 ZERO_MEMORY, SHUFFLED_MEMORY = "zero_memory", "shuffled_memory"
-ALL_VIEWS = VIEWS | {ZERO_MEMORY: View(filled=False), SHUFFLED_MEMORY: View()}
+IN_CONTEXT, SHUFFLED_IN_CONTEXT = "in_context", "shuffled_in_context"
+CONTROLS: dict[str, View] = {
+    ZERO_MEMORY: View(filled=False),
+    SHUFFLED_MEMORY: View(),
+    IN_CONTEXT: View(filled=False, context=True),
+    SHUFFLED_IN_CONTEXT: View(filled=False, context=True),
+}
+ALL_VIEWS = VIEWS | CONTROLS
 
 
 class Weight(NamedTuple):
@@ -137,12 +145,17 @@ class InViews(Dataset[Chat]):
 
 
 class WithAnothersHistory(Dataset[Chat]):
-    """The control of a shuffled memory: every chat's questions behind the history of the next chat."""
+    """The controls with another's history: every chat's questions behind the history of the next chat.
 
-    def __init__(self, chats: Any) -> None:
+    Args:
+        chats: with questions at their ends.
+        view: the name of the control.
+    """
+
+    def __init__(self, chats: Any, view: str = SHUFFLED_MEMORY) -> None:
         if len(chats) < 2:
             raise ValueError(f"the control with another episode's memory needs at least 2 episodes, got {len(chats)}")
-        self.chats = chats
+        self.chats, self.view = chats, view
 
     def __len__(self) -> int:
         return len(self.chats)
@@ -150,14 +163,15 @@ class WithAnothersHistory(Dataset[Chat]):
     def __getitem__(self, index: int) -> Chat:
         chat, other = self.chats[index], self.chats[(index + 1) % len(self.chats)]
         questions = chat["messages"][len(history(chat)) :]
-        return {**chat, "messages": [*history(other), *questions], "reads": [{"view": SHUFFLED_MEMORY}]}
+        return {**chat, "messages": [*history(other), *questions], "reads": [{"view": self.view}]}
 
 
 def in_views_and_controls(chats: Any, views: Sequence[str], unrelated: Unrelated, seed: int) -> dict[str, Any]:
     """A data set for each view and control, by its name: what a Trainer evaluates on one after the other."""
     always = Weight(1.0, 1.0)
-    sets: dict[str, Any] = {view: InViews(chats, {view: always}, seed, unrelated) for view in views}
-    return sets | {ZERO_MEMORY: InViews(chats, {ZERO_MEMORY: always}, seed), SHUFFLED_MEMORY: WithAnothersHistory(chats)}
+    own = [*views, ZERO_MEMORY, IN_CONTEXT]
+    sets: dict[str, Any] = {view: InViews(chats, {view: always}, seed, unrelated) for view in own}
+    return sets | {view: WithAnothersHistory(chats, view) for view in (SHUFFLED_MEMORY, SHUFFLED_IN_CONTEXT)}
 
 
 def _number(text: str) -> float:

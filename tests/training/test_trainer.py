@@ -189,6 +189,8 @@ def test_recall_is_that_of_the_memory_asked_from(tmp_path):
     assert metrics["eval_memory_recall"] == 1
     assert metrics["eval_zero_memory_recall"] <= 0.25
     assert metrics["eval_shuffled_memory_recall"] == 0
+    assert metrics["eval_specific"] == pytest.approx(metrics["eval_shuffled_memory_nats"] - metrics["eval_memory_nats"])
+    assert 0 < metrics["eval_specific_low"] <= metrics["eval_specific"] <= metrics["eval_specific_high"]
     assert metrics["eval_memory_loss"] < min(metrics["eval_zero_memory_loss"], metrics["eval_shuffled_memory_loss"])
 
 

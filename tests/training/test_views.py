@@ -7,6 +7,8 @@ from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss, answer_loss
 from deltamem.training.views import (
     ALL_VIEWS,
+    IN_CONTEXT,
+    SHUFFLED_IN_CONTEXT,
     SHUFFLED_MEMORY,
     VIEWS,
     ZERO_MEMORY,
@@ -182,4 +184,6 @@ def test_evaluation_sets_are_named_by_view_and_control():
         "unrelated": "unrelated",
         ZERO_MEMORY: ZERO_MEMORY,
         SHUFFLED_MEMORY: SHUFFLED_MEMORY,
+        IN_CONTEXT: IN_CONTEXT,
+        SHUFFLED_IN_CONTEXT: SHUFFLED_IN_CONTEXT,
     }
