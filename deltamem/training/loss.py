@@ -254,7 +254,7 @@ class EpisodeLoss:
             return costs._replace(teacher=divergence(logits[rows, at], without_history).sum())
         expected = written.expected(part["chat"][rows], part["taught"][rows, places])
         apart = divergence(logits[rows, at], expected)
-        if without_history is not None:
+        if self._weighs_change and without_history is not None:
             changed = divergence(without_history, expected)
             apart = apart * changed / changed.mean().clamp(min=1e-6)
         return costs._replace(teacher=apart.sum())

@@ -115,6 +115,15 @@ def test_where_the_teacher_is_followed():
     assert answers <= every != changed
 
 
+def test_a_view_costs_the_same_beside_others():
+    model = chat_model(spread=0.5)
+    beside, alone = batch_of("memory", "another"), batch_of("memory", "another")
+    del alone["another"]
+    with torch.no_grad():
+        costs = [EpisodeLoss(model, TEACHER, "backbone")(model, batch)["memory"] for batch in (beside, alone)]
+    torch.testing.assert_close(costs[0].teacher, costs[1].teacher)
+
+
 def test_the_divergence_of_equal_logits_is_zero():
     logits = torch.randn(5, 7)
     torch.testing.assert_close(divergence(logits, logits), torch.zeros(5), atol=1e-6, rtol=0)
