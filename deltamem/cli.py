@@ -291,7 +291,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TASK",
-            help="continuation, facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, variable_tracking; "
+            help="continuation, facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, variable_tracking; harm, "
             "arc_easy, lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of lm-evaluation-harness.",
         ),
     ],
@@ -310,7 +310,8 @@ def evaluate(
             "finds), memory, full+memory, bm25+memory, zero (an empty memory), shuffled (another's); adapter, of one without a "
             "memory. Of facts: none, full, tail, memory, zero, shuffled, adapter. Of continuation: none, full, "
             "full_shuffled (another chat in the context), memory, zero, shuffled, adapter. Other tasks: none, zero, filled (a "
-            "memory of an unrelated conversation), writing (written while the question is read), adapter.  [default: all]"
+            "memory of an unrelated conversation), writing (written while the question is read), adapter; harm zero, filled, "
+            "adapter.  [default: all]"
         ),
     ] = None,
     data: Annotated[

@@ -18,7 +18,7 @@ from deltamem.report.results import TaskResults
 NO_FIGURES = ("index", "gold")
 LOG_LIKELIHOOD = "log_likelihood"
 PERPLEXITY = "perplexity"  # of lm-evaluation-harness: rows have log-likelihoods under its name
-SMALLER_IS_BETTER = (PERPLEXITY, "nats")
+SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")
 # Figures that many tasks have, or that are the better the smaller they are; whatever else there is says more about a task.
 GENERAL = ("gold_first", LOG_LIKELIHOOD, PERPLEXITY)
 
