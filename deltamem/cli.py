@@ -291,8 +291,9 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TASK",
-            help="continuation, facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, variable_tracking; harm, "
-            "arc_easy, lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of lm-evaluation-harness.",
+            help="continuation, chats, facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, "
+            "variable_tracking; harm, arc_easy, lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of "
+            "lm-evaluation-harness.",
         ),
     ],
     model: Annotated[
@@ -364,7 +365,9 @@ def evaluate(
     ] = False,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Of ifeval and lm_eval:NAME: tokens of an answer.  [default: the benchmark's protocol]"),
+        typer.Option(
+            min=1, help="Of chats, ifeval and lm_eval:NAME: tokens of an answer.  [default: the benchmark's protocol]"
+        ),
     ] = None,
     seed: Annotated[
         list[int] | None,

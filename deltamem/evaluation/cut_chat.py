@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltamem.chat_tokens import ChatTokens, Message, render
+from deltamem.config import WriteUnit
 from deltamem.evaluation.scoring import Text
 from deltamem.evaluation.subject import Subject
 from deltamem.training.chats import Chat
@@ -48,7 +49,7 @@ class CutChat:
                 "the tokenizer's chat template renders messages otherwise behind a history than behind a system prompt "
                 "alone, so a chat cannot be read on from its middle; evaluate with questions about chats"
             )
-        write = subject.model.active_peft_config.write if subject.has_memory else "token"
+        write: WriteUnit = subject.model.active_peft_config.write if subject.has_memory else "token"
         return cls(
             ChatTokens.of(subject.tokenizer, told, write).last(HISTORY_TOKENS),
             _ids(subject, alone.removesuffix(continuation)),
