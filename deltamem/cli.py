@@ -292,8 +292,9 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TASK",
-            help="facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, variable_tracking; arc_easy, "
-            "lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of lm-evaluation-harness.",
+            help="continuation, chats, facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, "
+            "variable_tracking; harm, arc_easy, lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of "
+            "lm-evaluation-harness.",
         ),
     ],
     model: Annotated[
@@ -309,8 +310,10 @@ def evaluate(
             help="How the questions are asked; may be given several times. Tasks with a history: none (the bare backbone "
             "without it), full (all of it in the prompt), tail (as much of it as a memory has bytes), bm25 (what a search "
             "finds), memory, full+memory, bm25+memory, zero (an empty memory), shuffled (another's); adapter, of one without a "
-            "memory. Of facts: none, full, tail, memory, zero, shuffled, adapter. Other tasks: none, zero, filled (a memory of "
-            "an unrelated conversation), writing (written while the question is read), adapter.  [default: all]"
+            "memory. Of facts: none, full, tail, memory, zero, shuffled, adapter. Of continuation: none, full, "
+            "full_shuffled (another chat in the context), memory, zero, shuffled, adapter. Other tasks: none, zero, filled (a "
+            "memory of an unrelated conversation), writing (written while the question is read), adapter; harm zero, filled, "
+            "adapter.  [default: all]"
         ),
     ] = None,
     data: Annotated[
@@ -363,7 +366,9 @@ def evaluate(
     ] = False,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Of ifeval and lm_eval:NAME: tokens of an answer.  [default: the benchmark's protocol]"),
+        typer.Option(
+            min=1, help="Of chats, ifeval and lm_eval:NAME: tokens of an answer.  [default: the benchmark's protocol]"
+        ),
     ] = None,
     seed: Annotated[
         list[int] | None,

@@ -25,6 +25,15 @@ def exact_match(prediction: str, gold: str) -> float:
     return float(squad_normalised(prediction) == squad_normalised(gold))
 
 
+def squad_scores(prediction: str, golds: Sequence[str]) -> dict[str, float]:
+    """Exact match (`em`) and token F1 (`f1`) as SQuAD defines them, each the best over the accepted answers."""
+    told = squad_normalised(prediction).split()
+    return {
+        "em": max(exact_match(prediction, gold) for gold in golds),
+        "f1": max(token_f1(told, squad_normalised(gold).split()) for gold in golds),
+    }
+
+
 def hotpotqa_f1(prediction: str, gold: str) -> float:
     """Token F1 as HotpotQA defines it: "yes", "no" and "noanswer" are right or wrong as a whole."""
     told, expected = squad_normalised(prediction), squad_normalised(gold)

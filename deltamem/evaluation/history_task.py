@@ -45,15 +45,27 @@ class History:
     Args:
         sections: put into a prompt one after the other, or written to the memory, each a message.
         passages: what a search can find.
+        chat: in place of sections: put before a prompt, or written to the memory, as it is.
     """
 
     sections: tuple[str, ...]
     passages: tuple[str, ...]
+    chat: tuple[Message, ...] = ()
+
+    @classmethod
+    def of_chat(cls, messages: Sequence[Message]) -> History:
+        """A chat, of whose messages a search finds those that match."""
+        return cls((), tuple(f"{message['role']}: {message['content']}" for message in messages), tuple(messages))
+
+    @property
+    def parts(self) -> list[list[Message]]:
+        """As a chat, to be written part by part."""
+        return [[message] for message in self.chat] or [told(section) for section in self.sections]
 
     @property
     def messages(self) -> list[Message]:
         """As a chat, to be written."""
-        return [message for section in self.sections for message in told(section)]
+        return [message for part in self.parts for message in part]
 
 
 @dataclass(frozen=True)
@@ -80,11 +92,11 @@ class HistoryQuestion:
     query: str | None = None
     answer_start: str = ""
 
-    def tokens(self, subject: Subject, before: Sequence[str] = ()) -> Tensor:
-        """The ids of the prompt, behind other texts, and of the answer's start, `[tokens]`."""
-        asked: list[Message] = [{"role": "user", "content": "\n\n".join((*before, self.prompt))}]
+    def tokens(self, subject: Subject, before: Sequence[str] = (), chat: Sequence[Message] = ()) -> Tensor:
+        """The ids of a chat, of the prompt, behind other texts, and of the answer's start, `[tokens]`."""
+        asked: Message = {"role": "user", "content": "\n\n".join((*before, self.prompt))}
         start = subject.tokenizer(self.answer_start, add_special_tokens=False)["input_ids"]
-        ids = [*subject.tokens(asked, add_generation_prompt=True).ids, *start]
+        ids = [*subject.tokens([*chat, asked], add_generation_prompt=True).ids, *start]
         return torch.tensor(ids, dtype=torch.long, device="cpu")
 
     def answer_ids(self, subject: Subject, answer: str) -> Tensor:
@@ -109,6 +121,8 @@ class HistoryTask:
         sampling: how answers are drawn, the seed being that of the evaluation and the question's number; greedily if None.
         first_line: the answer is the first line of what is said.
         retrieved: how many passages a search puts into the prompt.
+        ranked_per_token: candidates are ranked by their log-likelihood a token, or else the short ones would win; by that of
+            all their tokens if False.
         seed: of the drawn answers.
     """
 
@@ -123,6 +137,7 @@ class HistoryTask:
     sampling: Sampling | None = None
     first_line: bool = False
     retrieved: int = 5
+    ranked_per_token: bool = False
     seed: int = 0
     _memories: dict[str, DeltaMemState] = field(default_factory=dict)
     _folder: Path | None = None
@@ -178,7 +193,7 @@ class HistoryTask:
 
         Args:
             folder: for the memory of each history; and in `KEY/001.safetensors` and so on those of the history that is asked
-                about first, as it grew: after each section, or each chunk of `write_chunk_tokens`.
+                about first, as it grew: after each section or message, or each chunk of `write_chunk_tokens`.
         """
         self._folder = folder
 
@@ -190,20 +205,27 @@ class HistoryTask:
         with self._under(subject, setting, questions):
             model, cache, before = subject.start(len(prompts), with_adapter=setting == "adapter")
             reading = Reading.of(model, *subject.left_padded(prompts), cache, before)
-            likelihoods = reading.log_likelihoods(
-                [
-                    [question.answer_ids(subject, answer) for answer in (question.golds[0], *question.wrong)]
-                    for question in questions
-                ]
-            )
+            candidates = [
+                [question.answer_ids(subject, answer) for answer in (question.golds[0], *question.wrong)]
+                for question in questions
+            ]
+            likelihoods = reading.log_likelihoods(candidates)
             said = reading.say(self.max_new_tokens, subject.ends, self._choose(questions))
         predictions = [str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in said]
         return [
-            self._row(question, prediction, *several)
-            for question, prediction, several in zip(questions, predictions, likelihoods, strict=True)
+            {**self._row(question, prediction, several[0]), **self._rank(several, [len(ids) for ids in answers])}
+            for question, prediction, several, answers in zip(questions, predictions, likelihoods, candidates, strict=True)
         ]
 
-    def _row(self, question: HistoryQuestion, prediction: str, gold: float, *wrong: float) -> Row:
+    def _rank(self, likelihoods: Sequence[float], tokens: Sequence[int]) -> Row:
+        """Whether the first of several candidates is the likeliest."""
+        gold, *wrong = [
+            likelihood / count if self.ranked_per_token else likelihood
+            for likelihood, count in zip(likelihoods, tokens, strict=True)
+        ]
+        return {"gold_first": float(gold > max(wrong))} if wrong else {}
+
+    def _row(self, question: HistoryQuestion, prediction: str, gold: float) -> Row:
         if self.first_line:
             prediction = prediction.split("\n", 1)[0].strip()
         return {
@@ -213,7 +235,6 @@ class HistoryTask:
             "answers": list(question.golds),
             "prediction": prediction,
             "log_likelihood": gold,
-            **({"gold_first": float(gold > max(wrong))} if wrong else {}),
             **self.judge(question, prediction),
         }
 
@@ -222,8 +243,8 @@ class HistoryTask:
         history = self.histories[question.history]
         before: Sequence[str] = ()
         if setting in WHOLE:
-            before = history.sections
-        elif setting in ("bm25", "bm25+memory"):
+            return question.tokens(subject, history.sections, history.chat)
+        if setting in ("bm25", "bm25+memory"):
             before = self._searches[question.history].find(question.query or question.prompt, self.retrieved)
         prompt = question.tokens(subject, before)
         if setting != "tail":
@@ -274,7 +295,7 @@ class HistoryTask:
         if key != self.questions[0].history:
             memory = subject.write([messages])
         else:
-            *_, memory = grown = subject.write_in_parts([told(section) for section in self.histories[key].sections])
+            *_, memory = grown = subject.write_in_parts(self.histories[key].parts)
             # Whatever the data have for a key, it names a folder in this one.
             named = re.sub(r"[^\w-]", "_", key)[:MOST_OF_A_NAME]
             (self._folder / named).mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ class Subject:
     Args:
         model: a model with a δ-mem adapter, with any other adapter of PEFT, or bare.
         tokenizer: its tokenizer.
-        system: the system prompt of every chat; the chat template's own if None.
+        system: the system prompt of every chat that does not begin with one of its own; the chat template's own if None.
         write_chunk_tokens: histories are written in chunks of so many tokens, each in a context of its own; at once if None.
     """
 
@@ -60,12 +60,18 @@ class Subject:
     ) -> DeltaMemState:
         """Write one history per row to an empty memory; `after_chunk` sees it after each chunk."""
         write = self.model.active_peft_config.write
-        tokens = [self.tokens(history, write) for history in histories]
+        return self.write_tokens([self.tokens(history, write) for history in histories], after_chunk)
+
+    @torch.no_grad()
+    def write_tokens(
+        self, tokens: Sequence[ChatTokens], after_chunk: Callable[[DeltaMemState], None] | None = None
+    ) -> DeltaMemState:
+        """As `write`, of tokens with the segments that the adapter writes."""
         ids, mask = self.left_padded([row.ids for row in tokens])
         batch = {"input_ids": ids, "attention_mask": mask}
-        if write != "token":
+        if self.model.active_peft_config.writes_segments:
             batch["segment_ids"] = self.left_padded([row.segment_ids for row in tokens], fill=-1)[0]
-        memory = self.model.new_memory(len(histories))
+        memory = self.model.new_memory(len(tokens))
         ChunkWriter(self.model, self.write_chunk_tokens, after_chunk=after_chunk)(self.model, batch, memory)
         return memory
 
@@ -103,7 +109,12 @@ class Subject:
         self, messages: Sequence[Message], write: WriteUnit = "token", add_generation_prompt: bool = False
     ) -> ChatTokens:
         """A chat behind the system prompt as tokens."""
-        return ChatTokens.of(self.tokenizer, with_system(self.system, messages), write, add_generation_prompt)
+        return ChatTokens.of(self.tokenizer, self.behind_system(messages), write, add_generation_prompt)
+
+    def behind_system(self, messages: Sequence[Message]) -> list[Message]:
+        """A chat with a system prompt: its own if it begins with one."""
+        own = any(message["role"] == "system" for message in messages[:1])
+        return with_system(None if own else self.system, messages)
 
     def answer_ids(self, answer: str) -> Tensor:
         """An answer as tokens with the end of the assistant's turn, `[tokens]`."""

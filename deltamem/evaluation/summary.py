@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,8 @@ def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Ro
         each: `questions`, the number of different ones; `seeds`; `value` with its 95% interval `low` to `high`. Against the
         bare backbone, if it was asked, `difference` and `ratio`, of the memory against another's `shuffled_difference`, and
         against the backbone's answers with everything in the prompt `full_ratio`, all with paired intervals:
-        `difference_low`, `difference_high`, and so on. There is no ratio to a figure that is not surely above 0.
+        `difference_low`, `difference_high`, and so on. There is no ratio to a figure that is not surely above 0. Behind them an
+        entry for each figure that the metric derives from several settings, where all of these were asked.
 
         Intervals are bootstrapped over questions, with several seeds over questions and seeds (see `resample`); that of a
         share that was asked with one seed is Wilson's.
@@ -56,10 +57,10 @@ def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Ro
     if len(groups) > 1:
         parts += [(group, [_of_group(rows, group) for rows in seeds]) for group in groups]
     return [
-        {"task": name, "group": group, "setting": setting, "metric": metric_name, **figures}
+        {"task": name, "group": group, **entry}
         for group, part in parts
         for metric_name, metric in metrics.items()
-        for setting, figures in _figures(metric, [rows for rows in part if _asked(rows)]).items()
+        for entry in _entries(metric_name, metric, [rows for rows in part if _asked(rows)])
     ]
 
 
@@ -111,30 +112,44 @@ def shown(entry: Mapping[str, Any], name: str) -> str:
     return f"{show(entry[name])} ({show(entry[low])} to {show(entry[high])})"
 
 
-def _figures(metric: Metric, seeds: Sequence[Rows]) -> dict[str, dict[str, Any]]:
-    """The entries of a metric by setting."""
+def _entries(name: str, metric: Metric, seeds: Sequence[Rows]) -> list[dict[str, Any]]:
+    """The entries of a metric, and those of what is derived from it."""
     values, drawn = mean_over_seeds(metric, seeds), resampled(metric, seeds)
     questions = [len(rows[next(iter(rows))]) for rows in seeds]
-    figures: dict[str, dict[str, Any]] = {}
+    counted = {"questions": questions[0] if _same_questions(seeds) else sum(questions), "seeds": len(seeds)}
+    figures = [*_figures(name, metric, seeds, values, drawn), *_derived(metric, values, drawn)]
+    return [{**entry, **counted} for entry in figures]
+
+
+def _derived(metric: Metric, values: Mapping[str, float], drawn: Mapping[str, Numbers]) -> Iterator[dict[str, Any]]:
+    """What a metric derives from several settings."""
+    for name, derived in metric.derived.items():
+        if not {*derived.settings} <= {*values}:
+            continue
+        value, resamples = derived.of({setting: np.array(value) for setting, value in values.items()}), derived.of(drawn)
+        if value is not None and resamples is not None:
+            low, high = interval(resamples)
+            named = {"setting": derived.settings[0], "metric": name, "share": derived.share}
+            yield {**named, "value": float(value), "low": low, "high": high}
+
+
+def _figures(
+    name: str, metric: Metric, seeds: Sequence[Rows], values: Mapping[str, float], drawn: Mapping[str, Numbers]
+) -> Iterator[dict[str, Any]]:
+    """The figures of a metric by setting."""
     for setting, value in values.items():
         low, high = _interval(metric, [rows[setting] for rows in seeds], drawn[setting])
-        figures[setting] = {
-            "questions": questions[0] if _same_questions(seeds) else sum(questions),
-            "seeds": len(seeds),
-            "share": metric.share,
-            "value": value,
-            "low": low,
-            "high": high,
-        }
+        figures: dict[str, Any] = {"setting": setting, "metric": name, "share": metric.share}
+        figures |= {"value": value, "low": low, "high": high}
         differences = {"difference": BARE, **({"shuffled_difference": SHUFFLED} if setting == MEMORY else {})}
-        for name, other in differences.items():
+        for compared, other in differences.items():
             if other in values and other != setting:
-                figures[setting] |= _with_interval(name, value - values[other], drawn[setting] - drawn[other])
-        for name, other in (("ratio", BARE), ("full_ratio", FULL)):
+                figures |= _with_interval(compared, value - values[other], drawn[setting] - drawn[other])
+        for compared, other in (("ratio", BARE), ("full_ratio", FULL)):
             ratios = ratio(drawn[setting], drawn[other]) if other in values and setting != other else None
             if ratios is not None:
-                figures[setting] |= _with_interval(name, value / values[other], ratios)
-    return figures
+                figures |= _with_interval(compared, value / values[other], ratios)
+        yield figures
 
 
 def _with_interval(name: str, value: float, drawn: Numbers) -> dict[str, float]:

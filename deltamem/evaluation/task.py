@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,21 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A figure that a metric makes under several settings together.
+
+    Args:
+        settings: which; the figure says something about the first of them.
+        of: makes it of the metric's values by setting, of one shape each; None where it would say nothing.
+        share: whether it is a share, shown in percent.
+    """
+
+    settings: tuple[str, ...]
+    of: Callable[[Mapping[str, Numbers]], Numbers | None]
+    share: bool = False
+
+
+@dataclass(frozen=True)
 class Metric:
     """A figure of all questions.
 
@@ -43,11 +58,13 @@ class Metric:
         of: the entry of the rows that it is made of.
         aggregate: makes it, over the last axis.
         share: whether it is the share of questions answered right.
+        derived: figures of several settings, by name.
     """
 
     of: str
     aggregate: Aggregate
     share: bool = False
+    derived: Mapping[str, Derived] = field(default_factory=dict)
 
 
 def share(of: str) -> Metric:

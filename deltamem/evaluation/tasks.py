@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from deltamem.evaluation import arc_easy, facts, gpqa, hotpotqa, ifeval, kv_retrieval, lambada, locomo
+from deltamem.evaluation import (
+    arc_easy,
+    chats,
+    continuation,
+    facts,
+    gpqa,
+    harm,
+    hotpotqa,
+    ifeval,
+    kv_retrieval,
+    lambada,
+    locomo,
+)
 from deltamem.evaluation.lm_eval import task as lm_eval_task
 from deltamem.evaluation.memory_agent_bench import tasks as memory_agent_bench
 from deltamem.evaluation.ruler import needle, variable_tracking
@@ -20,6 +32,9 @@ TASKS: dict[str, Maker] = {
     "lambada_openai": lambada.tasks,
     "gpqa_diamond": gpqa.tasks,
     "ifeval": ifeval.tasks,
+    "continuation": continuation.tasks,
+    "harm": harm.tasks,
+    "chats": chats.tasks,
     "locomo": locomo.tasks,
     "hotpotqa": hotpotqa.tasks,
     "memory_agent_bench": memory_agent_bench.tasks,

@@ -18,6 +18,7 @@ from deltamem.report.results import TaskResults
 NO_FIGURES = ("index", "gold")
 LOG_LIKELIHOOD = "log_likelihood"
 PERPLEXITY = "perplexity"  # of lm-evaluation-harness: rows have log-likelihoods under its name
+SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")
 # Figures that many tasks have, or that are the better the smaller they are; whatever else there is says more about a task.
 GENERAL = ("gold_first", LOG_LIKELIHOOD, PERPLEXITY)
 
@@ -44,7 +45,7 @@ class TaskFigures:
     def main(self) -> str | None:
         """The metric that stands for the task, if it has one: a number for each question, the larger the better."""
         row = next(iter(self.results.seeds[0].values()))[0]
-        return next((name for name in self.metrics if name != PERPLEXITY and not isinstance(row[name], list)), None)
+        return next((name for name in self.metrics if name not in SMALLER_IS_BETTER and not isinstance(row[name], list)), None)
 
     @cached_property
     def entries(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from deltamem.evaluation.answer_scores import exact_match, hotpotqa_f1, locomo_f1, locomo_multi_f1
+from deltamem.evaluation.answer_scores import exact_match, hotpotqa_f1, locomo_f1, locomo_multi_f1, squad_scores
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,9 @@ def test_a_missing_stemmer_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk.stem.porter", None)
     with pytest.raises(ValueError, match=r"needs the package nltk.*deltamem\[eval\]"):
         locomo_f1("Oslo", "Oslo")
+
+
+def test_squad_takes_the_best_of_the_accepted_answers():
+    assert squad_scores("The red car.", ["a bus", "red car"]) == {"em": 1.0, "f1": 1.0}
+    assert squad_scores("a red bus", ["blue bus", "red car there"]) == {"em": 0.0, "f1": 0.5}
+    assert squad_scores("yes it is", ["yes"]) == {"em": 0.0, "f1": 0.5}  # HotpotQA's would be 0
