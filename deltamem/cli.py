@@ -292,8 +292,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TASK",
-            help="continuation, chats, facts, locomo, hotpotqa, memory_agent_bench, kv_retrieval, needle, "
-            "variable_tracking; harm, arc_easy, lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of "
+            help="continuation, chats, facts, dialogue, friendsqa, locomo, hotpotqa, memory_agent_bench, kv_retrieval, "
+            "needle, variable_tracking; harm, arc_easy, lambada_openai, gpqa_diamond, ifeval; lm_eval:NAME, any other task of "
             "lm-evaluation-harness.",
         ),
     ],

@@ -1,0 +1,61 @@
+"""FriendsQA (W19-5923): questions about scenes of the series Friends, answered in words of the scene."""
+
+from __future__ import annotations
+
+from deltamem.evaluation.answer_scores import squad_scores
+from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
+from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.task import Metric, Options, mean, share
+from deltamem.training.given import Given
+
+NAME = "friendsqa"
+INSTRUCTION = "Answer the question about the scene with a few words.\nQuestion: {question}\nShort answer:"
+MAX_NEW_TOKENS = 32
+SECTION = 8  # lines that are told at once
+RETRIEVED = 5  # lines
+UTTERANCES = "utterances:"  # with the colon, as the official files have it
+
+
+def tasks(options: Options) -> list[HistoryTask]:
+    """The task, as one.
+
+    Raises:
+        ValueError: no data, or of another format.
+    """
+    scenes = [scene for record in benchmark_records(NAME, None, options) for scene in record["paragraphs"].items()]
+    asked = [(str(key), question) for key, scene in enumerate(scenes) for question in scene["qas"].items()]
+    questions = [_question(number, key, question) for number, (key, question) in enumerate(asked)]
+    return [
+        HistoryTask(
+            name=NAME,
+            histories={str(key): _history(scene) for key, scene in enumerate(scenes)},
+            questions=[questions[number] for number in sampled_numbers(len(questions), options)],
+            judge=judge,
+            metrics={"em": share("em"), "f1": Metric("f1", mean)},
+            identity=identity(options),
+            max_new_tokens=MAX_NEW_TOKENS,
+            first_line=True,
+            retrieved=RETRIEVED,
+        )
+    ]
+
+
+def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
+    """SQuAD's scores, the best over the accepted answers."""
+    return squad_scores(prediction, question.golds)
+
+
+def _question(number: int, scene: str, question: Given) -> HistoryQuestion:
+    text = question["question"].text()
+    golds = dict.fromkeys(answer["answer_text"].text() for answer in question["answers"].items())
+    return HistoryQuestion(number, scene, INSTRUCTION.format(question=text), tuple(golds), query=text)
+
+
+def _history(scene: Given) -> History:
+    lines = [f"{', '.join(_speakers(line))}: {line['utterance'].text()}" for line in scene[UTTERANCES].items()]
+    sections = ["\n".join(lines[start : start + SECTION]) for start in range(0, len(lines), SECTION)]
+    return History(tuple(sections), tuple(lines))
+
+
+def _speakers(line: Given) -> list[str]:
+    return line["speakers"].texts() or line["speakers"].refuse("a list of names, at least one")
