@@ -41,7 +41,7 @@ def evaluation(name):
 
 def training(kind=""):
     def read(file):
-        options = DataArguments(data=f"{kind}{file}", system="Remember")
+        options = DataArguments(data=[f"{kind}{file}"], system="Remember")
         chats = training_chats(options, FactEpisodeConfig(), 1, 0, TOKENIZER)
         assert len([chats[place] for place in range(len(chats))]) > 0
 

@@ -12,9 +12,8 @@ from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deltamem.study.options import Options, check_names, check_types, field_names
-from deltamem.training.batches import EpisodeCollator
 from deltamem.training.data import FactDataset, WithSystemPrompt
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
 

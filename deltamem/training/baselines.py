@@ -20,8 +20,7 @@ from deltamem.decoder import text_config
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
-from deltamem.training.batches import EpisodeCollator
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import answer_loss
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.refused import refuse_for_trainer

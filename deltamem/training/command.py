@@ -5,8 +5,8 @@ from __future__ import annotations
 from transformers import set_seed
 
 from deltamem.hub.notes import note_training
-from deltamem.training.batches import EpisodeCollator
 from deltamem.training.data import FACTS, DataArguments
+from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.start import START_CHATS, start_from_attention
 from deltamem.training.trainer import DeltaMemTrainer

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 from deltamem.cli import app
 from deltamem.training import baselines, command
 from deltamem.training.baselines import ReadCollator, equal_lora_config, equal_prefix_config
-from deltamem.training.batches import EpisodeCollator
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import answer_loss
 from deltamem.training.scripts import IGNORED
 

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.training.batches import EpisodeCollator
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss, Weighing, divergence
 from deltamem.training.reading import Reader
 from deltamem.training.scripts import IGNORED, talk_script

@@ -2,9 +2,8 @@ import pytest
 import torch
 from tiny_chat import chat_tokenizer
 
-from deltamem.training.batches import EpisodeCollator
 from deltamem.training.chats import read_chats
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.given import Given
 from deltamem.training.scripts import IGNORED
 

@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.training.batches import EpisodeCollator
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import _counted, answer_loss
 from deltamem.training.scripts import IGNORED
 from deltamem.training.writing import ChunkWriter

@@ -8,7 +8,7 @@ from tiny_chat import chat_model
 from tiny_training import ENCODER, MEMORY, arguments
 from transformers import Trainer
 
-from deltamem.training.batches import EpisodeCollator
+from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.options import TrainingOptions
 from deltamem.training.trainer import DeltaMemTrainer
 

@@ -12,7 +12,7 @@ from tiny_training import ANSWERS, ENCODER, MEMORY, arguments, chat
 from transformers import Trainer
 
 from deltamem.training.baselines import BaselineTrainer, ReadCollator
-from deltamem.training.batches import EpisodeCollator
+from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.loss import EpisodeLoss
 from deltamem.training.scripts import IGNORED
 from deltamem.training.trainer import DeltaMemTrainer

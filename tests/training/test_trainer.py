@@ -11,9 +11,8 @@ from tiny_chat import chat_model, chat_tokenizer
 from transformers import AutoModelForCausalLM
 
 from deltamem.training import command
-from deltamem.training.batches import EpisodeCollator
 from deltamem.training.data import source_weights
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.options import TrainingOptions
 from deltamem.training.scripts import IGNORED
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments

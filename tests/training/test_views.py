@@ -2,8 +2,7 @@ import pytest
 import torch
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.training.batches import EpisodeCollator
-from deltamem.training.episodes import EpisodeEncoder
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss, answer_loss
 from deltamem.training.views import (
     ALL_VIEWS,
