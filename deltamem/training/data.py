@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,7 +182,9 @@ def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int, toke
     facts = dataclasses.replace(facts, any_word=0.0)  # held-out words are the attributes' own
     held_out = FactDataset(options.eval_episodes, seed, facts, options.questions, split="held_out")
     chats = _chats(options, sources, held_out, "held_out", tokenizer)
-    asked = [chat for chat in map(with_questions, chats) if chat.get("read_turns", 1)][: options.eval_episodes]
+    # By place: generated chats have a number, and no end.
+    several = (with_questions(chats[place]) for place in range(len(chats)))
+    asked = [*itertools.islice((chat for chat in several if chat.get("read_turns", 1)), options.eval_episodes)]
     return in_views_and_controls(asked, views, _unrelated(options, "held_out"), seed)
 
 

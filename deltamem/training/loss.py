@@ -163,7 +163,8 @@ class EpisodeLoss:
             ValueError: a read with another's memory in a batch of one chat; several memories of one chat that is written from
                 the memory.
         """
-        written = self.write(model, batch)
+        needed = len(self._places(batch)) or any(view.filled for view in views_in(batch).values())
+        written = self.write(model, batch) if needed else None
         costs: dict[str, Costs] = {}
         for names in _read_alike(views_in(batch)):
             costs |= self._read(model, written, {name: batch[name] for name in names})
@@ -190,7 +191,7 @@ class EpisodeLoss:
         ]
         return torch.cat([batch["view"][:0], *followed]).unique()
 
-    def _read(self, model: nn.Module, written: Written, batches: Mapping[str, Batch]) -> dict[str, Costs]:
+    def _read(self, model: nn.Module, written: Written | None, batches: Mapping[str, Batch]) -> dict[str, Costs]:
         """Read passes of views that are passed through the model alike, in one pass."""
         view = ALL_VIEWS[next(iter(batches))]
         every = joined([*batches.values()])
@@ -214,12 +215,12 @@ class EpisodeLoss:
         with torch.no_grad(), self.adapted.disable_adapter():
             return Reader.behind_beginning(model, batch, columns)
 
-    def _memory(self, written: Written, parts: Mapping[str, Batch]) -> DeltaMemState:
+    def _memory(self, written: Written | None, parts: Mapping[str, Batch]) -> DeltaMemState:
         """A memory for each read pass."""
         memories = []
         for name, part in parts.items():
             view, chats, tokens = ALL_VIEWS[name], part["chat"], part["written"]
-            if not view.filled:
+            if written is None or not view.filled:
                 memories.append(self.adapted.new_memory(len(chats)))
                 continue
             if view.another:
@@ -239,14 +240,16 @@ class EpisodeLoss:
     def _weighs_change(self) -> bool:
         return bool(self.weighing.teacher) and self.weighing.teacher_tokens == "changed"
 
-    def _costs(self, name: str, part: Batch, logits: Tensor, columns: Tensor, written: Written, bare: Tensor | None) -> Costs:
+    def _costs(
+        self, name: str, part: Batch, logits: Tensor, columns: Tensor, written: Written | None, bare: Tensor | None
+    ) -> Costs:
         """What the read passes of one view cost, from logits `[reads, columns, vocabulary]`."""
         view = ALL_VIEWS[name]
         predicting = predicting_places(part["labels"])
         at = torch.searchsorted(columns, predicting)
         costs = answer_costs(logits[:, at], part["labels"], predicting, self.weighing.label_smoothing)
         rows, places = _taught(part, view, self.weighing).nonzero(as_tuple=True)
-        if not len(rows):
+        if not len(rows) or written is None:
             return costs
         at = torch.searchsorted(columns, places)
         without_history = None if bare is None else bare[rows, at].float()

@@ -209,7 +209,8 @@ class DeltaMemTrainer(Trainer):
             names = {name: f"{metric_key_prefix}_{name}" for name in sets}
             figures = binding({name: self._nats[key] for name, key in names.items() if key in self._nats})
             figures = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-            self.log(figures)
+            if figures:
+                self.log(figures)
             metrics |= figures
         return metrics
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from deltamem.training import command
 from deltamem.training.data import source_weights
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
+from deltamem.training.loss import EpisodeLoss
 from deltamem.training.options import TrainingOptions
 from deltamem.training.scripts import IGNORED
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
@@ -337,3 +338,28 @@ def test_sources_have_weights():
 def test_wrong_weighings_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         DeltaMemTrainingArguments(output_dir=str(tmp_path), report_to="none", **options)
+
+
+def test_generated_facts_are_evaluated_in_their_number(tmp_path, backbone):
+    options = (
+        f"--model {backbone} --output_dir {tmp_path / 'output'} --max_steps 1 --per_device_train_batch_size 2 --use_cpu "
+        "--report_to none --eval_strategy steps --eval_steps 1 --eval_episodes 3 --save_steps 1 --max_facts 2"
+    )
+    command.main(options.split())
+    history = json.loads((tmp_path / "output" / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_specific" in entry for entry in history)
+    assert len(parse(options.split()).eval_chats(chat_tokenizer())["memory"]) == 3
+
+
+def test_views_without_a_filled_memory_write_nothing_before_they_read(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    for view, writes in (("context", 0), ("zero_memory", 0), ("in_context", 0), ("memory", 1)):
+        written = []
+        monkeypatch.setattr(EpisodeLoss, "write", counting(EpisodeLoss.write, written))
+        run.compute_loss(run.model, run.data_collator([{**one, "reads": [{"view": view}]} for one in CHATS]))
+        monkeypatch.undo()
+        assert len(written) == writes, view
+
+
+def counting(method, calls):
+    return lambda *given: calls.append(given) or method(*given)
