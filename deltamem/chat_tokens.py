@@ -95,6 +95,11 @@ def with_system(system: str | None, messages: Sequence[Message]) -> list[Message
     return [*messages] if system is None else [{"role": "system", "content": system}, *messages]
 
 
+def system_prompt(messages: Sequence[Message]) -> list[Message]:
+    """The system prompt that a chat begins with, as the only message; nothing if it begins with none."""
+    return [message for message in messages[:1] if message["role"] == "system"]
+
+
 def told(text: str) -> list[Message]:
     """What a user tells, with the answer that every telling had in training."""
     return [{"role": "user", "content": text}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deltamem.evaluation.answer_scores import squad_scores
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
-from deltamem.evaluation.task import Metric, Options, mean, share
+from deltamem.evaluation.short_answers import METRICS, squad_judge
+from deltamem.evaluation.task import Options
 from deltamem.training.chats import read_chats
 from deltamem.training.given import Given
 
@@ -36,19 +36,14 @@ def tasks(options: Options) -> list[HistoryTask]:
             name=NAME,
             histories=histories,
             questions=[questions[number] for number in sampled_numbers(len(questions), options)],
-            judge=judge,
-            metrics={"em": share("em"), "f1": Metric("f1", mean)},
+            judge=squad_judge,
+            metrics=METRICS,
             identity={**identity(options), "max_new_tokens": max_new_tokens},
             max_new_tokens=max_new_tokens,
             first_line=True,
             ranked_per_token=True,
         )
     ]
-
-
-def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """SQuAD's scores, the best over the accepted answers."""
-    return squad_scores(prediction, question.golds)
 
 
 def _questions(key: str, record: Given) -> Iterator[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:

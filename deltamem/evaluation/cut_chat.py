@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deltamem.chat_tokens import ChatTokens, Message, render
+from deltamem.chat_tokens import ChatTokens, Message, render, system_prompt
 from deltamem.config import WriteUnit
 from deltamem.evaluation.scoring import Text
 from deltamem.evaluation.subject import Subject
 from deltamem.training.chats import Chat
+from deltamem.training.scripts import token_ids
 
 READ_MESSAGES = 4  # at the end of a chat; before them is its history
 HISTORY_TOKENS, CONTINUATION_TOKENS = 512, 256  # a longer history loses its beginning, a longer continuation its end
@@ -40,9 +41,8 @@ class CutChat:
             ValueError: a chat template that renders messages in different ways.
         """
         messages = subject.behind_system(messages)
-        system = messages[:1] if messages[0]["role"] == "system" else []
         told, read = messages[:-READ_MESSAGES], messages[-READ_MESSAGES:]
-        whole, before, alone = (render(subject.tokenizer, chat) for chat in (messages, told, [*system, *read]))
+        whole, before, alone = (render(subject.tokenizer, chat) for chat in (messages, told, [*system_prompt(messages), *read]))
         continuation = whole.removeprefix(before)
         if not (whole.startswith(before) and alone.endswith(continuation)):
             raise ValueError(
@@ -52,8 +52,8 @@ class CutChat:
         write: WriteUnit = subject.model.active_peft_config.write if subject.has_memory else "token"
         return cls(
             ChatTokens.of(subject.tokenizer, told, write).last(HISTORY_TOKENS),
-            _ids(subject, alone.removesuffix(continuation)),
-            _ids(subject, continuation)[:CONTINUATION_TOKENS],
+            token_ids(subject.tokenizer, alone.removesuffix(continuation)),
+            token_ids(subject.tokenizer, continuation)[:CONTINUATION_TOKENS],
         )
 
     def behind(self, context: Tensor) -> Text:
@@ -65,10 +65,4 @@ class CutChat:
 def can_be_cut(chat: Chat) -> bool:
     """Whether a chat has a message before those that are read."""
     messages = chat["messages"]
-    system = any(message["role"] == "system" for message in messages[:1])
-    return len(messages) - system > READ_MESSAGES
-
-
-def _ids(subject: Subject, text: str) -> Tensor:
-    ids = subject.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long, device="cpu")
+    return len(messages) - len(system_prompt(messages)) > READ_MESSAGES

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltamem.chat_tokens import Message
-from deltamem.evaluation.answer_scores import squad_scores
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
-from deltamem.evaluation.task import Metric, Options, mean, share
+from deltamem.evaluation.short_answers import METRICS, squad_judge
+from deltamem.evaluation.task import Options
 from deltamem.training.chats import read_chats
 from deltamem.training.given import Given
 
@@ -57,8 +57,8 @@ def tasks(options: Options) -> list[HistoryTask]:
             name=NAME,
             histories={str(place): History.of_chat(chat) for place, chat in enumerate(chats)},
             questions=chosen,
-            judge=judge,
-            metrics={"em": share("em"), "f1": Metric("f1", mean)},
+            judge=squad_judge,
+            metrics=METRICS,
             identity=identity(options),
             max_new_tokens=MAX_NEW_TOKENS,
             first_line=True,
@@ -66,11 +66,6 @@ def tasks(options: Options) -> list[HistoryTask]:
             ranked_per_token=True,
         )
     ]
-
-
-def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """SQuAD's scores."""
-    return squad_scores(prediction, question.golds)
 
 
 def _questions(settled: Sequence[Settled], told: Sequence[str], seed: int) -> Iterator[HistoryQuestion]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deltamem.evaluation.answer_scores import squad_scores
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
-from deltamem.evaluation.task import Metric, Options, mean, share
+from deltamem.evaluation.short_answers import METRICS, squad_judge
+from deltamem.evaluation.task import Options
 from deltamem.training.given import Given
 
 NAME = "friendsqa"
@@ -30,19 +30,14 @@ def tasks(options: Options) -> list[HistoryTask]:
             name=NAME,
             histories={str(key): _history(scene) for key, scene in enumerate(scenes)},
             questions=[questions[number] for number in sampled_numbers(len(questions), options)],
-            judge=judge,
-            metrics={"em": share("em"), "f1": Metric("f1", mean)},
+            judge=squad_judge,
+            metrics=METRICS,
             identity=identity(options),
             max_new_tokens=MAX_NEW_TOKENS,
             first_line=True,
             retrieved=RETRIEVED,
         )
     ]
-
-
-def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """SQuAD's scores, the best over the accepted answers."""
-    return squad_scores(prediction, question.golds)
 
 
 def _question(number: int, scene: str, question: Given) -> HistoryQuestion:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from deltamem.evaluation.answer_scores import exact_match, hotpotqa_f1
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
-from deltamem.evaluation.task import Metric, Options, mean, share
+from deltamem.evaluation.short_answers import METRICS
+from deltamem.evaluation.task import Options
 from deltamem.training.given import Given
 from deltamem.training.sources.hotpotqa import paragraphs
 
@@ -50,7 +51,7 @@ def tasks(options: Options) -> list[HistoryTask]:
             histories={str(number): History(records[number].paragraphs, records[number].paragraphs) for number in numbers},
             questions=[_question(number, records[number], answers) for number in numbers],
             judge=judge,
-            metrics={"em": share("em"), "f1": Metric("f1", mean)},
+            metrics=METRICS,
             identity=identity(options),
             max_new_tokens=MAX_NEW_TOKENS,
             first_line=True,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from deltamem.cache import CACHE
-from deltamem.chat_tokens import ChatTokens, Message, left_padded, with_system
+from deltamem.chat_tokens import ChatTokens, Message, left_padded, system_prompt, with_system
 from deltamem.config import WriteUnit
 from deltamem.decoder import last_place, text_config
 from deltamem.model import DeltaMemModel
@@ -113,8 +113,7 @@ class Subject:
 
     def behind_system(self, messages: Sequence[Message]) -> list[Message]:
         """A chat with a system prompt: its own if it begins with one."""
-        own = any(message["role"] == "system" for message in messages[:1])
-        return with_system(None if own else self.system, messages)
+        return with_system(None if system_prompt(messages) else self.system, messages)
 
     def answer_ids(self, answer: str) -> Tensor:
         """An answer as tokens with the end of the assistant's turn, `[tokens]`."""

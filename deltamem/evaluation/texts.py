@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from deltamem.chat_tokens import Message
 from deltamem.evaluation.benchmark_data import benchmark_records
 from deltamem.evaluation.task import Options
 from deltamem.training.chats import read_chats
 from deltamem.training.given import Given
+from deltamem.training.texts import paragraphs
 
 AnyText = str | Sequence[Message]  # raw, or a chat
-BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 def read_texts(name: str, options: Options) -> list[AnyText]:
@@ -28,19 +26,8 @@ def read_texts(name: str, options: Options) -> list[AnyText]:
         ValueError: no data, or of another format.
     """
     if options.data is not None and options.data.suffix == ".txt" and options.data.is_file():
-        return [*_raw(options.data)]
+        return [*paragraphs(options.data)]
     return [_text(record) for record in benchmark_records(name, None, options)]
-
-
-def _raw(file: Path) -> list[str]:
-    """The texts between the blank lines of a file."""
-    try:
-        texts = [text.strip() for text in BLANK_LINES.split(file.read_text(encoding="utf-8"))]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} cannot be read; give a text in UTF-8: {error}") from error
-    if not any(texts):
-        raise ValueError(f"{file} has no text; give texts with blank lines between them")
-    return [text for text in texts if text]
 
 
 def _text(record: Given) -> AnyText:

@@ -21,10 +21,9 @@ from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import answer_loss
+from deltamem.training.loss import answer_loss, predicts
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.refused import refuse_for_trainer
-from deltamem.training.scripts import IGNORED
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -89,7 +88,7 @@ class BaselineTrainer(Trainer):
     ) -> Any:
         """Cross-entropy of the answers, with nothing but their questions before them: the mean over `num_items_in_batch`."""
         costs = answer_loss(model, inputs, self.args.label_smoothing_factor)
-        tokens = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        tokens = predicts(inputs["labels"]).sum() if num_items_in_batch is None else num_items_in_batch
         loss = costs.answers / tokens
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the tokens are those of all processes, whose gradients are averaged

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from deltamem.evaluation.intervals import Numbers, interval, ratio, resample
 from deltamem.training.views import IN_CONTEXT, SHUFFLED_IN_CONTEXT, SHUFFLED_MEMORY
 
-Nats = npt.NDArray[np.float64]
 OWN_MEMORY = "memory"
-RESAMPLES = 1000
-OUTER = (2.5, 97.5)  # percentiles
+CEILING = (IN_CONTEXT, SHUFFLED_IN_CONTEXT)
 
 
-def binding(nats: Mapping[str, Nats]) -> dict[str, float]:
+def binding(nats: Mapping[str, Numbers]) -> dict[str, float]:
     """What evaluation in views and controls says about a memory.
 
     Args:
@@ -29,17 +27,16 @@ def binding(nats: Mapping[str, Nats]) -> dict[str, float]:
     """
     if not {OWN_MEMORY, SHUFFLED_MEMORY} <= nats.keys():
         return {}
-    specific = nats[SHUFFLED_MEMORY] - nats[OWN_MEMORY]
-    drawn = np.random.default_rng(0).integers(len(specific), size=(RESAMPLES, len(specific)))
-    figures = _with_interval("specific", float(specific.mean()), specific[drawn].mean(1))
-    if not {IN_CONTEXT, SHUFFLED_IN_CONTEXT} <= nats.keys():
-        return figures
-    ceiling = nats[SHUFFLED_IN_CONTEXT] - nats[IN_CONTEXT]
-    if (ceilings := ceiling[drawn].mean(1)).min() <= 0:
-        return figures
-    return figures | _with_interval("bound", float(specific.mean() / ceiling.mean()), specific[drawn].mean(1) / ceilings)
+    differences = [nats[SHUFFLED_MEMORY] - nats[OWN_MEMORY]]
+    if {*CEILING} <= nats.keys():
+        differences.append(nats[SHUFFLED_IN_CONTEXT] - nats[IN_CONTEXT])
+    specific, *ceiling = (float(difference.mean()) for difference in differences)
+    drawn, *drawn_ceiling = resample([np.stack(differences)], lambda values: values.mean(-1))
+    figures = _with_interval("specific", specific, drawn)
+    shares = ratio(drawn, drawn_ceiling[0]) if drawn_ceiling else None
+    return figures if shares is None else figures | _with_interval("bound", specific / ceiling[0], shares)
 
 
-def _with_interval(name: str, value: float, resampled: Nats) -> dict[str, float]:
-    low, high = np.percentile(resampled, OUTER)
-    return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+def _with_interval(name: str, value: float, resampled: Numbers) -> dict[str, float]:
+    low, high = interval(resampled)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

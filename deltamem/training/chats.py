@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deltamem.chat_tokens import Message
+from deltamem.chat_tokens import Message, system_prompt
 from deltamem.training.given import Given
 
 Chat = dict[str, Any]
@@ -60,7 +60,7 @@ def parts_of(messages: Sequence[Message], read_turns: int) -> tuple[list[Message
     Raises:
         ValueError: no history, or no questions and answers at the end.
     """
-    system = [message for message in messages[:1] if message["role"] == "system"]
+    system = system_prompt(messages)
     split = len(messages) - 2 * read_turns
     told, turns = [*messages[len(system) : max(split, 0)]], [*messages[max(split, 0) :]]
     roles = [message["role"] for message in turns]
@@ -78,7 +78,7 @@ def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Messa
     Raises:
         ValueError: fewer than two of them.
     """
-    system = [message for message in messages[:1] if message["role"] == "system"]
+    system = system_prompt(messages)
     talk = [*messages[len(system) :]]
     if len(talk) < 2:
         raise ValueError(f"talk needs two messages at least, one to remember and one to read, got {len(talk)}")

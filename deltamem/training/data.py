@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from deltamem.chat_tokens import render
+from deltamem.chat_tokens import render, system_prompt
 from deltamem.training.chats import read_episodes, read_talk, with_questions
 from deltamem.training.documents import DocumentDataset
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions, held_out_values, load_fillers
@@ -137,7 +137,7 @@ class WithSystemPrompt(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         chat = self.chats[index]
-        if chat["messages"][0]["role"] == "system":
+        if system_prompt(chat["messages"]):
             return dict(chat)
         return {**chat, "messages": [{"role": "system", "content": self.system}, *chat["messages"]]}
 

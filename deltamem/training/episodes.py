@@ -16,10 +16,9 @@ from torch import Tensor
 from deltamem.chat_tokens import ChatTokens, Message, check_messages, left_padded, render, right_padded
 from deltamem.config import WriteUnit
 from deltamem.training.chats import Chat
-from deltamem.training.scripts import IGNORED, Part, Script, question_script, talk_script, token_ids
+from deltamem.training.scripts import IGNORED, NO_PLACE, Part, Script, question_script, talk_script, token_ids
 from deltamem.training.views import ALL_VIEWS
 
-NO_PLACE = -1
 OWN_QUESTIONS = ({"view": "memory"},)
 
 

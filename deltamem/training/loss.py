@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from deltamem.state import DeltaMemState
 from deltamem.training.reading import Reader
-from deltamem.training.scripts import IGNORED
+from deltamem.training.scripts import IGNORED, NO_PLACE
 from deltamem.training.views import ALL_VIEWS, View
-from deltamem.training.writing import Batch, ChunkWriter, Written, write_from_backbone, write_from_memory
+from deltamem.training.writing import Batch, ChunkWriter, Written, can_share, write_from_backbone, write_from_memory
 
 WriteFrom = Literal["memory", "backbone"]
 TeacherTokens = Literal["all", "answers", "changed"]
@@ -74,8 +74,7 @@ class Amounts(NamedTuple):
 
 def amounts(batch: Batch, view: View, weighing: Weighing) -> Amounts:
     """How much a batch has of a view: what costs are divided by."""
-    labelled = (batch["labels"][:, 1:] != IGNORED).sum()  # nothing predicts the first token
-    return Amounts(len(batch["labels"]), labelled, _taught(batch, view, weighing).sum())
+    return Amounts(len(batch["labels"]), predicts(batch["labels"]).sum(), _taught(batch, view, weighing).sum())
 
 
 def mean_cost(costs: Costs, counted: Amounts, view: View, weighing: Weighing) -> Tensor:
@@ -120,9 +119,14 @@ def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) ->
     return answer_costs(Reader(predicting)(model, batch), batch["labels"], predicting, label_smoothing)
 
 
+def predicts(labels: Tensor) -> Tensor:
+    """Behind which tokens the next one is labelled, `[reads, tokens]`; nothing predicts the first token."""
+    return F.pad(labels[:, 1:] != IGNORED, (0, 1))
+
+
 def predicting_places(labels: Tensor) -> Tensor:
     """Where some row's next token is labelled, `[places]`: the vocabulary's matrix is a good part of a small model's work."""
-    return (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
+    return predicts(labels).any(0).nonzero().squeeze(1)
 
 
 def divergence(predicted: Tensor, expected: Tensor) -> Tensor:
@@ -210,7 +214,7 @@ class EpisodeLoss:
 
     def _reader(self, model: nn.Module, batch: Batch, columns: Tensor, view: View) -> Reader:
         """How read passes are passed through the model: what all begin with once, where the backbone alone writes."""
-        if self.write_from == "memory" or view.write or getattr(self.adapted, "is_gradient_checkpointing", False):
+        if self.write_from == "memory" or view.write or not can_share(self.adapted):
             return Reader(columns)
         with torch.no_grad(), self.adapted.disable_adapter():
             return Reader.behind_beginning(model, batch, columns)
@@ -286,14 +290,14 @@ def _taught(batch: Batch, view: View, weighing: Weighing) -> Tensor:
     if not weighing.teacher:
         return torch.zeros_like(follows)
     if weighing.teacher_tokens == "answers":
-        return follows & F.pad(batch["labels"][:, 1:] != IGNORED, (0, 1))
+        return follows & predicts(batch["labels"])
     return follows
 
 
 def _columns(parts: Mapping[str, Batch], weighing: Weighing) -> Tensor:
     """Behind which places of a read pass anything is compared, `[columns]`, ascending."""
     compared = [_taught(part, ALL_VIEWS[name], weighing).any(0) for name, part in parts.items()]
-    compared += [F.pad(part["labels"][:, 1:] != IGNORED, (0, 1)).any(0) for part in parts.values()]
+    compared += [predicts(part["labels"]).any(0) for part in parts.values()]
     return torch.stack(compared).any(0).nonzero().squeeze(1)
 
 
@@ -317,7 +321,7 @@ def _told(batch: Mapping[str, Any]) -> Tensor:
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """Read passes of several views as one batch, padded on the right."""
-    fills = {"labels": IGNORED, "taught": -1}
+    fills = {"labels": IGNORED, "taught": NO_PLACE}
     return {name: _padded([batch[name] for batch in batches], fills.get(name, 0)) for name in batches[0]}
 
 

@@ -15,7 +15,8 @@ from deltamem.chat_tokens import ChatTokens, Message, render
 from deltamem.config import WriteUnit
 from deltamem.training.chats import parts_of, split_system
 
-IGNORED = -100
+IGNORED = -100  # no label
+NO_PLACE = -1  # of a token that is none of the chat's
 LEAST_TALK = 8  # tokens that are read on from a message, at least
 CHARACTERS_A_TOKEN = 3  # roughly, to cut a long chat before it is tokenised
 

@@ -218,6 +218,7 @@ def _principal(vectors: Tensor, count: int) -> Tensor:
 
 def _spread(weight: Tensor, hidden: Tensor, mean: Tensor, signs: Tensor) -> Tensor:
     """A projection `[r, width]` with a set spread around a set mean, which all tokens share."""
-    spread = (hidden @ weight.T - (hidden @ weight.T).mean(0)).std()
+    projected = hidden @ weight.T
+    spread = (projected - projected.mean(0)).std()
     around = weight - (weight @ mean)[:, None] * mean
     return KEY_SPREAD * around / spread + signs * mean * (KEY_SHARED / (hidden @ mean).mean())

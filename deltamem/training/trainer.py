@@ -195,8 +195,8 @@ class DeltaMemTrainer(Trainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """As the Trainer's; keeps what every read cost, for `evaluate`."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if output.predictions is not None and not self.args.prediction_loss_only:
-            self._nats[metric_key_prefix] = np.concatenate([np.atleast_2d(part) for part in _parts(output.predictions)])[:, 2]
+        if output.predictions is not None:
+            self._nats[metric_key_prefix] = _gathered(output.predictions)[:, 2]
         return output
 
     def evaluate(
@@ -261,13 +261,13 @@ class DeltaMemTrainer(Trainer):
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:
     """The share of right answers, and the mean cost of an answer's token in nats, from `[reads, 3]`; see `_counts`."""
-    right, asked, nats = np.concatenate([np.atleast_2d(part) for part in _parts(prediction.predictions)]).T
+    right, asked, nats = _gathered(prediction.predictions).T
     return {"recall": float(right.sum() / asked.sum()), "nats": float(nats.mean())} if asked.sum() else {}
 
 
-def _parts(predictions: Any) -> list[Any]:
-    """Predictions as the Trainer gathers them: an array, or a list of those of its batches."""
-    return predictions if isinstance(predictions, list) else [predictions]
+def _gathered(predictions: Any) -> Any:
+    """What `_counts` tells of all reads, `[reads, 3]`: the Trainer hands over an array, or a list of those of its batches."""
+    return np.concatenate(predictions) if isinstance(predictions, list) else predictions
 
 
 def _counts(costs: Costs) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import Dataset
 
+from deltamem.chat_tokens import system_prompt
 from deltamem.training.chats import Chat, history
 
 # By source, each as likely: raw texts, and messages without a system prompt.
@@ -140,7 +141,7 @@ class InViews(Dataset[Chat]):
             return {"view": view}
         instead = rng.choice(rng.choice(self.unrelated))
         if not isinstance(instead, str):
-            instead = [*(message for message in chat["messages"][:1] if message["role"] == "system"), *instead]
+            instead = [*system_prompt(chat["messages"]), *instead]
         return {"view": view, "instead": instead}
 
 

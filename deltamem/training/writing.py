@@ -92,7 +92,7 @@ def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, plac
     chats = _begun_together(batch)
     ids, mask, segment_ids = chats["input_ids"], chats["attention_mask"], chats.get("segment_ids")
     shared = 0
-    if segment_ids is None and not getattr(adapted, "is_gradient_checkpointing", False):
+    if segment_ids is None and can_share(adapted):
         shared = shared_tokens(chats, min([least, *places[:1].tolist()]))
     state, beginning, cached = adapted.new_memory(len(ids)), None, {"use_cache": False}
     if shared:
@@ -106,6 +106,11 @@ def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, plac
         output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=asked)
     logits = output.logits.detach() if len(places) else None
     return Written(state, mask.sum(1), block.write_gates, logits, places, block.token_writes, beginning)
+
+
+def can_share(adapted: PeftModel) -> bool:
+    """Whether rows can go on from one KV cache: activation checkpointing leaves it out."""
+    return not getattr(adapted, "is_gradient_checkpointing", False)
 
 
 def shared_tokens(batch: Batch, most: int) -> int:

@@ -8,13 +8,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from deltamem.training.facts.episode import Turn
 from deltamem.training.facts.vocabulary import Part, Split, names_and_values, small_talk, wording, words_of
 from deltamem.training.records import read_records
 
 Conversation = tuple[Turn, ...]
+Item = TypeVar("Item")
 
 SMALL_TALK = "small_talk"
 CHITCHAT = "chitchat"
@@ -56,12 +57,12 @@ def _load(source: str, part: Part) -> tuple[Conversation, ...]:
 def _part(source: str, part: Part) -> Iterator[Conversation]:
     if source == SMALL_TALK:
         return ((turn,) for turn in small_talk(part))
-    everything = dict.fromkeys(chitchat() if source == CHITCHAT else _trivia(source))
-    return (
-        conversation
-        for number, conversation in enumerate(everything, 1)
-        if (number % HELD_OUT_EVERY == 0) == (part == "held_out")
-    )
+    return part_of(dict.fromkeys(chitchat() if source == CHITCHAT else _trivia(source)), part)
+
+
+def part_of(items: Iterable[Item], part: Part) -> Iterator[Item]:
+    """The tenth of the items that is held out, or the rest."""
+    return (item for number, item in enumerate(items, 1) if (number % HELD_OUT_EVERY == 0) == (part == "held_out"))
 
 
 def filler_turns(conversations: Sequence[Conversation], rng: random.Random) -> Iterator[Turn]:
