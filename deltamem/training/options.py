@@ -18,6 +18,7 @@ from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.presets import PRESETS, preset
 from deltamem.training.trainer import DeltaMemTrainingArguments
+from deltamem.training.views import view_weights
 
 # Behind what a command is for: there are some two hundred options.
 GUIDE = (
@@ -99,6 +100,12 @@ class TrainingOptions(NamedTuple):
             parser.set_defaults(**preset(name))
         options = cls(*parser.parse_args_into_dataclasses(arguments))
         options.adapter.config()  # refuses its options before anything is read
+        changing = any(weight.first != weight.last for weight in view_weights(options.data.views).values())
+        if changing and options.training.train_sampling_strategy != "sequential":
+            raise ValueError(
+                f"--views {' '.join(options.data.views)} changes from the first chat to the last, which are drawn in no order; "
+                "give --train_sampling_strategy sequential"
+            )
         return options
 
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:

@@ -363,3 +363,11 @@ def test_views_without_a_filled_memory_write_nothing_before_they_read(tmp_path, 
 
 def counting(method, calls):
     return lambda *given: calls.append(given) or method(*given)
+
+
+def test_weights_that_change_need_an_order(tmp_path):
+    options = ["--output_dir", str(tmp_path), "--report_to", "none", "--views", "memory=1", "context=0.1:1"]
+    with pytest.raises(ValueError, match="give --train_sampling_strategy sequential"):
+        parse(options)
+    parse([*options, "--train_sampling_strategy", "sequential"])
+    parse([*options[:-1], "context=0.1"])
