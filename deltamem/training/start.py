@@ -141,7 +141,7 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
         own = slice(state * r, (state + 1) * r)
         key, query = heads.keys_and_queries(state)
         plane = _principal(hidden @ key.T, r)
-        signs = torch.randn(r, 1, device=weight.device).sign()
+        signs = torch.randn(r, 1, dtype=torch.float32, device=weight.device).sign()
         weight[own].copy_(_spread(plane @ query, hidden, mean, signs))
         weight[rows:][own].copy_(_spread(plane @ key, hidden, mean, signs))
     weight[2 * rows : 3 * rows].copy_(directions @ heads.added())

@@ -248,8 +248,8 @@ class DeltaMemTrainer(Trainer):
         """How many reads, answered tokens and taught tokens a batch has of each of `ALL_VIEWS`: `[views, 3]`."""
         counted = torch.zeros(len(ALL_VIEWS), 3, dtype=torch.float32, device=batch["view"].device)
         for name, view in views_in(batch).items():
-            of_view = amounts(batch[name], view, self._weighing)
-            counted[PLACES[name]] = torch.stack([torch.as_tensor(amount, dtype=torch.float32) for amount in of_view])
+            reads, answers, taught = amounts(batch[name], view, self._weighing)
+            counted[PLACES[name]] = torch.stack([answers.new_tensor(reads), answers, taught])
         return counted
 
     def _share(self, name: str, costs: Costs, counted: Tensor, every: Tensor) -> Tensor:
