@@ -20,8 +20,9 @@ from deltamem.decoder import text_config
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
+from deltamem.training.batching import by_length
+from deltamem.training.costs import answer_loss, predicts
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import answer_loss, predicts
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
 from deltamem.training.refused import refuse_for_trainer
 from deltamem.training.views import view_weights
@@ -82,6 +83,10 @@ class BaselineTrainer(Trainer):
         refuse_for_trainer(Trainer, *args, **kwargs)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step, as DeltaMemTrainer's
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        chats = self.train_dataset if train_dataset is None else train_dataset
+        return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -52,7 +52,7 @@ class DataArguments:
     answer_only: bool = field(default=False, metadata={"help": "Train on the answer without the header of its turn."})
     max_write_tokens: int = field(default=8192, metadata={"help": "Longer histories lose their beginning."})
     max_read_tokens: int = field(default=512, metadata={"help": "Longer questions and answers are refused."})
-    talk_tokens: int = field(default=64, metadata={"help": "How far talk, and a raw text, is read on, at most."})
+    talk_tokens: int = field(default=64, metadata={"help": "How far talk, and what is unrelated, is read, at most."})
     reads: int = field(
         default=1, metadata={"help": "Read passes for each history, in views of their own; talk is read from several places."}
     )

@@ -6,6 +6,7 @@ comes after the history, and has to get the rest from the memory. In some views 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,8 +110,11 @@ class EpisodeEncoder:
         in_context = ALL_VIEWS[read["view"]].context
         ids, labels, follows = part.ids, part.labels, part.length
         if "instead" in read:
-            ids = self._other(read["instead"])
+            ids = self._other(read["instead"], script.chat.ids)
             labels, follows = torch.full_like(ids, IGNORED), 0
+        elif ALL_VIEWS[read["view"]].target == "history":
+            ids, labels = self._again(script.chat, part, number)
+            follows = 0
         elif in_context:
             before = script.chat.ids[: part.written]
             ids = torch.cat([before, script.chat.ids[part.written : part.written + follows]])
@@ -120,11 +124,24 @@ class EpisodeEncoder:
         self._check_length(len(ids), in_context)
         return Read(read["view"], ids, labels, part.written, follows)
 
-    def _other(self, instead: str | Sequence[Message]) -> Tensor:
-        """What has nothing to do with the chat, `[tokens]`: messages, or a raw text, which is cut."""
-        if isinstance(instead, str):
-            return token_ids(self.tokenizer, instead)[: self.talk_tokens]
-        return token_ids(self.tokenizer, render(self.tokenizer, instead))
+    def _again(self, chat: ChatTokens, part: Part, number: int) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of a piece of what was written before a part, behind what the part's context begins with."""
+        places = part.written - self.talk_tokens
+        start = random.Random(f"{number}-{part.written}-again").randrange(places) if places > 0 else 0
+        piece = chat.ids[start : min(start + self.talk_tokens, part.written)]
+        head = part.ids[: -part.length]
+        return torch.cat([head, piece]), torch.cat([torch.full_like(head, IGNORED), piece])
+
+    def _other(self, instead: str | Sequence[Message], chat: Tensor) -> Tensor:
+        """Messages or a raw text that have nothing to do with the chat, `[tokens]`.
+
+        They are cut after `talk_tokens`, which do not count what both begin with (a system prompt).
+        """
+        text = instead if isinstance(instead, str) else render(self.tokenizer, instead)
+        ids = token_ids(self.tokenizer, text)
+        most = min(len(ids), len(chat))
+        shared = int((ids[:most] == chat[:most]).long().cumprod(0).sum())
+        return ids[: shared + self.talk_tokens]
 
     def _check_length(self, tokens: int, in_context: bool) -> None:
         limit = self.max_read_tokens + (self.max_write_tokens if in_context else 0)

@@ -111,7 +111,8 @@ class TrainingOptions(NamedTuple):
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
         """Tokenises episodes for an adapter with this unit of writing."""
         data = self.data
-        whole = self.training.teacher_weight > 0 or self.adapter.start == "attention"
+        training = self.training
+        whole = training.teacher_weight > 0 or training.hidden_weight > 0 or self.adapter.start == "attention"
         limits = data.max_write_tokens, data.max_read_tokens, data.talk_tokens
         return EpisodeEncoder(tokenizer, write, data.answer_only, *limits, whole=whole)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltamem.decoder import last_place
-from deltamem.training.writing import Batch, shared_tokens
+from deltamem.training.writing import Batch, Outputs, shared_tokens
 
 
 @dataclass(frozen=True)
@@ -21,33 +21,37 @@ class Reader:
         columns: behind which tokens logits are wanted, `[columns]`, ascending.
         beginning: a KV cache, one row, of what all rows begin with; None for nothing.
         shared: how many tokens it holds.
+        hidden: whether hidden states are wanted, too.
     """
 
     columns: Tensor
     beginning: Any = None
     shared: int = 0
+    hidden: bool = False
 
     @classmethod
-    def behind_beginning(cls, model: nn.Module, batch: Batch, columns: Tensor) -> Reader:
+    def behind_beginning(cls, model: nn.Module, batch: Batch, columns: Tensor, hidden: bool = False) -> Reader:
         """A reader of batches that begin as this one does: up to where rows differ or logits are wanted.
 
         A system prompt is the larger part of a short read pass. A memory has no part in it then.
         """
         shared = shared_tokens(batch, int(columns[0])) if len(columns) else 0
         if not shared:
-            return cls(columns)
+            return cls(columns, hidden=hidden)
         beginning = batch["input_ids"][:1, :shared]
         output = model(input_ids=beginning, use_cache=True, logits_to_keep=last_place(beginning))
-        return cls(columns, output.past_key_values, shared)
+        return cls(columns, output.past_key_values, shared, hidden)
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits behind the columns, `[reads, columns, vocabulary]`."""
+    def __call__(self, model: nn.Module, batch: Batch) -> Outputs:
+        """What the model says behind the columns, for each read."""
         ids, mask = batch["input_ids"][:, self.shared :], batch["attention_mask"]
         cached: dict[str, Any] = {"use_cache": False}
         if self.shared:
             mask = F.pad(mask[:, self.shared :], (self.shared, 0), value=1)
             cached = {"past_key_values": copy.deepcopy(self.beginning), "use_cache": True}
             cached["past_key_values"].batch_repeat_interleave(len(ids))
-        output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=self.columns - self.shared)
-        logits: Tensor = output.logits
-        return logits
+        columns = self.columns - self.shared
+        output = model(
+            input_ids=ids, attention_mask=mask, **cached, logits_to_keep=columns, output_hidden_states=self.hidden or None
+        )
+        return Outputs.of(output, columns)

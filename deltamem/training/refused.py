@@ -22,7 +22,6 @@ USELESS = {
     "include_num_input_tokens_seen": "a batch of episodes is no batch of one input; leave it out",
     "do_predict": "a training ends with the adapter; ask it questions with deltamem eval",
 }
-BY_LENGTH = ("group_by_length", "batch_rebalance")
 METRICS = ("loss", "recall", "nats")  # of an evaluation without metrics of the caller's
 
 
@@ -87,11 +86,10 @@ def refuse_for_trainer(made: type[Trainer], *given: Any, **named: Any) -> None:
         raise ValueError("compute_loss_func is not accepted: what an episode costs depends on its view; leave it out")
     if args is None:
         return
-    has_lengths = args.length_column_name in (getattr(options.get("train_dataset"), "column_names", None) or ())
-    if args.train_sampling_strategy in BY_LENGTH and not has_lengths:
+    if args.train_sampling_strategy == "batch_rebalance":
         raise ValueError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r} is not accepted: the data have no column "
-            f"{args.length_column_name!r}; give random or sequential"
+            "train_sampling_strategy='batch_rebalance' is not accepted: it balances texts, and a chat is several; give "
+            "group_by_length, random or sequential"
         )
     if options.get("compute_metrics") is not None:
         return

@@ -95,9 +95,13 @@ def talk_script(
     system, talk = split_system(messages)
     texts = _texts(tokenizer, system, _window(talk, rng, most_written + most_read))
     pieces = [token_ids(tokenizer, text) for text in texts]
-    ends = [*accumulate(len(piece) for piece in pieces)]
-    whole = torch.cat(pieces)[: most_written + most_read]
-    cuts = [end for end in ends[:-1] if end <= most_written and len(whole) - end >= LEAST_TALK] or ends[:1]
+    start = max(len(pieces[0]) - most_written, 0)  # of a long first message the end
+    ends = [end - start for end in accumulate(len(piece) for piece in pieces)]
+    whole = torch.cat(pieces)[start:][: most_written + most_read]
+    # Parts as long as they may be, where there are any, so that little is padded.
+    behind = {end: len(whole) - end for end in ends[:-1] if end <= most_written}
+    long_enough = ([end for end, left in behind.items() if left >= least] for least in (most_read, LEAST_TALK))
+    cuts = next(filter(None, long_enough), ends[:1])
     head = token_ids(tokenizer, _head(tokenizer, system))
     read = [
         Part(cut, torch.cat([head, part]), torch.cat([torch.full_like(head, IGNORED), part]), len(part))
@@ -154,12 +158,12 @@ def _head(tokenizer: Any, system: Sequence[Message]) -> str:
 
 
 def _window(messages: Sequence[Message], rng: random.Random, tokens: int) -> Sequence[Message]:
-    """Consecutive messages that begin with a user's, about so many tokens; all of a chat that is not longer."""
+    """Consecutive messages that begin with a user's, two at least, about so many tokens; all of a chat that is not longer."""
     left = [*accumulate(len(message["content"]) for message in reversed(messages))][::-1]  # characters from each message on
     wanted = CHARACTERS_A_TOKEN * tokens
-    starts = [place for place, message in enumerate(messages) if message["role"] == "user" and left[place] >= wanted]
+    starts = [place for place, message in enumerate(messages[:-1]) if message["role"] == "user" and left[place] >= wanted]
     if not starts:
         return messages
     start = rng.choice(starts)
-    end = next((place for place in range(start, len(messages)) if left[start] - left[place] >= 2 * wanted), len(messages))
-    return messages[start:end]
+    ends = (place for place in range(start + 2, len(messages)) if left[start] - left[place] >= 2 * wanted)
+    return messages[start : next(ends, len(messages))]

@@ -15,18 +15,10 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
+from deltamem.training.batching import by_length
 from deltamem.training.binding import binding
-from deltamem.training.loss import (
-    Amounts,
-    Costs,
-    EpisodeLoss,
-    TeacherTokens,
-    Weighing,
-    WriteFrom,
-    amounts,
-    mean_cost,
-    views_in,
-)
+from deltamem.training.costs import Amounts, Costs, TeacherTokens, Weighing, amounts, mean_cost
+from deltamem.training.loss import EpisodeLoss, WriteFrom, views_in
 from deltamem.training.refused import refuse_absent, refuse_for_trainer, refuse_given
 from deltamem.training.statistics import memory_statistics
 from deltamem.training.views import ALL_VIEWS
@@ -43,7 +35,7 @@ class DeltaMemTrainingArguments(TrainingArguments):
         write_target: the mean write gate that costs nothing.
         write_chunk_tokens: long histories are written in chunks of so many tokens, the memory carried from one to the next.
         gradient_chunks: how many chunks at the end of a history gradients flow through.
-        answer_weight, teacher_weight, teacher_tokens: see `Weighing`.
+        answer_weight, teacher_weight, hidden_weight, teacher_tokens: see `Weighing`.
         write_from: see `EpisodeLoss`.
         memory_statistics: whether every log says how far the gates open, how large the states and the corrections are.
 
@@ -63,6 +55,10 @@ class DeltaMemTrainingArguments(TrainingArguments):
     max_steps: int = field(
         default=70, metadata={"help": "Steps of the optimizer; -1: what --num_train_epochs says, not of facts."}
     )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "Order of the episodes: group_by_length (batches of about the same length), random or sequential."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Leave it off: the collator reads columns that the model does not take."}
     )
@@ -71,6 +67,9 @@ class DeltaMemTrainingArguments(TrainingArguments):
     answer_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy of the answers."})
     teacher_weight: float = field(
         default=0.0, metadata={"help": "Weight of KL(teacher || model): the bare backbone with the history in its context."}
+    )
+    hidden_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the L1 distance of every layer's hidden states from that teacher's."}
     )
     teacher_tokens: TeacherTokens = field(
         default="all",
@@ -102,10 +101,10 @@ class DeltaMemTrainingArguments(TrainingArguments):
             raise ValueError("gradient_chunks counts chunks of write_chunk_tokens; give these, too")
         if self.write_from == "backbone" and self.write_chunk_tokens is not None:
             raise ValueError("write_from='backbone' writes a history at once; leave out write_chunk_tokens and gradient_chunks")
-        for name in ("answer_weight", "teacher_weight"):
+        for name in ("answer_weight", "teacher_weight", "hidden_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} is not accepted; give a finite number of at least 0")
-        if not self.answer_weight and not self.teacher_weight:
+        if not (self.answer_weight or self.teacher_weight or self.hidden_weight):
             raise ValueError("answer_weight=0 and teacher_weight=0 leave nothing to learn; give one of them")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,6 +137,10 @@ class DeltaMemTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
         self._newest: dict[str, Tensor] | None = None
         self._nats: dict[str, Any] = {}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        chats = self.train_dataset if train_dataset is None else train_dataset
+        return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
@@ -238,7 +241,9 @@ class DeltaMemTrainer(Trainer):
     @property
     def _weighing(self) -> Weighing:
         args = self.args
-        return Weighing(args.answer_weight, args.teacher_weight, args.teacher_tokens, args.label_smoothing_factor)
+        return Weighing(
+            args.answer_weight, args.teacher_weight, args.hidden_weight, args.teacher_tokens, args.label_smoothing_factor
+        )
 
     def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
         adapted, args = self.accelerator.unwrap_model(model), self.args

@@ -25,7 +25,8 @@ class View:
         context: the history is in the context of the questions.
         write: the read pass writes, too.
         another: the memory is that of another chat.
-        target: the chat's own "answer"s, or what the bare "backbone" would say, that has no history.
+        target: the chat's own "answer"s; what the bare "backbone" would say, that has no history; or the "history" itself, which
+            is read once more.
         own: what is read is the chat's own; otherwise it has nothing to do with it.
     """
 
@@ -34,7 +35,7 @@ class View:
     write: bool = False
     another: bool = False
     own: bool = True
-    target: Literal["answer", "backbone"] = "answer"
+    target: Literal["answer", "backbone", "history"] = "answer"
 
 
 VIEWS: dict[str, View] = {
@@ -42,6 +43,7 @@ VIEWS: dict[str, View] = {
     "memory_writing": View(write=True),  # likewise, and the questions are written while they are read
     "context_and_memory": View(context=True),  # the memory must not spoil what the context says
     "context": View(filled=False, context=True, write=True),  # a conversation from its beginning, written while it is read
+    "reconstruction": View(target="history"),  # what was written is read again, word for word
     "another": View(another=True, target="backbone"),  # another's memory must not change what is said
     "unrelated": View(own=False, target="backbone"),  # a filled memory, and a text that has nothing to do with it
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
@@ -19,6 +19,36 @@ Batch = dict[str, Tensor]
 LEAST_SHARED = 8  # tokens; fewer are not worth a pass of their own
 
 
+class Outputs(NamedTuple):
+    """What a model says behind some tokens.
+
+    Args:
+        logits: `[rows, tokens, vocabulary]`.
+        hidden: what every layer passes on, `[rows, tokens, layers, width]`; None if it was not asked for.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None = None
+
+    @classmethod
+    def of(cls, output: Any, places: Tensor) -> Outputs:
+        """From what a model returns, its logits behind the places alone, `[tokens]`, its hidden states behind all tokens."""
+        layers = output.hidden_states  # the first are the embeddings
+        return cls(output.logits, None if layers is None else torch.stack([layer[:, places] for layer in layers[1:]], dim=2))
+
+    def detach(self) -> Outputs:
+        """Without gradients."""
+        return Outputs(self.logits.detach(), None if self.hidden is None else self.hidden.detach())
+
+    def at(self, rows: Tensor, places: Tensor) -> Outputs:
+        """Behind some tokens of some rows, `[tokens]` each: `[tokens, vocabulary]` and `[tokens, layers, width]`."""
+        return Outputs(self.logits[rows, places], None if self.hidden is None else self.hidden[rows, places])
+
+    def rows(self, rows: slice) -> Outputs:
+        """Of some rows."""
+        return Outputs(self.logits[rows], None if self.hidden is None else self.hidden[rows])
+
+
 @dataclass(frozen=True)
 class Written:
     """Chats in a memory.
@@ -27,8 +57,7 @@ class Written:
         state: the memory behind the last token of every chat that was written.
         tokens: how many these are, `[chats]`.
         write_gates: the mean write gate β of the passes that wrote with gradients.
-        logits: what the bare backbone expects behind some tokens of the chats, `[chats, places, vocabulary]`; None if it was
-            not asked.
+        backbone: what the bare backbone says behind some tokens of the chats; None if it was not asked.
         places: the numbers of these tokens, `[places]`, ascending.
         token_writes: what each token wrote behind what all chats begin with, by attention module; empty where only the end is
             known.
@@ -38,7 +67,7 @@ class Written:
     state: DeltaMemState
     tokens: Tensor
     write_gates: list[Tensor]
-    logits: Tensor | None
+    backbone: Outputs | None
     places: Tensor
     token_writes: Mapping[str, TokenWrites] = field(default_factory=dict)
     beginning: DeltaMemState | None = None
@@ -66,16 +95,14 @@ class Written:
         others = (chats + 1) % len(self.tokens)
         return others, self.tokens[others]
 
-    def expected(self, chats: Tensor, places: Tensor) -> Tensor:
-        """What the backbone expects behind tokens, `[tokens, vocabulary]`, given by their chats and numbers, `[tokens]` each.
-
-        It was asked for all of them.
-        """
-        logits = cast(Tensor, self.logits)
-        return logits[chats, torch.searchsorted(self.places, places)].float()
+    def expected(self, chats: Tensor, places: Tensor) -> Outputs:
+        """What the backbone says behind tokens, given by their chats and numbers, `[tokens]` each. It was asked for all."""
+        return cast(Outputs, self.backbone).at(chats, torch.searchsorted(self.places, places))
 
 
-def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, places: Tensor, least: int) -> Written:
+def write_from_backbone(
+    model: nn.Module, adapted: PeftModel, batch: Batch, places: Tensor, least: int, hidden: bool = False
+) -> Written:
     """Write chats in passes in which nothing is read: the memory sees the bare backbone's hidden states.
 
     So the backbone needs no backward pass, the same pass tells what it expects with all of the chat in its context, the
@@ -88,6 +115,7 @@ def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, plac
             padded on the left.
         places: the numbers of tokens behind which the backbone is asked what it expects, `[places]`, ascending; may be empty.
         least: the memory is not asked for after fewer tokens.
+        hidden: whether the backbone is asked for its hidden states there, too.
     """
     chats = _begun_together(batch)
     ids, mask, segment_ids = chats["input_ids"], chats["attention_mask"], chats.get("segment_ids")
@@ -103,9 +131,9 @@ def write_from_backbone(model: nn.Module, adapted: PeftModel, batch: Batch, plac
     ids = ids[:, shared:]
     asked = places - shared if len(places) else last_place(ids)
     with adapted.memory(state, read=False, segment_ids=segment_ids, detach=False) as block:
-        output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=asked)
-    logits = output.logits.detach() if len(places) else None
-    return Written(state, mask.sum(1), block.write_gates, logits, places, block.token_writes, beginning)
+        output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=asked, output_hidden_states=hidden or None)
+    backbone = Outputs.of(output, asked).detach() if len(places) else None
+    return Written(state, mask.sum(1), block.write_gates, backbone, places, block.token_writes, beginning)
 
 
 def can_share(adapted: PeftModel) -> bool:
@@ -179,23 +207,25 @@ class ChunkWriter:
         return block.write_gates
 
 
-def write_from_memory(model: nn.Module, write: ChunkWriter, batch: Batch, told: Tensor, places: Tensor) -> Written:
+def write_from_memory(
+    model: nn.Module, write: ChunkWriter, batch: Batch, told: Tensor, places: Tensor, hidden: bool = False
+) -> Written:
     """Write the beginnings of chats as a memory is written in use; the backbone is asked in a pass of its own.
 
     Args:
-        model, batch: see `write_from_backbone`.
+        model, batch, places, hidden: see `write_from_backbone`.
         write: how.
         told: how many tokens of each chat are written, `[chats]`; all of it for -1.
-        places: as there.
     """
     mask, ids = batch["attention_mask"], batch["input_ids"]
     tokens = torch.where(told < 0, mask.sum(1), told)
     beginning = mask * (mask.cumsum(1) <= tokens[:, None])
     state = write.adapted.new_memory(len(ids))
     gates = write(model, {**batch, "attention_mask": beginning}, state)
-    logits = None
+    backbone = None
     if len(places):
         chats = _begun_together({"input_ids": ids, "attention_mask": mask})
         with torch.no_grad(), write.adapted.disable_adapter():
-            logits = model(**chats, use_cache=False, logits_to_keep=places).logits
-    return Written(state, tokens, gates, logits, places)
+            output = model(**chats, use_cache=False, logits_to_keep=places, output_hidden_states=hidden or None)
+        backbone = Outputs.of(output, places)
+    return Written(state, tokens, gates, backbone, places)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from deltamem.cli import app
 from deltamem.training import baselines, command
 from deltamem.training.baselines import ReadCollator, equal_lora_config, equal_prefix_config
+from deltamem.training.costs import answer_loss
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import answer_loss
 from deltamem.training.scripts import IGNORED
 
 PREFERENCES = {"Anna": "teal", "Bob": "red"}

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
+from deltamem.training.costs import Weighing, divergence
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import EpisodeLoss, Weighing, divergence
+from deltamem.training.loss import EpisodeLoss
 from deltamem.training.reading import Reader
 from deltamem.training.scripts import IGNORED, talk_script
 from deltamem.training.start import start_from_attention

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
+from deltamem.training.costs import _counted, answer_loss
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import _counted, answer_loss
 from deltamem.training.scripts import IGNORED
 from deltamem.training.writing import ChunkWriter
 

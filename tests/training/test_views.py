@@ -2,8 +2,9 @@ import pytest
 import torch
 from tiny_chat import chat_model, chat_tokenizer
 
+from deltamem.training.costs import answer_loss
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.loss import EpisodeLoss, answer_loss
+from deltamem.training.loss import EpisodeLoss
 from deltamem.training.views import (
     ALL_VIEWS,
     IN_CONTEXT,
