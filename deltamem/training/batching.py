@@ -1,0 +1,60 @@
+"""Batches of chats of about the same length, so that little of what is computed is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainingArguments
+from transformers.trainer_utils import has_length
+
+POOL = 50  # batches that are sorted together: more pad less, and draw less at random
+
+
+class ByLength(Sampler[int]):
+    """Draws places of a data set so that each batch holds items of about the same length; the batches come in random order.
+
+    transformers' own sampler goes from long to short, fifty batches at a time.
+
+    Args:
+        lengths: of the items, in any unit.
+        batch: how many items a batch has. The last batch of an epoch may have fewer.
+        seed: of the order, which also depends on the epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; a data loader does."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator("cpu").manual_seed(self.seed + self.epoch)
+        drawn = torch.randperm(len(self), generator=generator).tolist()
+        whole = len(drawn) - len(drawn) % self.batch
+        for first in range(0, whole, POOL * self.batch):
+            pool = sorted(drawn[first : min(first + POOL * self.batch, whole)], key=lambda place: self.lengths[place])
+            batches = [pool[start : start + self.batch] for start in range(0, len(pool), self.batch)]
+            for number in torch.randperm(len(batches), generator=generator).tolist():
+                yield from batches[number]
+        yield from drawn[whole:]
+
+
+def by_length(chats: Any, args: TrainingArguments) -> ByLength | None:
+    """The sampler of `train_sampling_strategy="group_by_length"`; None for another strategy, or chats without a number.
+
+    Args:
+        chats: a data set of `{"messages": [...]}`, whose characters are counted.
+        args: they say how many chats an optimizer step takes on a device.
+    """
+    if args.train_sampling_strategy != "group_by_length" or not has_length(chats):
+        return None
+    lengths = [sum(len(message["content"]) for message in chats[place]["messages"]) for place in range(len(chats))]
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return ByLength(lengths, args.train_batch_size * args.gradient_accumulation_steps, seed)
