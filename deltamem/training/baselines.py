@@ -14,17 +14,16 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import Trainer, set_seed
+from transformers import set_seed
 
 from deltamem.decoder import text_config
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.known_hooks import attention_modules, hook_for
 from deltamem.projection import width_in, width_out
-from deltamem.training.batching import by_length
+from deltamem.training.batching import ChatTrainer
 from deltamem.training.costs import answer_loss, predicts
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
-from deltamem.training.refused import refuse_for_trainer
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -76,17 +75,8 @@ class ReadCollator:
         return {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
 
 
-class BaselineTrainer(Trainer):
+class BaselineTrainer(ChatTrainer):
     """Trains any PEFT adapter on batches of a `ReadCollator`, with the loss that δ-mem's questions are read with."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        refuse_for_trainer(Trainer, *args, **kwargs)
-        super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step, as DeltaMemTrainer's
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        chats = self.train_dataset if train_dataset is None else train_dataset
-        return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,14 +1,16 @@
-"""Batches of chats of about the same length, so that little of what is computed is padding."""
+"""A Trainer for chats, whose batches hold chats of about the same length, so that little of what is computed is padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
-from transformers import TrainingArguments
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
+
+from deltamem.training.refused import refuse_for_trainer
 
 POOL = 50  # batches that are sorted together: more pad less, and draw less at random
 
@@ -36,12 +38,12 @@ class ByLength(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator("cpu").manual_seed(self.seed + self.epoch)
-        drawn = torch.randperm(len(self), generator=generator).tolist()
+        drawn = torch.randperm(len(self), generator=generator, device="cpu").tolist()
         whole = len(drawn) - len(drawn) % self.batch
         for first in range(0, whole, POOL * self.batch):
             pool = sorted(drawn[first : min(first + POOL * self.batch, whole)], key=lambda place: self.lengths[place])
             batches = [pool[start : start + self.batch] for start in range(0, len(pool), self.batch)]
-            for number in torch.randperm(len(batches), generator=generator).tolist():
+            for number in torch.randperm(len(batches), generator=generator, device="cpu").tolist():
                 yield from batches[number]
         yield from drawn[whole:]
 
@@ -58,3 +60,25 @@ def by_length(chats: Any, args: TrainingArguments) -> ByLength | None:
     lengths = [sum(len(message["content"]) for message in chats[place]["messages"]) for place in range(len(chats))]
     seed = args.seed if args.data_seed is None else args.data_seed
     return ByLength(lengths, args.train_batch_size * args.gradient_accumulation_steps, seed)
+
+
+class ChatTrainer(Trainer):
+    """A Trainer of batches that a collator makes of chats, with one loss for all batches of a step.
+
+    Args:
+        metrics: what evaluation computes without the caller's `compute_metrics`; None for the loss alone.
+    """
+
+    def __init__(self, *args: Any, metrics: Callable[[EvalPrediction], dict[str, float]] | None = None, **kwargs: Any) -> None:
+        refuse_for_trainer(Trainer, *args, **kwargs)
+        super().__init__(*args, **{"compute_metrics": metrics, **kwargs})
+        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        chats = self.train_dataset if train_dataset is None else train_dataset
+        return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In the chats' own order, so that views and controls can be compared chat by chat."""
+        sequential = self.args.world_size <= 1 and has_length(eval_dataset)
+        return SequentialSampler(eval_dataset) if sequential else None

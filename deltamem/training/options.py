@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -40,6 +40,13 @@ class AdapterArguments:
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the frozen weights."})
     attention: str | None = field(default=None, metadata={"help": "Attention implementation, e.g. eager or sdpa."})
     adapter: str | None = field(default=None, metadata={"help": "Go on training this adapter; ignores the options below."})
+    adaptation: str | None = field(
+        default=None,
+        metadata={
+            "help": "A LoRA (of deltamem baseline lora), merged into the backbone while the memory is trained, which then need "
+            "not learn what all texts of a kind have in common."
+        },
+    )
     variant: Literal["tsw", "ssw", "msw"] = field(default="tsw", metadata={"help": "The paper's variant."})
     r: int = field(default=8, metadata={"help": "Width of a memory."})
     decay: Decay = field(default="coupled", metadata={"help": "What a write keeps of the memory: coupled, learned or none."})
@@ -141,6 +148,8 @@ def load(options: AdapterArguments) -> PeftModel:
     """The backbone with an adapter to train."""
     attention = {} if options.attention is None else {"attn_implementation": options.attention}
     backbone, _ = load_backbone(options.model, dtype=getattr(torch, options.dtype), **attention)
+    if options.adaptation is not None:
+        backbone = cast(Any, PeftModel.from_pretrained(backbone, options.adaptation)).merge_and_unload()
     if options.adapter is not None:
         return PeftModel.from_pretrained(backbone, options.adapter, is_trainable=True)
     return get_peft_model(backbone, options.config())

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
-from deltamem.training.batching import by_length
+from deltamem.training.batching import ChatTrainer
 from deltamem.training.binding import binding
 from deltamem.training.costs import Amounts, Costs, TeacherTokens, Weighing, amounts, mean_cost
 from deltamem.training.loss import EpisodeLoss, WriteFrom, views_in
-from deltamem.training.refused import refuse_absent, refuse_for_trainer, refuse_given
+from deltamem.training.refused import refuse_absent, refuse_given
 from deltamem.training.statistics import memory_statistics
 from deltamem.training.views import ALL_VIEWS
 
+UNRELATED = "unrelated"
 PLACES = {name: place for place, name in enumerate(ALL_VIEWS)}
 
 
@@ -118,12 +119,13 @@ class DeltaMemTrainingArguments(TrainingArguments):
         return self.max_steps * batch
 
 
-class DeltaMemTrainer(Trainer):
+class DeltaMemTrainer(ChatTrainer):
     """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`.
 
     Evaluation counts, besides the loss, `recall`: the share of answers whose every token is the likeliest; and `nats`: the mean
     cost of an answer's token. Give it `in_views_and_controls(chats, ...)` as `eval_dataset` to have them for every view and
-    control, and `specific` and `bound` (see `binding`).
+    control, and `specific`, `bound` (see `binding`) and `harm`: how far a filled memory changes what the bare backbone says of
+    something unrelated, KL(backbone || model) in nats a token, where that view is among them.
     """
 
     def __init__(self, model: PeftModel, *args: Any, **kwargs: Any) -> None:
@@ -132,15 +134,9 @@ class DeltaMemTrainer(Trainer):
                 f"DeltaMemTrainer trains a model with a δ-mem adapter, got {type(model).__name__}; make one with "
                 "get_peft_model(model, DeltaMemConfig(...))"
             )
-        refuse_for_trainer(Trainer, model, *args, **kwargs)
-        super().__init__(model, *args, **{"compute_metrics": recall, **kwargs})
-        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
+        super().__init__(model, *args, metrics=recall, **kwargs)
         self._newest: dict[str, Tensor] | None = None
         self._nats: dict[str, Any] = {}
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        chats = self.train_dataset if train_dataset is None else train_dataset
-        return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
@@ -205,12 +201,14 @@ class DeltaMemTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As the Trainer's. Of views and controls it also tells `specific` and `bound`; see `binding`."""
+        """As the Trainer's. Of views and controls it also tells `specific`, `bound` and `harm`; see the class."""
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(sets, dict):
             names = {name: f"{metric_key_prefix}_{name}" for name in sets}
             figures = binding({name: self._nats[key] for name, key in names.items() if key in self._nats})
+            if UNRELATED in sets:
+                figures["harm"] = metrics[f"{metric_key_prefix}_{UNRELATED}_loss"]
             figures = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
             if figures:
                 self.log(figures)

@@ -25,8 +25,8 @@ class View:
         context: the history is in the context of the questions.
         write: the read pass writes, too.
         another: the memory is that of another chat.
-        target: the chat's own "answer"s; what the bare "backbone" would say, that has no history; or the "history" itself, which
-            is read once more.
+        target: the chat's own "answer"s; what the bare "backbone" would say, that has no history; or the "history" itself,
+            which is read once more.
         own: what is read is the chat's own; otherwise it has nothing to do with it.
     """
 

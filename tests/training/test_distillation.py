@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.training.costs import Weighing, divergence
+from deltamem.training.costs import Weighing, amounts, divergence, hidden_distance, mean_cost, predicts
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss
 from deltamem.training.reading import Reader
-from deltamem.training.scripts import IGNORED, talk_script
+from deltamem.training.scripts import IGNORED, talk_script, token_ids
 from deltamem.training.start import start_from_attention
+from deltamem.training.views import VIEWS
 
 TEXTS = (
     ("Anna likes teal.", "Noted.", "Bob lives in Rome.", "Okay.", "Hello there.", "Hello friend!"),
@@ -46,7 +47,9 @@ def test_a_memory_is_known_at_every_token(system):
     model, batch = chat_model(spread=0.5), batch_of("memory", "memory", "memory", system=system)
     written = EpisodeLoss(model, TEACHER, "backbone").write(model, batch)
     read = batch["memory"]
-    assert len({*zip(read["chat"].tolist(), read["written"].tolist(), strict=True)}) == 5  # of the short chat two places
+    assert (
+        len({*zip(read["chat"].tolist(), read["written"].tolist(), strict=True)}) == 4
+    )  # the short chat is long enough behind one
     assert (written.beginning is None) == (not system)
     memory = written.memory(read["chat"], read["written"])
     for row, (chat, count) in enumerate(zip(read["chat"].tolist(), read["written"].tolist(), strict=True)):
@@ -101,7 +104,7 @@ def test_without_a_teacher_nothing_is_asked_of_the_backbone():
     model, batch = chat_model(spread=0.5), batch_of("memory", system=SYSTEM)
     with torch.no_grad():
         written = EpisodeLoss(model, Weighing(), "backbone").write(model, batch)
-    assert written.logits is None
+    assert written.backbone is None
     assert written.beginning is not None
 
 
@@ -135,7 +138,9 @@ def test_the_teacher_is_the_same_from_either_way_of_writing(system):
     model, batch = chat_model(spread=0.5), batch_of("memory", system=system)
     with torch.no_grad():
         ways = [EpisodeLoss(model, TEACHER, way).write(model, batch) for way in ("backbone", "memory")]
-    torch.testing.assert_close(ways[0].logits[0], ways[1].logits[0])  # the short chat ends before the last places
+    torch.testing.assert_close(
+        ways[0].backbone.logits[0], ways[1].backbone.logits[0]
+    )  # the short chat ends before the last places
 
 
 def test_writing_from_the_backbone_needs_no_gradients_of_the_written_tokens():
@@ -199,3 +204,62 @@ def test_what_all_read_passes_begin_with_is_passed_once():
         torch.testing.assert_close(reader(model, batch), Reader(columns)(model, batch))
         torch.testing.assert_close(reader(model, batch), Reader(columns)(model, batch))  # nothing is left in the cache
         assert Reader.behind_beginning(model, batch, torch.tensor([3])).shared == 0
+
+
+def test_what_was_written_is_asked_back():
+    """The labels of a reconstruction are tokens of the history in a row, whatever answers weigh, and no teacher is asked."""
+    model, batch = chat_model(spread=0.5), batch_of("reconstruction", "reconstruction")
+    read = batch["reconstruction"]
+    for row, chat in enumerate(read["chat"].tolist()):
+        told = written_tokens(batch, chat, int(read["written"][row]))[0]
+        asked = read["labels"][row][read["labels"][row] != IGNORED]
+        assert len(asked) == min(16, len(told))
+        assert any(torch.equal(asked, told[start : start + len(asked)]) for start in range(len(told)))
+    with torch.no_grad():
+        (costs,) = EpisodeLoss(model, TEACHER, "backbone")(model, batch).values()
+    assert costs.teacher == 0
+    view = VIEWS["reconstruction"]
+    assert mean_cost(costs, amounts(read, view, TEACHER), view, TEACHER) == costs.answers / predicts(read["labels"]).sum()
+
+
+@pytest.mark.parametrize("write_from", ["memory", "backbone"])
+def test_hidden_states_are_compared_with_the_teachers(write_from):
+    model, batch = chat_model(spread=0.5), batch_of("memory")
+    weighing = Weighing(answers=0.0, hidden=1.0)
+    (costs,) = EpisodeLoss(model, weighing, write_from)(model, batch).values()
+    costs.hidden.backward()
+    assert costs.hidden > 0.01
+    assert all(weight.grad.norm() > 0 for name, weight in model.named_parameters() if name.endswith("o.tiny.weight"))
+    (without,) = EpisodeLoss(model, TEACHER, write_from)(model, batch).values()
+    assert without.hidden == 0
+    torch.testing.assert_close(costs.teacher, without.teacher)
+
+
+def test_the_distance_of_equal_hidden_states_is_zero():
+    hidden = torch.randn(5, 2, 7)
+    torch.testing.assert_close(hidden_distance(hidden, hidden), torch.zeros(5))
+    torch.testing.assert_close(hidden_distance(torch.zeros_like(hidden), hidden), torch.ones(5))
+
+
+@pytest.mark.parametrize("lengths", [(400, 3, 3), (3, 3, 400), (3, 400, 400)])
+def test_long_messages_are_read_on_from(lengths):
+    """Of a long first message the end is written, and what is read is never behind the last message."""
+    for seed in range(10):
+        texts = [" ".join(["red", "teal"] * (words // 2)) + "." for words in lengths]
+        messages = [{"role": role, "content": text} for role, text in zip(ROLES, texts, strict=False)]
+        script = talk_script(chat_tokenizer(), messages, 2, str(seed), 64, 16)
+        assert len(script.chat.ids) <= 80
+        for part in script.parts:
+            assert 0 < part.written <= 64
+            assert part.length > 0
+            assert torch.equal(part.ids[-part.length :], script.chat.ids[part.written : part.written + part.length])
+
+
+def test_unrelated_messages_are_cut_behind_the_system_prompt():
+    encoder = EpisodeEncoder(chat_tokenizer(), talk_tokens=6)
+    instead = [*SYSTEM, *({"role": role, "content": text} for role, text in zip(ROLES, TEXTS[0], strict=True))]
+    chat = with_system(talk(TEXTS[1], "unrelated"), SYSTEM)
+    (read,) = encoder({**chat, "reads": [{"view": "unrelated", "instead": instead}]}).reads
+    whole = token_ids(chat_tokenizer(), chat_tokenizer().apply_chat_template(instead, tokenize=False)).tolist()
+    assert read.ids.tolist() == whole[: len(read.ids)]
+    assert 6 < len(read.ids) < len(whole)

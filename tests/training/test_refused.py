@@ -71,8 +71,7 @@ def trainer(folder, options=None, **given):
     [
         ({"batch_eval_metrics": True}, {}, "give compute_metrics"),
         ({"include_for_metrics": ["loss"]}, {}, "give compute_metrics"),
-        ({"train_sampling_strategy": "group_by_length"}, {}, "give random or sequential"),
-        ({"train_sampling_strategy": "batch_rebalance"}, {}, "give random or sequential"),
+        ({"train_sampling_strategy": "batch_rebalance"}, {}, "give group_by_length, random or sequential"),
         (
             {"load_best_model_at_end": True, "save_strategy": "steps", "eval_strategy": "steps", "metric_for_best_model": "f1"},
             {},

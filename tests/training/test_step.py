@@ -20,7 +20,10 @@ from deltamem.training.views import VIEWS
 
 # All but the view whose cost depends on what else is in the batch.
 ALONE = [view for view, how in VIEWS.items() if not how.another]
-MIXED = [chat(answer, view) for answer, view in zip(ANSWERS, itertools.cycle(ALONE), strict=False)]
+MIXED = [
+    {**chat(answer), "reads": [{"view": view}, {"view": other}]}
+    for answer, view, other in zip(ANSWERS, itertools.cycle(ALONE), itertools.cycle(ALONE[1:]), strict=False)
+]
 
 
 def memory_trainer(folder, chats, **options):

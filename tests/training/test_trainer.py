@@ -10,11 +10,11 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from transformers import AutoModelForCausalLM
 
-from deltamem.training import command
+from deltamem.training import baselines, command
 from deltamem.training.data import source_weights
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss
-from deltamem.training.options import TrainingOptions
+from deltamem.training.options import TrainingOptions, load
 from deltamem.training.scripts import IGNORED
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
 from deltamem.training.views import in_views_and_controls
@@ -28,6 +28,7 @@ def chat(value):
     return {"messages": [*told, QUESTION, {"role": "assistant", "content": value}]}
 
 
+UNRELATED = [{"role": "user", "content": "Hello there."}, {"role": "assistant", "content": "Hello friend!"}]
 CHATS = [chat("teal"), chat("red"), chat("Oslo"), chat("Rome")]
 
 
@@ -192,6 +193,31 @@ def test_recall_is_that_of_the_memory_asked_from(tmp_path):
     assert metrics["eval_specific"] == pytest.approx(metrics["eval_shuffled_memory_nats"] - metrics["eval_memory_nats"])
     assert 0 < metrics["eval_specific_low"] <= metrics["eval_specific"] <= metrics["eval_specific_high"]
     assert metrics["eval_memory_loss"] < min(metrics["eval_zero_memory_loss"], metrics["eval_shuffled_memory_loss"])
+
+
+def test_harm_is_what_a_filled_memory_changes_of_something_unrelated(tmp_path):
+    chats = in_views_and_controls(CHATS, ["memory", "unrelated"], [[UNRELATED]], seed=0)
+    figures = {}
+    for alpha in (8, 1e-6):  # corrections of no size change nothing
+        run = trainer(tmp_path, model=chat_model(spread=0.5, alpha=alpha), eval_dataset=chats)
+        figures[alpha] = run.evaluate()["eval_harm"]
+    assert figures[8] > 1e-3
+    assert figures[1e-6] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_memory_is_trained_on_an_adapted_backbone_and_loads_on_the_plain_one(tmp_path, backbone):
+    """The LoRA of a baseline is merged meanwhile."""
+    data = tmp_path / "chats.jsonl"
+    data.write_text("\n".join(map(json.dumps, CHATS)))
+    common = f"--model {backbone} --data {data} --use_cpu --report_to none --per_device_train_batch_size 2 --max_steps 3"
+    baselines.main(["lora", *common.split(), "--output_dir", str(tmp_path / "lora"), "--learning_rate", "1"])
+    adapted = load(parse([*common.split(), "--output_dir", "none", "--adaptation", str(tmp_path / "lora")]).adapter)
+    plain = load(parse([*common.split(), "--output_dir", "none"]).adapter)
+    assert [*adapted.state_dict()] == [*plain.state_dict()]
+    name = next(name for name in plain.state_dict() if name.endswith("q_proj.weight"))
+    assert not torch.equal(adapted.state_dict()[name], plain.state_dict()[name])
+    command.main([*common.split(), "--output_dir", str(tmp_path / "memory"), "--adaptation", str(tmp_path / "lora")])
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), tmp_path / "memory")
 
 
 @pytest.mark.parametrize("options", [{}, {"decay": "learned"}, {"num_states": 2, "corrections": ("q", "k", "v", "o")}])
