@@ -54,17 +54,20 @@ class TwinComparison:
             "prefill": self._compare(f"prefill, {name}", [Prefill(subject, prompt) for subject in self._subjects]),
             "decode": self._compare(f"decoding after {name}", decode, parts=settings.new_tokens),
         }
+        steps = [TrainingStep(subject, prompt) for subject in self._subjects]
         if settings.train:
-            steps = [TrainingStep(subject, prompt) for subject in self._subjects]
             figures["train"] = self._compare(f"training step, {name}", steps)
+            for side in ("base", "adapted"):
+                figures["train"][f"{side}_tokens_per_second"] = prompt.numel() / figures["train"][f"{side}_ms"] * 1e3
         if settings.compiler is not None:
             figures |= self._static(prompt, decode, settings.compiler)
         if settings.profile:
-            prefill = [Prefill(subject, prompt) for subject in self._subjects]
-            figures["profile"] = {
-                "prefill": compare_operations(prefill, self._device),
-                "decode": compare_operations(decode, self._device),
+            profiled: dict[str, Sequence[Workload]] = {
+                "prefill": [Prefill(subject, prompt) for subject in self._subjects],
+                "decode": decode,
+                **({"train": steps} if settings.train else {}),
             }
+            figures["profile"] = {phase: compare_operations(works, self._device) for phase, works in profiled.items()}
         return figures
 
     def _static(self, prompt: Tensor, dynamic: list[Decoding], compiler: str) -> Figures:

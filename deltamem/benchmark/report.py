@@ -26,11 +26,17 @@ def print_figures(figures: dict[str, Any]) -> None:
     if "prompts" in figures:
         console.print(_phases(figures["prompts"]))
         console.print(_peaks(figures["prompts"]))
+        if any("train" in prompt for prompt in figures["prompts"]):
+            console.print(_training(figures["prompts"]))
     if "written" in figures:
         console.print(_written(figures["written"]))
     for prompt in figures.get("prompts", ()):
         for phase, operations in prompt.get("profile", {}).items():
             console.print(_operations(f"{phase}, {prompt['tokens']:,} tokens", operations))
+            if figures["device"] != "cpu":
+                parts = figures["new_tokens"] if phase == "decode" else 1
+                busy = sum(row["adapted_ms"] for row in operations) / (prompt[phase]["adapted_ms"] * parts)
+                console.print(f"Adapted, the device is busy for {busy:.0%} of the time.")
     if "rule" in figures:
         console.print(_rule(figures["rule"]))
     console.print(
@@ -76,6 +82,14 @@ def _peaks(prompts: Sequence[dict[str, Any]]) -> Table:
             if "peak_bytes" in row:
                 peaks = (f"{row[peak] / 2**20:,.0f}" for peak in ("base_peak_bytes", "peak_bytes"))
                 table.add_row(f"{prompt['tokens']:,}", name, *peaks, f"{row['memory_bytes']:,}")
+    return table
+
+
+def _training(prompts: Sequence[dict[str, Any]]) -> Table:
+    table = _table("prompt", "training", "bare, tokens a second", "adapted")
+    for prompt in prompts:
+        speeds = (f"{prompt['train'][f'{side}_tokens_per_second']:,.0f}" for side in ("base", "adapted"))
+        table.add_row(f"{prompt['tokens']:,}", "write pass, forward and backward", *speeds)
     return table
 
 

@@ -21,6 +21,7 @@ from deltamem.training.costs import Amounts, Costs, TeacherTokens, Weighing, amo
 from deltamem.training.loss import EpisodeLoss, WriteFrom, views_in
 from deltamem.training.refused import refuse_absent, refuse_given
 from deltamem.training.statistics import memory_statistics
+from deltamem.training.throughput import Throughput
 from deltamem.training.views import ALL_VIEWS
 
 UNRELATED = "unrelated"
@@ -137,6 +138,7 @@ class DeltaMemTrainer(ChatTrainer):
         super().__init__(model, *args, metrics=recall, **kwargs)
         self._newest: dict[str, Tensor] | None = None
         self._nats: dict[str, Any] = {}
+        self._throughput = Throughput()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
@@ -148,6 +150,8 @@ class DeltaMemTrainer(ChatTrainer):
         batches, _ = super().get_batch_samples(*args, **kwargs)
         if not batches:
             return batches, None
+        for batch in batches:
+            self._throughput.count(batch)
         counted = torch.stack([self._amounts(batch) for batch in batches]).sum(0).to(self.args.device)
         if self.args.average_tokens_across_devices:
             counted = self.accelerator.reduce(counted, reduction="mean")
@@ -216,9 +220,11 @@ class DeltaMemTrainer(ChatTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's, and with the memory's statistics where the training loss is logged."""
-        if self.args.memory_statistics and "loss" in logs and self._newest is not None:
-            logs = {**logs, **memory_statistics(self._episode_loss(self.model_wrapped), self._newest)}
+        """As the Trainer's; beside a training loss also how fast training goes (`Throughput`), and the memory's statistics."""
+        if "loss" in logs:
+            logs = {**logs, **self._throughput.figures()}
+            if self.args.memory_statistics and self._newest is not None:
+                logs |= memory_statistics(self._episode_loss(self.model_wrapped), self._newest)
         super().log(logs, *args, **kwargs)
 
     def create_model_card(

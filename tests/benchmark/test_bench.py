@@ -59,6 +59,8 @@ def test_all_that_can_be_measured(folder):
     for phase in ("prefill", "decode", "train", "decode_static", "decode_compiled"):
         check(found[phase])
         assert found[phase]["memory_bytes"] == 2 * 4 * 8 * 8 * 4
+    assert found["train"]["adapted_tokens_per_second"] == pytest.approx(2 * 9 / found["train"]["adapted_ms"] * 1e3)
+    assert {*found["profile"]} == {"prefill", "decode", "train"}
     assert found["decode_static"]["same_tokens"]
     assert found["decode_compiled"]["same_tokens"]
     for rows in found["profile"].values():
@@ -98,7 +100,16 @@ def test_tables_and_a_plot(folder, tmp_path):
     more = ["--train", "--rule", "--profile", "--written", "8", "--plot", str(image)]
     result = CliRunner().invoke(app, ["bench", *FAST, "--model", folder, *more], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
-    for expected in ("prefill", "decoding, per token", "training step", "tokens written", "reference", "aten::", "512"):
+    for expected in (
+        "prefill",
+        "decoding, per token",
+        "training step",
+        "tokens a second",
+        "tokens written",
+        "reference",
+        "aten::",
+        "512",
+    ):
         assert expected in result.output
     assert image.read_bytes().startswith(b"\x89PNG")
 

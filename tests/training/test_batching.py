@@ -57,3 +57,21 @@ def test_evaluation_keeps_the_order_of_the_chats(tmp_path):
     labels = [batch["memory"]["labels"][0] for batch in trainer.get_eval_dataloader()]
     texts = [chat_tokenizer().decode(row[row >= 0]) for row in labels]
     assert all(text.startswith(start) for text, start in zip(texts, ("1 2", "teal", "a friend"), strict=True))
+
+
+def test_speed_and_padding_are_logged(tmp_path):
+    chats = [chat("teal"), chat("1 2 3 4 5 6 7")]
+    trainer = DeltaMemTrainer(
+        chat_model(),
+        arguments(tmp_path, size=2, logging_steps=1, max_steps=2),
+        train_dataset=chats,
+        data_collator=EpisodeCollator(ENCODER),
+    )
+    trainer.train()
+    batch = EpisodeCollator(ENCODER)(chats)
+    masks = [batch["chats"]["attention_mask"], batch["memory"]["attention_mask"]]
+    padding = 1 - sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["padding"] for entry in logged] == [pytest.approx(padding.item())] * 2
+    assert all(entry["tokens_per_second"] > 0 for entry in logged)
+    assert trainer._throughput.figures() == {}
