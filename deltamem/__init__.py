@@ -4,13 +4,13 @@ Importing this package registers the method with peft.
 """
 
 from deltamem import register  # noqa: F401
+from deltamem.chat.session import ChatSession
+from deltamem.chat.store import SessionStore
 from deltamem.config import DeltaMemConfig
 from deltamem.hook import AttentionHook
-from deltamem.known_hooks import register_hook
+from deltamem.hook.registered import register_hook
+from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
-from deltamem.session import ChatSession
-from deltamem.session_store import SessionStore
-from deltamem.state import DeltaMemState
 
 __all__ = [
     "AttentionHook",

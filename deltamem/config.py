@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from peft import PeftConfig
 
-from deltamem.backbone_match import check_description, is_finite
+from deltamem.adapter.made_for import check_description, is_finite
 from deltamem.hub.card import write_card
 from deltamem.peft_type import DELTA_MEM
 from deltamem.rule.gates import Decay, Gating

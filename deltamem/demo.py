@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deltamem.adapter_files import backbone_of
+from deltamem.adapter.files import backbone_of
 from deltamem.backbones import SMOLLM2
+from deltamem.chat.session import ChatSession
 from deltamem.command_options import Placement
 from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
-from deltamem.printable import all_printable
-from deltamem.session import ChatSession
+from deltamem.io.printable import all_printable
 from deltamem.training.facts import FactEpisode, FactEpisodeConfig, Split, fact_episodes, fact_questions
 
 SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"

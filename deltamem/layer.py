@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
+from deltamem.adapter.layer_weights import AdapterParts
+from deltamem.adapter.offloading import device_of, fetched, weight_of
 from deltamem.config import DeltaMemConfig
-from deltamem.current import current
+from deltamem.forward.corrections import Reads
+from deltamem.forward.decode import OneToken
+from deltamem.forward.memory_pass import MemoryPass, TokenWrites
+from deltamem.forward.running import current
 from deltamem.hook import AttentionHook
-from deltamem.one_token import OneToken
-from deltamem.parts import AdapterParts
-from deltamem.passes import MemoryPass, TokenWrites
-from deltamem.placement import device_of, fetched, weight_of
-from deltamem.projection import Projection, width_in
-from deltamem.reads import Reads
+from deltamem.hook.projection import Projection, width_in
 from deltamem.rule import Gated, gated_delta_rule, gated_read, gated_write
 
 # The keyword under which a pass travels from the top of the model to its attention modules.

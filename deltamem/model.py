@@ -16,26 +16,26 @@ from peft.utils import _get_submodules
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.adapter_checks import check_fits, shape_of_weight
-from deltamem.backbone_match import KIND, check_backbone, describe_backbone
-from deltamem.block import MemoryBlock, MemoryScope
-from deltamem.cache import MemoryCacheLayer, cache_in
-from deltamem.carrier import Carrier, new_tokens
+from deltamem.adapter.checks import check_fits, shape_of_weight
+from deltamem.adapter.embeddings import embeddings_in
+from deltamem.adapter.made_for import KIND, check_backbone, describe_backbone
 from deltamem.config import DeltaMemConfig
-from deltamem.contents import OPEN_SUMS, Contents
-from deltamem.current import current
-from deltamem.decoder import may_skip_tokens, text_config
-from deltamem.embeddings import embeddings_in
-from deltamem.generation import GenerateHandle, carry_through_generate
+from deltamem.forward.call import Carrier, new_tokens
+from deltamem.forward.decode_weights import WeightsAtHand
+from deltamem.forward.generation import GenerateHandle, carry_through_generate
+from deltamem.forward.kv_cache import MemoryCacheLayer, cache_in
+from deltamem.forward.memory_pass import MemoryPass
+from deltamem.forward.running import current
+from deltamem.forward.scope import MemoryBlock, MemoryScope
+from deltamem.forward.sharding import is_sharded, whole
+from deltamem.forward.unsupported import check_call
 from deltamem.hook import AttentionHook
-from deltamem.known_hooks import attention_modules, hook_for
+from deltamem.hook.registered import attention_modules, hook_for
+from deltamem.hook.text_decoder import may_skip_tokens, text_config
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
-from deltamem.passes import MemoryPass
-from deltamem.segments import whole_numbers
-from deltamem.sharding import is_sharded, whole
-from deltamem.state import DeltaMemState
-from deltamem.unsupported import check_call
-from deltamem.weights_at_hand import WeightsAtHand
+from deltamem.memory.segments import whole_numbers
+from deltamem.memory.snapshot import OPEN_SUMS, Contents
+from deltamem.memory.state import DeltaMemState
 
 
 class DeltaMemModel(BaseTuner):

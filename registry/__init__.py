@@ -7,7 +7,7 @@ group `deltamem.registry`, just as any other package would.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from deltamem.hook import Entry
+from deltamem.hook.attention_hook import Entry
 
 
 def _collected() -> dict[str, Entry]:

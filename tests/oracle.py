@@ -13,7 +13,7 @@ from tiny import PAD, random_tokens, tiny_adapted
 from torch import Tensor
 
 from deltamem import DeltaMemState
-from deltamem.cache import MemoryCacheLayer
+from deltamem.forward.kv_cache import MemoryCacheLayer
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": PAD}
 TOLERANCE = 1e-5

@@ -17,12 +17,12 @@ from tiny_chat import TEMPLATE, chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem import ChatSession, DeltaMemState, SessionStore
-from deltamem.chat import terminal
-from deltamem.chat.commands import COMMANDS
-from deltamem.chat.conversation import Conversation
-from deltamem.chat.picture import picture
+from deltamem.chat.terminal import loop as terminal
+from deltamem.chat.terminal.conversation import Conversation
+from deltamem.chat.terminal.heat_map import picture
+from deltamem.chat.terminal.slash_commands import COMMANDS
 from deltamem.cli import app
-from deltamem.contents import Contents
+from deltamem.memory.snapshot import Contents
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
 QUESTION = "What does Anna like?"

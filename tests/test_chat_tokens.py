@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_chat import TEMPLATE, chat_tokenizer
 
-import deltamem.chat_tokens
-from deltamem.chat_tokens import ChatTokens, check_messages, render
-from deltamem.message_places import message_places
-from deltamem.sentences import sentences
+import deltamem.chat.tokens
+from deltamem.chat.message_places import message_places
+from deltamem.chat.sentences import sentences
+from deltamem.chat.tokens import ChatTokens, check_messages, render
 
 CHAT = [
     {"role": "system", "content": "Remember everything."},
@@ -134,7 +134,7 @@ def test_a_search_would_find_the_template(monkeypatch):
     tokenizer = chat_tokenizer()
     chat = [{"role": "user", "content": "user"}]
     right = ChatTokens.of(tokenizer, chat, "message").segment_ids.tolist()
-    monkeypatch.setattr(deltamem.chat_tokens, "message_places", search)
+    monkeypatch.setattr(deltamem.chat.tokens, "message_places", search)
     assert ChatTokens.of(tokenizer, chat, "message").segment_ids.tolist() != right
 
 

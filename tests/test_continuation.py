@@ -4,11 +4,11 @@ import pytest
 import torch
 from tiny_chat import TEMPLATE, chat_model, chat_tokenizer
 
-import deltamem.session
+import deltamem.chat.session
 from deltamem import ChatSession
-from deltamem.chat_tokens import ChatTokens
-from deltamem.continuation import new_from
-from deltamem.session_context import Context
+from deltamem.chat.context import Context
+from deltamem.chat.continuation import new_from
+from deltamem.chat.tokens import ChatTokens
 
 SHORT = {"max_new_tokens": 3, "do_sample": False}
 TEXTS = ("Anna likes teal.", "Bob lives in Rome.", "Where is Anna?")
@@ -58,7 +58,7 @@ def test_without_the_mend_another_date_would_write_the_context_again(monkeypatch
 @pytest.mark.parametrize("template", [WITHOUT_REASONING, WITH_AN_END])
 @pytest.mark.parametrize("write", ["token", "message"])
 def test_each_turn_writes_what_it_would_write_alone(monkeypatch, template, write):
-    monkeypatch.setattr(deltamem.session, "generate", lambda *_: REASONED)
+    monkeypatch.setattr(deltamem.chat.session, "generate", lambda *_: REASONED)
     chat = session(template, write=write)
     told = [written_by(chat, "Anna likes teal.") for _ in range(4)]
     # A tag at a message's edge is the template's where the template looks for tags.
@@ -74,7 +74,7 @@ def test_the_context_is_as_the_template_renders_it_now(monkeypatch):
         prompts.append(tokenizer.decode(prompt[0]))
         return REASONED
 
-    monkeypatch.setattr(deltamem.session, "generate", answer)
+    monkeypatch.setattr(deltamem.chat.session, "generate", answer)
     chat = session(WITHOUT_REASONING)
     for text in TEXTS:
         chat.reply(text)

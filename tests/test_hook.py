@@ -11,9 +11,10 @@ from peft import get_peft_model
 from tiny import MODEL_TYPES, random_tokens, tiny_backbone, tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from deltamem import AttentionHook, known_hooks, register_hook
+from deltamem import AttentionHook, register_hook
 from deltamem.hook import Unsupported
-from deltamem.known_hooks import hook_for, registered_hook, registered_types
+from deltamem.hook import registered as known_hooks
+from deltamem.hook.registered import hook_for, registered_hook, registered_types
 
 PLUGIN = Path(__file__).parent / "plugin"
 
@@ -191,7 +192,7 @@ def site(tmp_path_factory):
 SHOW = """
 import json
 from deltamem import AttentionHook, register_hook
-from deltamem.known_hooks import registered_hook
+from deltamem.hook.registered import registered_hook
 
 def show(model_type):
     try:

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from deltamem import AttentionHook, known_hooks, register_hook
-from deltamem.inferred_hook import infer_hook
+from deltamem import AttentionHook, register_hook
+from deltamem.hook import registered as known_hooks
+from deltamem.hook.inferred import infer_hook
 
 WIDTH = 16
 

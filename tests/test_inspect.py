@@ -8,8 +8,10 @@ from tiny import SIZES, SPECIAL, tiny_backbone
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from deltamem import DeltaMemConfig, architectures, backbones, known_hooks
+from deltamem import DeltaMemConfig, backbones
 from deltamem.cli import app
+from deltamem.hook import registered as known_hooks
+from deltamem.inspection import architectures
 
 
 @pytest.fixture

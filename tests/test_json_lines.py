@@ -1,4 +1,4 @@
-from deltamem.json_lines import whole_lines
+from deltamem.io.json_lines import whole_lines
 
 
 def test_what_was_broken_off_is_told_apart(tmp_path):

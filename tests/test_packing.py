@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from deltamem.packing import Packing
+from deltamem.hook.packing import Packing
 
 WIDTH = 3
 # Descriptions of a projection with `heads` queries and `kv` keys of one width, and by hand the order of its outputs: the parts

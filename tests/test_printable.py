@@ -13,9 +13,9 @@ from tiny import tiny_adapted
 from tiny_memory import METADATA
 from typer.testing import CliRunner, Result
 
-from deltamem import cli
+from deltamem.cli import app as cli
 from deltamem.inspection import command
-from deltamem.printable import all_printable, printable
+from deltamem.io.printable import all_printable, printable
 
 TITLE, CLEAR, C1 = "\x1b]0;pwned\x07", "\x1b[2J", "\x9b2J"
 STEERING = {chr(code) for code in (*range(32), *range(127, 160))} - {"\n", "\t"}

@@ -5,8 +5,8 @@ import torch
 from tiny_chat import chat_model, chat_tokenizer
 
 from deltamem import ChatSession, DeltaMemState
-from deltamem.chat_tokens import ACKNOWLEDGEMENT, ChatTokens
-from deltamem.session import FILE
+from deltamem.chat.session import FILE
+from deltamem.chat.tokens import ACKNOWLEDGEMENT, ChatTokens
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
 FACTS = "Anna likes teal."

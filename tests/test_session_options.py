@@ -9,10 +9,10 @@ from tiny import tiny_adapted, tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from transformers import AutoConfig, BloomConfig, BloomForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-import deltamem.session
+import deltamem.chat.session
 from deltamem import ChatSession, SessionStore
-from deltamem.decoder import longest_context
-from deltamem.session_answer import MAX_NEW_TOKENS
+from deltamem.chat.answer import MAX_NEW_TOKENS
+from deltamem.hook.text_decoder import longest_context
 
 TEXTS = ("Anna likes teal .", "What ? Anna likes teal . What", "Where is Bob ?")
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
@@ -54,7 +54,7 @@ def test_how_an_answer_is_computed_does_not_change_it(options, write):
 
 def test_prompt_lookup_without_the_mend_answers_otherwise(monkeypatch):
     expected = answers(endless())
-    monkeypatch.setattr("deltamem.session_answer._only_what_is_new", lambda *_: nullcontext())
+    monkeypatch.setattr("deltamem.chat.answer._only_what_is_new", lambda *_: nullcontext())
     assert answers(endless(), prompt_lookup_num_tokens=3) != expected
 
 
@@ -155,7 +155,7 @@ def test_models_that_call_their_longest_context_otherwise(model_type, longest):
 
 @pytest.mark.parametrize("text", ["Anna likes teal .", "Anna likes teal . " * 100], ids=["short", "long"])
 def test_a_model_without_a_longest_context_observes(monkeypatch, text):
-    monkeypatch.setattr(deltamem.session, "PIECE", 100)
+    monkeypatch.setattr(deltamem.chat.session, "PIECE", 100)
     backbone = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=61)).eval()
     chat = ChatSession(tiny_adapted(backbone=backbone), chat_tokenizer())
     chat.observe(text)
@@ -205,7 +205,7 @@ def test_a_session_is_not_used_by_another_thread_meanwhile(monkeypatch):
         other.join()
         return "Okay"
 
-    monkeypatch.setattr(deltamem.session, "generate", meanwhile)
+    monkeypatch.setattr(deltamem.chat.session, "generate", meanwhile)
     chat.reply(TEXTS[0])
     assert "in use" in str(errors[0])
     assert len(chat.messages) == 2

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deltamem import DeltaMemState
-from deltamem.contents import Contents, OpenSegment
+from deltamem.memory.snapshot import Contents, OpenSegment
 
 FIRST, SECOND = "model.layers.0.self_attn", "model.layers.1.self_attn"
 METADATA = {"format": "deltamem-state", "version": "1", "fingerprint": '"abc"'}

@@ -10,14 +10,14 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from deltamem.benchmark.after_writing import memories_after
+from deltamem.benchmark.interleave import Workload, take_turns
 from deltamem.benchmark.operations import compare_operations
 from deltamem.benchmark.peak import peak_bytes
+from deltamem.benchmark.ratios import Comparison
 from deltamem.benchmark.settings import Settings
-from deltamem.benchmark.spread import Comparison
-from deltamem.benchmark.turns import Workload, take_turns
 from deltamem.benchmark.twins import Adapted, Bare, Subject
 from deltamem.benchmark.workloads import Decoding, Prefill, TrainingStep
-from deltamem.benchmark.written import memories_after
 
 Figures = dict[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from deltamem.benchmark.turns import Workload, wait_for
+from deltamem.benchmark.interleave import Workload, wait_for
 
 # Linux: to write 5 to the first makes the process's peak, VmHWM in the second, start anew.
 _RESET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from deltamem.benchmark.report import PHASES
-from deltamem.drawings import save_drawing
+from deltamem.io.drawings import save_drawing
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:

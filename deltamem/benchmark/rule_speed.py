@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor
 
-from deltamem.benchmark.spread import median_interval, quartiles
-from deltamem.benchmark.turns import take_turns
+from deltamem.benchmark.interleave import take_turns
+from deltamem.benchmark.ratios import median_interval, quartiles
 from deltamem.rule import delta_rule
 from deltamem.rule.backends import BACKENDS, OPTIONAL, choose
 

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from deltamem.adapter_files import backbone_of
+from deltamem.adapter.files import backbone_of
 from deltamem.benchmark.comparison import TwinComparison
 from deltamem.benchmark.machine import describe_machine
 from deltamem.benchmark.rule_speed import time_rule

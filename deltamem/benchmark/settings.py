@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from deltamem.benchmark.ratios import FEWEST_RUNS
 from deltamem.benchmark.shapes import SHAPES, check_model_name
-from deltamem.benchmark.spread import FEWEST_RUNS
 from deltamem.config import VARIANTS
-from deltamem.files import check_regular
+from deltamem.io.files import check_regular
 
 DEFAULT_SHAPE = "smollm2-135m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from deltamem.config import VARIANTS, DeltaMemConfig
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 
 # Length of a message where an adapter writes messages or sentences (SSW).
 MESSAGE_TOKENS = 64

@@ -1,1 +1,1 @@
-"""`deltamem chat`: a conversation in the terminal, with a memory that can be looked at, saved and switched off."""
+"""Conversations whose memory outlives their context: sessions, their files, and chats as tokens."""

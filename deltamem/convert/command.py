@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from deltamem.adapter_files import read_config, read_weights
+from deltamem.adapter.files import read_config, read_weights
 from deltamem.convert.folders import read_reference, write_adapter, write_reference
 from deltamem.convert.weights import from_reference, to_reference
 

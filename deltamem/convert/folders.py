@@ -13,9 +13,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deltamem.adapter_files import check_folder, check_weights, read_tensors
+from deltamem.adapter.files import check_folder, check_weights, read_tensors
 from deltamem.config import DeltaMemConfig
-from deltamem.hub.notes import note_training
+from deltamem.hub.training_record import note_training
 
 REFERENCE_CONFIG, REFERENCE_PICKLE, REFERENCE_WEIGHTS = (
     "delta_mem_config.json",

@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deltamem.adapter_files import backbone_of
+from deltamem.adapter.files import backbone_of
 from deltamem.backbones import SMOLLM2
 from deltamem.command_options import Placement
 from deltamem.evaluation.history_task import HistoryTask

@@ -15,7 +15,7 @@ from deltamem.evaluation.intervals import Numbers, ratio
 from deltamem.evaluation.scoring import Text, score
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Derived, Metric, Options, Row, mean
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 from deltamem.training.chats import Chat, read_chats
 
 NAME = "continuation"

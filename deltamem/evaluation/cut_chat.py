@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deltamem.chat_tokens import ChatTokens, Message, render, system_prompt
+from deltamem.chat.tokens import ChatTokens, Message, render, system_prompt
 from deltamem.config import WriteUnit
 from deltamem.evaluation.scoring import Text
 from deltamem.evaluation.subject import Subject

@@ -15,14 +15,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from deltamem.chat_tokens import Message, told
+from deltamem.chat.tokens import Message, told
 from deltamem.evaluation.kv_cache import tail_tokens
 from deltamem.evaluation.reading import Choose, Reading
 from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.sampling import Sampling, greedy, sampled
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Row, mean, share
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 
 # What stands in the prompt and what in the memory. The history was written to a memory before, and is not in the context
 # ("memory", "bm25+memory"); nothing was written ("zero"), or another history ("shuffled"); "full+memory" writes an empty memory

@@ -11,12 +11,12 @@ from typing import Any, Protocol, cast
 import torch
 from peft import PeftModel
 
-from deltamem.chat_tokens import Message
+from deltamem.chat.tokens import Message
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.scoring import Score, Text, score
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options, Row
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 from deltamem.training.facts import FactEpisodeConfig, fact_episode
 from deltamem.training.given import Given
 

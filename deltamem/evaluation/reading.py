@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
-from deltamem.cache import CACHE
-from deltamem.decoder import last_place
+from deltamem.forward.kv_cache import CACHE
+from deltamem.hook.text_decoder import last_place
 
 # Next tokens `[rows]` of log-probabilities `[rows, vocabulary]`, and of which prompts the rows are.
 Choose = Callable[[Tensor, Sequence[int]], Tensor]

@@ -18,7 +18,7 @@ from deltamem.evaluation.kv_cache import tail_tokens
 from deltamem.evaluation.reading import Reading
 from deltamem.evaluation.sampling import greedy
 from deltamem.evaluation.subject import Subject
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 from deltamem.training.facts import FactEpisode, Kind
 
 T = TypeVar("T")

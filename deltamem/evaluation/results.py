@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.task import Row
-from deltamem.files import check_regular, write_atomically
-from deltamem.json_lines import whole_lines
+from deltamem.io.files import check_regular, write_atomically
+from deltamem.io.json_lines import whole_lines
 
 # Of a task's folder: what its results depend on, and a folder of memories for each history that was kept.
 OPTIONS, MEMORIES = "options.json", "memory"

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltamem.cache import CACHE
 from deltamem.evaluation.subject import Subject
+from deltamem.forward.kv_cache import CACHE
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from peft import PeftModel, PeftType
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from deltamem.cache import CACHE
-from deltamem.chat_tokens import ChatTokens, Message, left_padded, system_prompt, with_system
+from deltamem.chat.tokens import ChatTokens, Message, left_padded, system_prompt, with_system
 from deltamem.config import WriteUnit
-from deltamem.decoder import last_place, text_config
+from deltamem.forward.kv_cache import CACHE
+from deltamem.hook.text_decoder import last_place, text_config
+from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
-from deltamem.state import DeltaMemState
 from deltamem.training.writing import ChunkWriter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deltamem.chat_tokens import Message
+from deltamem.chat.tokens import Message
 from deltamem.evaluation.benchmark_data import benchmark_records
 from deltamem.evaluation.task import Options
 from deltamem.training.chats import read_chats

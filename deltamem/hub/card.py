@@ -13,9 +13,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
-from deltamem.files import check_regular, write_atomically
-from deltamem.hub.notes import evaluation_of, training_of
-from deltamem.hub.words import GENERATED, Size, card_text
+from deltamem.hub.card_text import GENERATED, Size, card_text
+from deltamem.hub.training_record import evaluation_of, training_of
+from deltamem.io.files import check_regular, write_atomically
 
 if TYPE_CHECKING:  # the config writes its card
     from deltamem.config import DeltaMemConfig

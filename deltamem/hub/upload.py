@@ -10,10 +10,10 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from deltamem.adapter_files import read_config, read_weights
+from deltamem.adapter.files import read_config, read_weights
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.card import CARD, has_hub_form, hub_name, make_card
-from deltamem.printable import printable
+from deltamem.io.printable import printable
 
 # What may be sent: nothing that is run when it is loaded, as a pickle is (.bin, .pt, .pth, .pkl).
 SUFFIXES = {".jinja", ".jpg", ".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ".txt"}

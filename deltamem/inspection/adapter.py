@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from deltamem.adapter_files import read_config, read_weights
+from deltamem.adapter.files import read_config, read_weights
 from deltamem.config import DeltaMemConfig
-from deltamem.hub.words import Size, config_in_words
+from deltamem.hub.card_text import Size, config_in_words
 from deltamem.inspection.layer_names import in_order, short_names
 from deltamem.model import DeltaMemModel, fingerprint_of
 

@@ -24,13 +24,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from deltamem.architectures import describe_hook
 from deltamem.backbones import find_backbone, on_hub
 from deltamem.config import VARIANTS, DeltaMemConfig
+from deltamem.hook.projection import Projection, width_out
+from deltamem.hook.registered import registered_hook
+from deltamem.inspection.architectures import describe_hook
 from deltamem.inspection.kind import ACCEPTED
-from deltamem.known_hooks import registered_hook
 from deltamem.layer import DeltaMemLayer
-from deltamem.projection import Projection, width_out
 
 # A model's classes, that with which it is used as a language model first.
 CLASSES = (

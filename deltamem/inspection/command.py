@@ -9,9 +9,8 @@ from typing import Any
 
 from peft import PeftModel
 
-from deltamem.adapter_files import backbone_of
+from deltamem.adapter.files import backbone_of
 from deltamem.command_options import Placement
-from deltamem.files import check_regular
 from deltamem.inspection.adapter import inspect_adapter, print_adapter
 from deltamem.inspection.backbone import inspect_model, print_inspection
 from deltamem.inspection.comparison import check_alike, compare_memories, print_comparison
@@ -20,8 +19,9 @@ from deltamem.inspection.kind import Kind, kind_of
 from deltamem.inspection.memory import inspect_memory, load_memory, print_memory
 from deltamem.inspection.page import write_page
 from deltamem.inspection.turns_table import print_turns
-from deltamem.printable import all_printable
-from deltamem.state import DeltaMemState
+from deltamem.io.files import check_regular
+from deltamem.io.printable import all_printable
+from deltamem.memory.state import DeltaMemState
 from deltamem.training.chats import read_chats
 from deltamem.training.records import read_records
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 
 
 def compare_memories(first: DeltaMemState, second: DeltaMemState) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from rich.progress import track
 from torch import Tensor
 from transformers import DynamicCache
 
-from deltamem.cache import CACHE
-from deltamem.chat_tokens import ChatTokens, Message, check_messages, render
-from deltamem.decoder import last_place, text_config
+from deltamem.chat.tokens import ChatTokens, Message, check_messages, render
+from deltamem.forward.kv_cache import CACHE
+from deltamem.hook.text_decoder import last_place, text_config
 from deltamem.inspection.writes import LayerWrites, left_of, writes_of
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from peft.utils import CONFIG_NAME
 from transformers.utils import find_adapter_config_file
 
 from deltamem.backbones import on_hub
-from deltamem.session import FILE
+from deltamem.chat.session import FILE
 
 Kind = Literal["backbone", "adapter", "memory"]
 # What a folder holds, by a file in it; an adapter first, as some are saved together with their backbone.

@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from deltamem.chat.saved import SessionNotes
+from deltamem.chat.session import FILE
 from deltamem.inspection.layer_names import in_order
-from deltamem.session import FILE
-from deltamem.session_notes import SessionNotes
-from deltamem.state import DeltaMemState, read_state_file
+from deltamem.memory.state import DeltaMemState, read_state_file
 
 SHOWN_SINGULAR_VALUES = 4
 

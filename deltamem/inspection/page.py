@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.files import write_atomically
 from deltamem.html.page import render, spread
 from deltamem.inspection.conversation import Measures, Turn
 from deltamem.inspection.layer_names import short_names
 from deltamem.inspection.memory import effective_rank
-from deltamem.state import DeltaMemState
+from deltamem.io.files import write_atomically
+from deltamem.memory.state import DeltaMemState
 
 # What keeps a page at a few megabytes. More turns, tokens or states are thinned, and the page says so.
 MOST_TURNS, MOST_CELLS, MOST_STATE_NUMBERS = 60, 2000, 1_000_000

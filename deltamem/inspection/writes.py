@@ -13,12 +13,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.current import current
+from deltamem.forward.memory_pass import MemoryPass
+from deltamem.forward.running import current
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
-from deltamem.passes import MemoryPass
+from deltamem.memory.segments import Segments
 from deltamem.rule import delta_rule
 from deltamem.rule.gates import Writes, writes
-from deltamem.segments import Segments
 
 
 @dataclass(frozen=True)

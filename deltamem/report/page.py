@@ -11,8 +11,8 @@ from typing import Any
 
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.summary import COMPARED, FULL, shown
-from deltamem.files import write_atomically
 from deltamem.html.page import render
+from deltamem.io.files import write_atomically
 from deltamem.report.average import Average, averages
 from deltamem.report.examples import Examples, examples
 from deltamem.report.figures import LOG_LIKELIHOOD, TaskFigures

@@ -11,7 +11,7 @@ from typing import Any
 
 from deltamem.evaluation.results import MEMORIES, OPTIONS, SEED_FOLDER
 from deltamem.evaluation.task import Row
-from deltamem.json_lines import whole_lines
+from deltamem.io.json_lines import whole_lines
 
 # The settings of all tasks as they are shown; others come behind them.
 ORDER = (

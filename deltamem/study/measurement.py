@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from deltamem.chat_tokens import ChatTokens
+from deltamem.chat.tokens import ChatTokens
 from deltamem.evaluation.recall import RecallTest, Setting
 from deltamem.training.facts import (
     FactEpisode,

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from deltamem.drawings import save_drawing
 from deltamem.evaluation.recall import Setting
+from deltamem.io.drawings import save_drawing
 from deltamem.study.estimates import Estimate
 from deltamem.study.figures import CurveFigures, VariantFigures, series
 from deltamem.study.grid import last_name

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import write_atomically
+from deltamem.io.files import write_atomically
 from deltamem.study.figures import curve_figures
 from deltamem.study.grid import Grid
 from deltamem.study.plots import draw

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deltamem.files import check_regular
-from deltamem.json_lines import whole_lines
+from deltamem.io.files import check_regular
+from deltamem.io.json_lines import whole_lines
 
 Record = dict[str, Any]
 

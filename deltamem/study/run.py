@@ -14,7 +14,7 @@ from typing import Any
 from peft import PeftModel, get_peft_model
 from transformers import set_seed
 
-from deltamem.adapter_files import backbone_of
+from deltamem.adapter.files import backbone_of
 from deltamem.config import DeltaMemConfig
 from deltamem.evaluation.recall import RecallTest
 from deltamem.study.grid import Run

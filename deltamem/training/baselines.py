@@ -16,10 +16,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import set_seed
 
-from deltamem.decoder import text_config
 from deltamem.evaluation.kv_cache import kv_numbers
-from deltamem.known_hooks import attention_modules, hook_for
-from deltamem.projection import width_in, width_out
+from deltamem.hook.projection import width_in, width_out
+from deltamem.hook.registered import attention_modules, hook_for
+from deltamem.hook.text_decoder import text_config
 from deltamem.training.batching import ChatTrainer
 from deltamem.training.costs import answer_loss, predicts
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder

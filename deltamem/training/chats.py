@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deltamem.chat_tokens import Message, system_prompt
+from deltamem.chat.tokens import Message, system_prompt
 from deltamem.training.given import Given
 
 Chat = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import set_seed
 
-from deltamem.hub.notes import note_training
+from deltamem.hub.training_record import note_training
 from deltamem.training.data import FACTS, DataArguments
 from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.options import TrainingOptions, load, load_tokenizer

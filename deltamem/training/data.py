@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from deltamem.chat_tokens import render, system_prompt
+from deltamem.chat.tokens import render, system_prompt
 from deltamem.training.chats import read_episodes, read_talk, with_questions
 from deltamem.training.documents import DocumentDataset
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions, held_out_values, load_fillers

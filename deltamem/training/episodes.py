@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.chat_tokens import ChatTokens, Message, check_messages, left_padded, render, right_padded
+from deltamem.chat.tokens import ChatTokens, Message, check_messages, left_padded, render, right_padded
 from deltamem.config import WriteUnit
 from deltamem.training.chats import Chat
 from deltamem.training.scripts import IGNORED, NO_PLACE, Part, Script, question_script, talk_script, token_ids

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 from deltamem.training.costs import (
     ANSWERS,
     Costs,

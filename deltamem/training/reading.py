@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltamem.decoder import last_place
+from deltamem.hook.text_decoder import last_place
 from deltamem.training.writing import Batch, Outputs, shared_tokens
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.chat_tokens import ChatTokens, Message, render
+from deltamem.chat.tokens import ChatTokens, Message, render
 from deltamem.config import WriteUnit
 from deltamem.training.chats import parts_of, split_system
 

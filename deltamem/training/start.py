@@ -16,9 +16,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deltamem.decoder import last_place
+from deltamem.adapter.offloading import fetched, weight_of
+from deltamem.hook.text_decoder import last_place
 from deltamem.layer import DeltaMemLayer
-from deltamem.placement import fetched, weight_of
 from deltamem.training.loss import joined, views_in
 from deltamem.training.writing import Batch
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.current import current
-from deltamem.decoder import last_place
+from deltamem.forward.running import current
+from deltamem.hook.text_decoder import last_place
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.rule.gates import writes
 from deltamem.training.loss import EpisodeLoss, views_in

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import Dataset
 
-from deltamem.chat_tokens import system_prompt
+from deltamem.chat.tokens import system_prompt
 from deltamem.training.chats import Chat, history
 
 # By source, each as likely: raw texts, and messages without a system prompt.

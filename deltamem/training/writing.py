@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deltamem.contents import Contents
-from deltamem.decoder import last_place
-from deltamem.passes import TokenWrites
-from deltamem.state import DeltaMemState
+from deltamem.forward.memory_pass import TokenWrites
+from deltamem.hook.text_decoder import last_place
+from deltamem.memory.snapshot import Contents
+from deltamem.memory.state import DeltaMemState
 
 Batch = dict[str, Tensor]
 LEAST_SHARED = 8  # tokens; fewer are not worth a pass of their own

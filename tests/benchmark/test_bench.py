@@ -129,7 +129,7 @@ def test_a_plot_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch
     row = {"tokens": 8, "backend": "chunked", "forward_ms": 1, "backward_ms": 1}
     measured = {"adapter": {"name": "new"}, "machine": "here", "rule": [row]}
     monkeypatch.setattr("deltamem.benchmark.run.run", lambda settings: measured)
-    monkeypatch.setattr("deltamem.drawings.write_atomically", fails)
+    monkeypatch.setattr("deltamem.io.drawings.write_atomically", fails)
     result = CliRunner().invoke(app, ["bench", "--plot", str(tmp_path / "figures.png"), "--json"])
     assert (result.exit_code, result.stderr) == (2, "deltamem: disk full\n")
 

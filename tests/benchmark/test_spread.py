@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from deltamem.benchmark.spread import Comparison, median_interval, quartiles
+from deltamem.benchmark.ratios import Comparison, median_interval, quartiles
 
 PAIRS = [(10.0, 11.0), (20.0, 21.0), (10.0, 12.0), (40.0, 44.0), (10.0, 10.5), (10.0, 13.0), (10.0, 11.5)]
 

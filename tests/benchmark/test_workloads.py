@@ -6,10 +6,10 @@ import torch
 from rich.progress import Progress
 from tiny import random_tokens, tiny_backbone
 
-from deltamem.benchmark.turns import WARM_UP, take_turns
+from deltamem.benchmark.after_writing import memories_after
+from deltamem.benchmark.interleave import WARM_UP, take_turns
 from deltamem.benchmark.twins import twins
 from deltamem.benchmark.workloads import Decoding, Prefill, TrainingStep
-from deltamem.benchmark.written import memories_after
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import transformers
 from families import FAMILIES
 from family import tiny_config_of
 
-from deltamem.architectures import architectures, as_markdown
+from deltamem.inspection.architectures import architectures, as_markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "architectures.md"
 REMAKE = "deltamem inspect --architectures --markdown > docs/architectures.md"

@@ -10,7 +10,7 @@ import test_contract as contract
 from checks import CHECKS
 from family import Family, adapted, bare, tokens
 
-from deltamem import known_hooks
+from deltamem.hook import registered as known_hooks
 
 DOCS = Path(__file__).parents[2] / "docs" / "porting.md"
 MOST_LINES = 15

@@ -5,7 +5,7 @@ import builtins
 import pytest
 from doc_pages import LANGUAGES, PAGES, ROOT, Block, blocks_of, name_of, python_blocks
 
-from deltamem import known_hooks
+from deltamem.hook import registered as known_hooks
 
 
 def needs_real_model(page):

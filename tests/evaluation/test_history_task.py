@@ -13,7 +13,7 @@ from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTa
 from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options, share
-from deltamem.state import DeltaMemState
+from deltamem.memory.state import DeltaMemState
 
 HISTORIES = {
     "a": History(("Anna likes teal .", "Anna lives in Oslo ."), ("Anna likes teal .", "Anna lives in Oslo .", "Hello there")),

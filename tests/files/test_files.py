@@ -15,10 +15,11 @@ import pytest
 from tiny_chat import chat_model, chat_tokenizer
 from tiny_memory import random_state, same
 
-from deltamem import ChatSession, DeltaMemState, SessionStore, files
-from deltamem.files import PREFIX, check_regular, write_atomically
-from deltamem.json_lines import whole_lines
-from deltamem.session import FILE
+from deltamem import ChatSession, DeltaMemState, SessionStore
+from deltamem.chat.session import FILE
+from deltamem.io import files
+from deltamem.io.files import PREFIX, check_regular, write_atomically
+from deltamem.io.json_lines import whole_lines
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes, devices and locks of POSIX")
 
@@ -124,7 +125,7 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, length:
 def killed_while_saving(folder: Path) -> None:
     """A process that is killed when all is written but the rename."""
     code = (
-        "import os, signal, sys\nfrom deltamem.files import write_atomically\n"
+        "import os, signal, sys\nfrom deltamem.io.files import write_atomically\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nwrite_atomically(sys.argv[1], b'half')"
     )
     done = subprocess.run([sys.executable, "-c", code, folder / "x"], check=False)

@@ -23,8 +23,8 @@ from tiny_memory import FIRST, METADATA, SECOND, of, random_tensors, same
 from torch import Tensor
 
 from deltamem import ChatSession, DeltaMemState
-from deltamem.contents import MOST_TOKENS, Contents, OpenSegment
-from deltamem.session import FILE as SESSION
+from deltamem.chat.session import FILE as SESSION
+from deltamem.memory.snapshot import MOST_TOKENS, Contents, OpenSegment
 
 COUNT = {"@tokens": torch.zeros(1, dtype=torch.int64)}
 STATE = {FIRST: torch.zeros(1, 1, 2, 2), **COUNT}

@@ -16,7 +16,7 @@ from saver import number_in, numbered, parts, save_forever
 from tiny_memory import random_state, same
 
 from deltamem import ChatSession, DeltaMemState
-from deltamem.session import FILE
+from deltamem.chat.session import FILE
 
 KILLS, MOST_SECONDS = 10, 0.03
 

@@ -22,8 +22,8 @@ from tiny_chat import chat_model, chat_tokenizer
 from tiny_memory import same
 
 from deltamem import ChatSession
-from deltamem.session import FILE
-from deltamem.session_notes import SessionNotes
+from deltamem.chat.saved import SessionNotes
+from deltamem.chat.session import FILE
 
 NOTES = [field.name for field in fields(SessionNotes)]
 # Those that the first files did not have.

@@ -12,7 +12,7 @@ from tiny_chat import chat_model, chat_tokenizer
 from tiny_memory import same
 
 from deltamem import ChatSession, SessionStore
-from deltamem.session import FILE
+from deltamem.chat.session import FILE
 
 BAD_NAMES: list[Any] = [
     "",

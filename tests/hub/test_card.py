@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_adapted, tiny_backbone, tiny_config
 
 from deltamem import DeltaMemConfig
-from deltamem.hub.notes import note_training
+from deltamem.hub.training_record import note_training
 
 RESULT = {"questions": 150, "share": True, "value": 0.95, "low": 0.9, "high": 0.98}
 RESULTS = [

@@ -3,7 +3,7 @@ import torch
 from tiny_chat import chat_tokenizer
 
 from deltamem import ChatSession
-from deltamem.chat_tokens import ChatTokens, render
+from deltamem.chat.tokens import ChatTokens, render
 from deltamem.inspection.conversation import measure, replay
 
 CHAT = [

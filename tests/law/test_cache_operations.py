@@ -9,7 +9,7 @@ from oracle import TOLERANCE, adapted, error, replay, rows_in, tokens_in, told
 from tiny import FAMILIES, random_tokens, tiny_config
 from transformers import DynamicCache
 
-from deltamem.cache import MemoryCacheLayer
+from deltamem.forward.kv_cache import MemoryCacheLayer
 
 # A recurrent mixer's state cannot be taken back, and transformers does not repeat or select its rows.
 NOT_RECURRENT = tuple(family for family in FAMILIES if family != "falcon_h1")

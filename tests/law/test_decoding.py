@@ -18,7 +18,7 @@ from oracle import (
 from tiny import FAMILIES, random_tokens, tiny_backbone
 from transformers import DynamicCache, LogitsProcessorList, StaticCache
 
-from deltamem.cache import WINDOW, MemoryCacheLayer
+from deltamem.forward.kv_cache import WINDOW, MemoryCacheLayer
 
 FULL_ATTENTION = ("llama", "qwen3", "phi3", "gpt_neox")
 NOT_RECURRENT = tuple(family for family in FAMILIES if family != "falcon_h1")

@@ -8,7 +8,7 @@ from oracle import GREEDY, TOLERANCE, adapted, error, replay, told
 from tiny import random_tokens
 from transformers import GenerationConfig
 
-from deltamem import generation
+from deltamem.forward import generation
 from deltamem.model import DeltaMemModel
 
 PROMPT = random_tokens(1, 6)

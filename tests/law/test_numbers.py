@@ -8,9 +8,9 @@ from einops import rearrange
 from oracle import TOLERANCE, adapted, error, replay, told
 from tiny import FAMILIES, random_tokens, tiny_adapted, tiny_backbone, tiny_config
 
-from deltamem.contents import Contents
+from deltamem.forward.memory_pass import MemoryPass
 from deltamem.layer import DeltaMemLayer
-from deltamem.passes import MemoryPass
+from deltamem.memory.snapshot import Contents
 from deltamem.rule.reference import reference_delta_rule
 
 LONG, RANK = 32_768, 8

@@ -9,7 +9,8 @@ from oracle import adapted, error, told
 from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
 from torch import Tensor, nn
 
-from deltamem import DeltaMemState, carrier
+from deltamem import DeltaMemState
+from deltamem.forward import call as carrier
 from deltamem.rule.backends import importable
 
 pytestmark = pytest.mark.skipif(not importable("compiled"), reason="needs Numba")

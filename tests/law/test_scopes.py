@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from oracle import TOLERANCE, adapted, error, logits_of, told
 from tiny import random_tokens
 
-from deltamem import block as blocks
-from deltamem.block import MemoryBlock
+from deltamem.forward import scope as blocks
+from deltamem.forward.scope import MemoryBlock
 
 USERS = ("anna", "bob")
 QUESTION = random_tokens(1, 5, seed=9)

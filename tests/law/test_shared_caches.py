@@ -11,7 +11,7 @@ from tiny import random_tokens
 from torch import nn
 from transformers import DynamicCache
 
-from deltamem.cache import MemoryCacheLayer
+from deltamem.forward.kv_cache import MemoryCacheLayer
 
 PROMPT, TURN = random_tokens(1, 6), random_tokens(1, 5, seed=3)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deltamem.rule import Gating, backends, delta_rule, gated_delta_rule
 from deltamem.rule.cpu import compile as compiling
-from deltamem.rule.gated_operator import gated_rule_operator
+from deltamem.rule.delta_memory_operator import gated_rule_operator
 from deltamem.rule.operator import delta_rule_operator
 
 

@@ -13,7 +13,8 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from deltamem.rule.gpu import chunks, gradients, step, token  # noqa: E402
+from deltamem.rule.gpu import chunks, gradients, step  # noqa: E402
+from deltamem.rule.gpu import decode as token  # noqa: E402
 
 SIZES = {"length", "chunks", "r", "rows", "states", "gate_rows", "width", "features"}
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from oracle import adapted, error, told
 from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
 
-from deltamem import carrier, one_token
+from deltamem.forward import call as carrier
+from deltamem.forward import decode as one_token
 from deltamem.rule import Gating, delta_rule, gated_delta_rule
 from deltamem.rule.gpu import rule
 from deltamem.rule.reference import reference_delta_rule

@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from deltamem.backbones import find_backbone
+from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
-from deltamem.state import DeltaMemState
 
 # What requests find in the memory: the adapter is off; it is empty and stays so; it is empty and written while they are read.
 MEMORIES = ("none", "zero", "writing")

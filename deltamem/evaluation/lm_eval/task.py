@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deltamem.chat_tokens import Message, render, with_system
+from deltamem.chat.tokens import Message, render, with_system
 from deltamem.evaluation.benchmark_data import identity, sampled_numbers
 from deltamem.evaluation.extras import needs
 from deltamem.evaluation.intervals import Numbers

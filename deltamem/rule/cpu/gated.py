@@ -47,7 +47,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 def compiled_gated_rule(
     projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, reads: bool, writes: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `deltamem.rule.gated`; all tensors checked, float32 (the mask boolean) and on the CPU, at least one token."""
+    """See `deltamem.rule.delta_memory`; all tensors checked, float32 (the mask boolean) and on the CPU, at least one token."""
     projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
     mask = None if mask is None else mask.contiguous()
     if torch.is_grad_enabled() and (projected.requires_grad or gate_bias.requires_grad or state.requires_grad):

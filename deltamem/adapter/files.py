@@ -1,0 +1,124 @@
+"""The two files of an adapter, its config and its weights, in a folder or on the Hub; read and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils import cached_file
+
+from deltamem.adapter.checks import shape_of_weight
+from deltamem.config import DeltaMemConfig
+from deltamem.peft_type import DELTA_MEM
+
+
+def read_config(adapter: str | Path) -> DeltaMemConfig:
+    """The config of an adapter of δ-mem.
+
+    Args:
+        adapter: its folder, a path or a text, or as a text also its name on the Hub.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it cannot be read, has values that are not accepted, or is one of another method.
+    """
+    path = _file(adapter, CONFIG_NAME)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is not JSON: {error}") from error
+    method = found.get("peft_type") if isinstance(found, dict) else None
+    if method != DELTA_MEM.value:
+        raise ValueError(
+            f"{os.fspath(adapter)!r} holds an adapter of the method {method!r}, which has no memory; give one of δ-mem"
+        )
+    config: DeltaMemConfig = PeftConfig.from_pretrained(os.fspath(path.parent))
+    return config
+
+
+def read_weights(adapter: str | Path) -> dict[str, Tensor]:
+    """The weights of an adapter by their names in its file, which is one of safetensors.
+
+    Args:
+        adapter: see `read_config`.
+
+    Raises:
+        OSError: there are none.
+        ValueError: they cannot be read, or are not dense tensors of finite floating-point numbers.
+    """
+    return read_tensors(_file(adapter, SAFETENSORS_WEIGHTS_NAME))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors, checked as weights of an adapter.
+
+    Raises:
+        ValueError: see `read_weights`.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a readable safetensors file: {error}") from error
+    check_weights(tensors)
+    return tensors
+
+
+def check_weights(weights: Mapping[str, Any]) -> None:
+    """Make sure that all are weights.
+
+    Raises:
+        ValueError: see `shape_of_weight`.
+    """
+    for name, weight in weights.items():
+        shape_of_weight(name, weight)
+
+
+def backbone_of(adapter: str) -> str:
+    """The backbone that an adapter, of this or any other method of PEFT, names as its own.
+
+    Args:
+        adapter: its folder or its name on the Hub.
+
+    Raises:
+        ValueError: there is no adapter, or it names none.
+    """
+    name: str | None = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    if name is None:
+        raise ValueError(f"the adapter {adapter!r} does not say what its backbone is; name the backbone, too")
+    return name
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder is there.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {os.fspath(folder)!r}; fetch an adapter of the Hub with `hf download` first"
+        )
+
+
+def _file(adapter: str | Path, name: str) -> Path:
+    """Where a file of an adapter is on this machine."""
+    if isinstance(adapter, str) and not os.path.isdir(adapter):
+        try:
+            return Path(cached_file(adapter, name))
+        except OSError as error:
+            raise OSError(
+                f"there is no adapter {adapter!r}: it is no folder, and the Hub gives no {name} of it. {error}"
+            ) from error
+    folder = Path(adapter)
+    check_folder(folder)
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"the folder {os.fspath(folder)!r} holds no adapter of PEFT: it has no {name}")
+    return folder / name

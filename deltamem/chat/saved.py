@@ -1,0 +1,108 @@
+"""SessionNotes: what a saved session holds beside its memories, and whether a file's are sound."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deltamem.chat.tokens import Message, check_messages
+from deltamem.memory.state import read_state_file
+
+
+@dataclass(frozen=True)
+class SessionNotes:
+    """What a saved session holds beside its memories.
+
+    Args:
+        saves: how often it was saved.
+        save: an id of this save.
+        system: the system prompt.
+        messages: the messages in the context.
+        written: the tokens of the context.
+        passes: of each pass over them, where it ended, and whether the memory it started from is in the file.
+        memory_as_left: whether the memory is what the last pass left.
+        first_pass_writes: whether the first pass wrote its tokens, or only read them, as their messages had been written
+            before, otherwise rendered.
+        template_options: for the chat template.
+    """
+
+    saves: int
+    save: str
+    system: str | None
+    messages: list[Message]
+    written: list[int]
+    passes: list[tuple[int, bool]]
+    memory_as_left: bool
+    first_pass_writes: bool = True
+    template_options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str], path: Path) -> SessionNotes:
+        """Take the notes from a file's metadata.
+
+        Raises:
+            ValueError: anything that a session would not write.
+        """
+        try:
+            given = json.loads(metadata["session"])
+            json.dumps(given, ensure_ascii=False).encode()  # no tokenizer takes text that is no Unicode
+            notes = cls(**given)
+            if notes.messages:
+                check_messages(notes.messages)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a memory but no session: {type(error).__name__}: {error!s:.200}"
+            ) from error
+        if not (
+            isinstance(notes.written, list)
+            and all(type(token) is int for token in notes.written)
+            and _are_passes(notes.passes, len(notes.written))
+            and isinstance(notes.messages, list)
+            and isinstance(notes.system, str | None)
+            and isinstance(notes.save, str)
+            and type(notes.saves) is int
+            and 1 <= notes.saves < 2**62
+            and type(notes.memory_as_left) is bool
+            and type(notes.first_pass_writes) is bool
+            and isinstance(notes.template_options, dict)
+        ):
+            raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: its notes are not what save() writes")
+        return notes
+
+    def to_json(self) -> str:
+        """The notes as a file's metadata have them.
+
+        Raises:
+            ValueError: options of the chat template that are no JSON.
+        """
+        try:
+            return json.dumps(asdict(self))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"this session cannot be saved: its template_options are no JSON ({error!s:.200}); give tools as JSON schemas, "
+                "as transformers.utils.get_json_schema makes them of functions"
+            ) from error
+
+
+def _are_passes(passes: Any, tokens: int) -> bool:
+    """Whether these are the notes of passes over all of that many tokens, the first of which has its memory in the file."""
+    if not isinstance(passes, list) or not all(isinstance(p, list) and [*map(type, p)] == [int, bool] for p in passes):
+        return False
+    ends = [0, *(end for end, _ in passes)]
+    return ends[-1] == tokens and ends == sorted({*ends}) and (not passes or passes[0][1])
+
+
+def notes_in(path: Path) -> SessionNotes | None:
+    """The notes of the session in a file, None if there is no file.
+
+    Raises:
+        ValueError: the file holds no session.
+    """
+    try:
+        return SessionNotes.read(read_state_file(path)[1], path)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,292 @@
+"""ChatSession: a conversation whose memory outlives its context."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import TextIteratorStreamer
+
+from deltamem.chat.answer import Stop, generate
+from deltamem.chat.context import Context, Pass, forward
+from deltamem.chat.continuation import new_from
+from deltamem.chat.saved import SessionNotes, notes_in
+from deltamem.chat.tokens import ChatTokens, Message, check_messages, told, with_system
+from deltamem.hook.text_decoder import longest_context
+from deltamem.memory.state import DeltaMemState, read_state_file, write_state_file
+
+FILE = "session.safetensors"
+PIECE = 2048  # tokens of a long text that are written at once to a model that names no longest context
+
+
+class ChatSession:
+    """A chat with a memory. The context holds the messages since `forget_context`; the memory holds what all of them left.
+
+    Each message is written to the memory once: after its turn has been answered, or, for an adapter trained that way
+    (`turn_writes="during"`), the user's message before the answer is generated. That holds for chat templates that render
+    earlier turns otherwise later, too: with another date, or without an answer's reasoning. Such turns are read again for the
+    context, and not written again. A turn that fails or is broken off leaves the session as it was.
+
+    One call at a time uses a session; while a stream is open, the others are refused.
+
+    Args:
+        model: a model with a δ-mem adapter.
+        tokenizer: its tokenizer, with a chat template.
+        system: the system prompt; the chat template's own if None.
+        memory: the memory to go on with, which is copied; empty if None.
+        template_options: what else the chat template takes, such as `{"enable_thinking": False}` or `{"tools": [...]}`; it is
+            saved with the session.
+
+    Raises:
+        ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
+            template.
+        TypeError: the system prompt is no text.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: Any,
+        system: str | None = None,
+        memory: DeltaMemState | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(system, str | None):
+            raise TypeError(f"a system prompt is text or None, got {type(system).__name__}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.system = system
+        self.template_options = dict(template_options or {})
+        self.memory: DeltaMemState = model.new_memory() if memory is None else memory.clone()
+        if len(self.memory) != 1:
+            raise ValueError(f"a chat has one memory, got one with {len(self.memory)} rows; take one of them: memory[0]")
+        model.memory(self.memory, write=False)  # refuses a memory of another adapter
+        self.messages: list[Message] = []
+        self._saves = 0  # how often the session was saved
+        self._goes_on_from: set[str] = set()  # the ids of these saves: what they hold is in this session too
+        self._in_use = threading.Lock()
+        self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
+        self.forget_context()
+
+    def observe(self, text: str | Sequence[Message]) -> None:
+        """Write a text, or the messages of a chat, to the memory without keeping it in the context.
+
+        A text is written as training episodes tell theirs: as a user's message that the assistant acknowledges ("Noted.").
+        What is longer than the model's context is written in pieces of that length.
+
+        Raises:
+            ValueError: neither a text nor messages.
+            RuntimeError: the session is in use.
+        """
+        messages: Sequence[Message] = told(text) if isinstance(text, str) else text
+        check_messages(messages)
+        with self._claimed():
+            before = self.memory.contents, self.memory.fingerprint
+            try:
+                *pieces, last = self._tokens(messages).pieces(longest_context(self.model) or PIECE)
+                for piece in pieces:
+                    forward(self.model, piece, None, self.memory, cut=True)
+                forward(self.model, last, None, self.memory)
+            except BaseException:  # a piece that fails must not leave the others written
+                self.memory.contents, self.memory.fingerprint = before
+                raise
+
+    def reply(self, text: str, **generation: Any) -> str:
+        """Answer a message.
+
+        Args:
+            text: what the user says.
+            generation: goes to `generate`, for instance `max_new_tokens=100, do_sample=False`. Without any length, of the
+                caller's or of the model's `generation_config`, an answer has at most 256 tokens. Of several sequences the
+                first, with beams the best, is the answer. The KV cache is the session's: `use_cache` changes nothing.
+
+        Raises:
+            ValueError: an option that the session makes by itself, such as `attention_mask`.
+            RuntimeError: the session is in use.
+        """
+        with self._claimed():
+            return self._turn(text, generation)
+
+    def stream(self, text: str, **generation: Any) -> Iterator[str]:
+        """Answer a message piece by piece, otherwise as `reply`.
+
+        A stream that is closed before its end leaves the session as it was. Until it has ended or is closed, the session is in
+        use.
+        """
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = Stop()
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._turn(text, generation, streamer, stop)
+            except BaseException as error:  # handed to the consumer below
+                errors.append(error)
+                streamer.end()
+
+        # A thread of its own also keeps the open memory block away from the consumer's code between two pieces. No daemon: when
+        # the interpreter ends it waits for the next token, and does not kill the thread inside a kernel.
+        thread = threading.Thread(target=run, daemon=False)
+        with self._claimed():
+            try:
+                thread.start()
+                yield from (piece for piece in streamer if piece)
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                if thread.ident is not None:  # an interrupt may come before it was started
+                    thread.join()
+        if errors:
+            raise errors[0]
+
+    def forget_context(self) -> None:
+        """Drop the messages and their keys and values; the memory stays.
+
+        Raises:
+            RuntimeError: the session is in use.
+        """
+        with self._claimed():
+            self.messages = []
+            self._written = 0  # how many of the messages are in the memory
+            self._context = Context(self.model)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the session, memory and messages, into one file in a folder: all of it or nothing.
+
+        Raises:
+            ValueError: the folder has a session that this one does not go on from; it is left as it is. Options of the
+                template that are no JSON.
+            RuntimeError: the session is in use.
+        """
+        with self._claimed():
+            self._save(folder)
+
+    def _save(self, folder: str | os.PathLike[str]) -> None:
+        path = Path(folder) / FILE
+        there = notes_in(path)
+        if there is not None and there.save not in self._goes_on_from:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a session that was saved {there.saves} times, and this one, saved {self._saves} "
+                "times, does not go on from it: what was written there would be lost. Load it and go on from there, or give "
+                "another folder"
+            )
+        context = self._context
+        notes = SessionNotes(
+            saves=max(self._saves, 0 if there is None else there.saves) + 1,
+            save=uuid.uuid4().hex,
+            system=self.system,
+            messages=[dict(message) for message in self.messages],
+            written=list(context.ids),
+            passes=[(done.end, done.start is not None) for done in context.passes],
+            memory_as_left=self.memory.contents is context.left,
+            first_pass_writes=all(done.writes for done in context.passes[:1]),
+            template_options=self.template_options,
+        )
+        as_json = notes.to_json()
+        self._goes_on_from.add(notes.save)  # before it is written: an interrupt may come when the file is in its place already
+        memories = DeltaMemState.stack([self.memory, *(done.start for done in context.passes if done.start is not None)])
+        os.makedirs(folder, exist_ok=True)
+        write_state_file(path, memories, {"session": as_json})
+        self._saves = notes.saves
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], model: PeftModel, tokenizer: Any) -> ChatSession:
+        """Go on with a saved session.
+
+        Raises:
+            FileNotFoundError: no session in this folder.
+            ValueError: a damaged file, or one of another adapter.
+        """
+        path = Path(folder) / FILE
+        memories, metadata = read_state_file(path)
+        notes = SessionNotes.read(metadata, path)
+        starts = sum(has_start for _, has_start in notes.passes)
+        if len(memories) != 1 + starts:
+            raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, its notes {1 + starts}")
+        session = cls(model, tokenizer, notes.system, memories[0], notes.template_options)
+        vocabulary = model.get_input_embeddings().num_embeddings
+        if not all(0 <= token < vocabulary for token in notes.written):
+            raise ValueError(f"{os.fspath(path)!r} has tokens that the model does not: it was made with another tokenizer")
+        session.messages, session._written = notes.messages, len(notes.messages)
+        rows = iter(range(1, 1 + starts))
+        session._context = Context(
+            model,
+            tuple(notes.written),
+            tuple(
+                Pass(end, memories[next(rows)] if has_start else None, number > 0 or notes.first_pass_writes)
+                for number, (end, has_start) in enumerate(notes.passes)
+            ),
+            session.memory.contents if notes.memory_as_left else None,
+        )
+        session._saves, session._goes_on_from = notes.saves, {notes.save}
+        return session
+
+    def _claimed(self) -> threading.Lock:
+        """The session, for one call; two threads that ask at the same moment take turns.
+
+        Raises:
+            RuntimeError: the session is in use.
+        """
+        if self._in_use.locked():
+            raise RuntimeError(
+                "this session is in use: a stream of it is open, or another thread is in one of its calls. Read the stream to "
+                "its end or close() it first; for another conversation at the same time, take another session"
+            )
+        return self._in_use  # entered by the caller's `with` itself, so that no interrupt can come between
+
+    def _turn(
+        self,
+        text: str,
+        generation: Mapping[str, Any],
+        streamer: TextIteratorStreamer | None = None,
+        stop: Stop | None = None,
+    ) -> str:
+        if not isinstance(text, str):
+            raise TypeError(f"a message is text, got {type(text).__name__}")
+        before = self.memory.contents, self.memory.fingerprint, self.messages, self._written, copy.copy(self._context)
+        try:
+            self.messages = [*self.messages, {"role": "user", "content": text}]
+            if self.model.active_peft_config.turn_writes == "during":
+                self._write_messages()
+            answer = self._answer(generation, streamer, stop)
+            if stop is not None and stop.is_set:
+                raise InterruptedError("the stream was closed before the answer was complete")
+            self.messages = [*self.messages, {"role": "assistant", "content": answer}]
+            self._write_messages()
+        except BaseException:
+            self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._context = before
+            self._context.cache = None  # it has grown
+            raise
+        return answer
+
+    def _write_messages(self) -> None:
+        """Write the messages that have not been written yet, as the continuation of the context."""
+        tokens = self._tokens(self.messages)
+        if self._written and not self._context.begins(tokens):
+            prompts = [] if self.system is None else [self.system]
+            messages = with_system(self.system, self.messages)
+            known = new_from(self.tokenizer, messages, len(prompts) + self._written, self.template_options)
+            self._context.read_again(tokens.slice(0, known), self.memory)
+        self._context.write(tokens, self.memory)
+        self._written = len(self.messages)
+
+    def _answer(self, generation: Mapping[str, Any], streamer: TextIteratorStreamer | None, stop: Stop | None) -> str:
+        tokens = self._tokens(self.messages, add_generation_prompt=True)
+        # The answer is generated on a copy: the context keeps the keys and values of its own, written pass. They are of no use
+        # if the template changes earlier turns once another one follows.
+        cache = self._context.keys_and_values(tokens) if self._written and self._context.begins(tokens) else None
+        with self.model.memory(self.memory, write=False):
+            prompt = tokens.ids[None].to(self.model.device)
+            return generate(self.model, self.tokenizer, prompt, cache, generation, streamer, stop)
+
+    def _tokens(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> ChatTokens:
+        write = self.model.active_peft_config.write
+        chat = with_system(self.system, messages)
+        return ChatTokens.of(self.tokenizer, chat, write, add_generation_prompt, self.template_options)

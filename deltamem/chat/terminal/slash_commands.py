@@ -1,0 +1,128 @@
+"""The commands of a terminal chat, lines that begin with a slash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deltamem.chat.terminal.conversation import Conversation
+from deltamem.chat.terminal.heat_map import picture
+from deltamem.io.files import check_regular
+from deltamem.io.printable import printable
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command does.
+
+    Args:
+        help: in a line.
+        run: does it, given the conversation, where to print, and its argument ("" if it has none).
+        argument: what it must be given; "" if nothing.
+    """
+
+    help: str
+    run: Callable[[Conversation, Console, str], None]
+    argument: str = ""
+
+
+def run_command(line: str, conversation: Conversation, console: Console) -> None:
+    """Run a line that begins with a slash.
+
+    Raises:
+        EOFError: it was the command to leave.
+        ValueError, OSError: an unknown command, or one that cannot be done; says why.
+    """
+    name, _, argument = line.removeprefix("/").partition(" ")
+    argument = argument.strip()
+    command = COMMANDS.get(name)
+    if command is None:
+        raise ValueError(f"there is no command /{name}; there are {', '.join(f'/{known}' for known in COMMANDS)}")
+    if bool(argument) != bool(command.argument):
+        given = f"needs a {command.argument}" if command.argument else f"takes nothing after it, got {argument!r}"
+        raise ValueError(f"/{name} {given}")
+    command.run(conversation, console, argument)
+
+
+def _help(conversation: Conversation, console: Console, argument: str) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, command in COMMANDS.items():
+        table.add_row(f"/{name} {command.argument}", command.help)
+    console.print(table)
+    console.print("Anything else is said to the model. Ctrl-C stops an answer, Ctrl-D leaves.")
+
+
+def _observe(conversation: Conversation, console: Console, file: str) -> None:
+    path = Path(file).expanduser()
+    check_regular(path)
+    text = path.read_text(encoding="utf-8")
+    before = conversation.session.memory.tokens[0]
+    with console.status("reading"):
+        conversation.observe(text)
+    console.print(f"{conversation.session.memory.tokens[0] - before:,} tokens written to the memory.")
+
+
+def _forget(conversation: Conversation, console: Console, argument: str) -> None:
+    dropped = len(conversation.session.messages)
+    conversation.forget_context()
+    console.print(f"{dropped} messages dropped; the memory of {conversation.session.memory.tokens[0]:,} tokens stays.")
+
+
+def _memory(conversation: Conversation, console: Console, argument: str) -> None:
+    console.print(picture(conversation.session.memory, colours=console.color_system is not None))
+
+
+def _save(conversation: Conversation, console: Console, name: str) -> None:
+    conversation.save(name)
+    folder = escape(printable(str(conversation.store.root / name)))
+    console.print(f"Saved in {folder}, and saved there again after every turn.")
+
+
+def _load(conversation: Conversation, console: Console, name: str) -> None:
+    conversation.load(name)
+    session = conversation.session
+    console.print(
+        f"Going on with {name}: {session.memory.tokens[0]:,} tokens in its memory, {len(session.messages)} messages in its "
+        "context. It is saved after every turn.",
+    )
+
+
+def _off(conversation: Conversation, console: Console, argument: str) -> None:
+    conversation.switch_off()
+    console.print(
+        f"The backbone alone answers, from the {len(conversation.session.messages)} messages in the context. /on drops what is "
+        "said until then."
+    )
+
+
+def _on(conversation: Conversation, console: Console, argument: str) -> None:
+    conversation.switch_on()
+    console.print("The memory is on.")
+
+
+def _reset(conversation: Conversation, console: Console, argument: str) -> None:
+    conversation.reset()
+    console.print("A new session: an empty memory, an empty context, no name.")
+
+
+def _exit(conversation: Conversation, console: Console, argument: str) -> None:
+    raise EOFError
+
+
+COMMANDS = {
+    "observe": Command("write a text file to the memory without keeping it in the context", _observe, "FILE"),
+    "forget": Command("drop the context; the memory stays", _forget),
+    "memory": Command("show the memory", _memory),
+    "save": Command("save this session under a name, and again after every turn", _save, "NAME"),
+    "load": Command("go on with a saved session", _load, "NAME"),
+    "off": Command("let the backbone alone answer, without reading or writing the memory", _off),
+    "on": Command("let the memory take part again", _on),
+    "reset": Command("begin a new session; a saved one stays as it is", _reset),
+    "help": Command("show this list", _help),
+    "exit": Command("leave", _exit),
+}

@@ -1,0 +1,5 @@
+"""The `deltamem` command."""
+
+from deltamem.cli.app import app
+
+__all__ = ["app"]

@@ -1,0 +1,1 @@
+"""One forward pass: which memory it reads and writes, from the beginning to the end."""

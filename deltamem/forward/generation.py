@@ -1,0 +1,98 @@
+"""What a call of `generate` means for the memory, whoever calls it: the tuner, a PeftModel, a pipeline, or the inner model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from typing import Any
+
+from torch import nn
+
+from deltamem.forward.scope import Generation, MemoryBlock
+from deltamem.forward.unsupported import check_guidance, generation_settings
+
+
+@dataclass(frozen=True)
+class GenerateHandle:
+    """Gives a model its own `generate` back.
+
+    Args:
+        model: the transformers model.
+        before: the `generate` that the instance had, None if it had the class's.
+    """
+
+    model: nn.Module
+    before: Any
+
+    def remove(self) -> None:
+        """Take the memory out of the model's `generate`."""
+        vars(self.model).pop("generate", None)
+        if self.before is not None:
+            vars(self.model)["generate"] = self.before
+
+
+def carry_through_generate(owner: Any, model: nn.Module) -> GenerateHandle | None:
+    """Let a transformers model's `generate` tell its passes that they belong together.
+
+    Args:
+        owner: the tuner.
+        model: the innermost model.
+
+    Returns:
+        What takes it off again; None for a model that does not generate.
+    """
+    generate = getattr(model, "generate", None)
+    if generate is None:
+        return None
+    handle = GenerateHandle(model, vars(model).get("generate"))
+    vars(model)["generate"] = update_wrapper(partial(_generate, owner, model, generate), generate)
+    return handle
+
+
+def _generate(owner: Any, model: nn.Module, generate: Any, *args: Any, **kwargs: Any) -> Any:
+    if not owner.has_active_layers:
+        return generate(*args, **kwargs)
+    call = {**dict(zip(inspect.signature(generate).parameters, args, strict=False)), **kwargs}
+    with _generating(owner, model, call):
+        return generate(*args, **kwargs)
+
+
+@contextmanager
+def _generating(owner: Any, model: nn.Module, call: Mapping[str, Any]) -> Iterator[None]:
+    """Let the passes inside know that they belong to one call of `generate`.
+
+    Raises:
+        NotImplementedError: a strategy whose steps the memory cannot follow.
+        RuntimeError: another thread uses the memory.
+        ValueError: the memory has other rows than the prompt.
+    """
+    settings = generation_settings(model.generation_config, call)
+    block = MemoryBlock.find(owner)
+    if block is None:  # every pass starts from the cache or from nothing
+        yield
+        return
+    check_guidance(settings, block.write)
+    prompt = next((call[name] for name in ("inputs", "input_ids", "inputs_embeds") if call.get(name) is not None), None)
+    # Rows are counted before generate repeats them for its branches: a branch is not another user.
+    if prompt is not None and prompt.shape[0] != len(block.state):
+        raise ValueError(
+            f"the memory holds {len(block.state)} rows, but the prompt has {prompt.shape[0]}; give every row its memory: "
+            f"model.new_memory({prompt.shape[0]}), or DeltaMemState.stack([...])"
+        )
+    block.claim()
+    outer, block.generation = (
+        block.generation,
+        Generation(
+            branches=max(settings.num_beams or 1, settings.num_return_sequences or 1),
+            prompt_tokens=0 if prompt is None else prompt.shape[1],
+            start=block.state.contents,
+        ),
+    )
+    try:
+        yield
+    finally:
+        block.generation = outer
+        block.release()

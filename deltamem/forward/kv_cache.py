@@ -1,0 +1,268 @@
+"""The memory of a generation, riding in the KV cache: whatever happens to the cache happens to it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DummyLayer, EncoderDecoderCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from deltamem.forward.memory_pass import MemoryPass, TokenWrites, advance
+from deltamem.memory.snapshot import Contents
+
+# transformers 5.24 renamed it; models that are not its own may still have the other name.
+CACHE_NAMES = ("cache", "past_key_values")
+# What its models are called with.
+CACHE = next(name for name in CACHE_NAMES if name in CausalLMOutputWithPast.__dataclass_fields__)
+
+# How many written tokens can be taken back: more than any assisted decoding drafts at once.
+WINDOW = 64
+
+
+@dataclass
+class _Step:
+    """One recorded pass: enough to undo it, whole or in part.
+
+    Args:
+        tokens: its length.
+        start: the memory before it, with the batch rows of that time.
+        block: the block in which it ran, if any.
+        writes: its token writes by module; empty if it wrote none.
+        valid: `[batch, tokens]`, which of its tokens count; None if all do.
+        changed: whether it changed the memory.
+        unread: whether the memory had no part in it, as the adapter was disabled.
+        rows: which row of that time each row of today comes from; None while they are the same.
+    """
+
+    tokens: int
+    start: Contents
+    block: weakref.ref[Any] | None = None
+    writes: Mapping[str, TokenWrites] = field(default_factory=dict)
+    valid: Tensor | None = None
+    changed: bool = False
+    unread: bool = False
+    rows: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        self.rows = rows if self.rows is None else self.rows[rows.to(self.rows.device)]
+
+    def goes_on(self, before: _Step) -> bool:
+        """Whether this pass and the one before it changed nothing and can be kept as one."""
+        return not (self.changed or before.changed) and (self.block, self.unread) == (before.block, before.unread)
+
+    def first(self, tokens: int) -> _Step:
+        """The first tokens of the pass alone."""
+        writes = {name: writes.first(tokens, None) for name, writes in self.writes.items()}
+        return replace(self, tokens=tokens, writes=writes, valid=None if self.valid is None else self.valid[:, :tokens])
+
+    def memory_before(self) -> Contents:
+        return self.start.select(self.rows)
+
+    def memory_after(self, tokens: int) -> Contents:
+        """The memory after the first tokens of the pass, computed anew."""
+        before = self.memory_before()
+        after = dict(before.states)
+        for name, writes in self.writes.items():
+            after[name] = writes.first(tokens, self.rows).onto(before.states.get(name))
+        valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
+        return Contents(after, advance(before.tokens, valid, tokens), before.open_segment)
+
+    def as_value(self) -> _Step:
+        """The same without references to a model or a block, to be pickled."""
+        writes = {name: writes._replace(gate_bias=writes.gate_bias.detach().clone()) for name, writes in self.writes.items()}
+        return replace(self, start=self.start.map(torch.clone), block=None, writes=writes)
+
+
+def cache_in(named: Mapping[str, Any]) -> Any:
+    """The KV cache among the keywords of a call, or the entries of an output; None if there is none.
+
+    Of two, where a model has room for an encoder's beside it, that of a text's own keys and values.
+    """
+    cache = next((named[name] for name in CACHE_NAMES if named.get(name) is not None), None)
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
+class MemoryCacheLayer(DummyLayer):
+    """An extra layer of a KV cache that holds the memory instead of keys and values.
+
+    It is appended after the layers of the model, and follows the cache's own operations: reorder, repeat, select, crop, reset
+    and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` block, to that block.
+    """
+
+    def __init__(self, owner: Any, adapter: str) -> None:
+        super().__init__()
+        # Weak, because a copy of the cache must not copy the model. None in a cache that was pickled.
+        self.owner: weakref.ref[Any] | None = weakref.ref(owner)
+        self.adapter = adapter
+        # Of the adapter that wrote the memory; known where it was pickled.
+        self.fingerprint: str | None = None
+        self.block: weakref.ref[Any] | None = None
+        self.contents: Contents | None = None
+        self.steps: list[_Step] = []
+
+    @classmethod
+    def find(cls, cache: Any) -> MemoryCacheLayer | None:
+        """The memory that a cache carries, if any."""
+        layers = getattr(cache, "layers", ())  # of which it is one of the last
+        return next((layer for layer in reversed(layers) if isinstance(layer, cls)), None)
+
+    @classmethod
+    def append_to(cls, cache: Any, owner: Any, adapter: str) -> MemoryCacheLayer:
+        """Let a cache carry the memory of an adapter."""
+        carried = cls(owner, adapter)
+        cache.layers.append(carried)
+        if not torch.compiler.is_compiling():
+            cache.crop = partial(_crop, cache)
+        return carried
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryCacheLayer:
+        """A branch of the conversation. Tensors are never changed in place, so both can hold the same."""
+        branch = type(self).__new__(type(self))  # not what a pickle would hold
+        branch.__dict__.update(vars(self), steps=[*map(copy, self.steps)])
+        return branch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the memory, and which adapter's it is in place of the model."""
+        owner = None if self.owner is None else self.owner()
+        return {
+            **vars(self),
+            "owner": None,
+            "block": None,
+            "fingerprint": self.fingerprint if owner is None else owner.fingerprint(),
+            "contents": self.contents and self.contents.map(torch.clone),
+            "steps": [step.as_value() for step in self.steps],
+        }
+
+    def belongs_to(self, owner: Any, adapter: str) -> bool:
+        """Whether an adapter can go on with this memory; from then on, it is that adapter's."""
+        if self.owner is None and self.fingerprint == owner.fingerprint():
+            self.owner, self.adapter = weakref.ref(owner), adapter
+        return self.owner is not None and self.owner() is owner and self.adapter == adapter
+
+    def record(self, memory: MemoryPass, outcome: Contents) -> None:
+        """Take over the memory after a pass and remember how to undo it."""
+        self.contents = outcome
+        self.block = None if memory.block is None else weakref.ref(memory.block)
+        start = memory.start
+        if not start.states:
+            start = replace(start, states={name: torch.zeros_like(state) for name, state in outcome.states.items()})
+        step = _Step(memory.tokens, start, self.block, memory.token_writes, memory.valid, memory.write)
+        if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
+            self.steps = [step]
+            return
+        self._append(step)
+
+    def record_unread(self, tokens: int) -> None:
+        """Count the tokens of a pass in which the memory had no part, so that a crop takes back the right ones."""
+        if self.contents is not None:
+            self._append(_Step(tokens, self.contents, unread=True))
+
+    def reset(self) -> None:
+        """Empty the memory with the cache."""
+        self.contents, self.steps, self.block = None, [], None
+
+    def check_crop(self, tokens: int) -> None:
+        """Refuse to take back the last tokens if the memory cannot follow; nothing is changed.
+
+        Raises:
+            RuntimeError: more written tokens than the window holds, some that an open block has not written, or part of a
+                pass that wrote segments.
+        """
+        remaining, block = tokens, self._open_block()
+        for step in reversed(self.steps):
+            if remaining <= 0:
+                return
+            if block is not None and not step.unread and (step.block is None or step.block() is not block):
+                raise RuntimeError(
+                    f"cannot take back {tokens} tokens in this memory block: {remaining} of them were in the cache before, and "
+                    "what they left is not this block's memory. Crop the cache before the block opens"
+                )
+            if remaining < step.tokens and step.changed and not step.writes:
+                raise RuntimeError(
+                    f"cannot take back {remaining} of the {step.tokens} tokens of a pass that wrote segments: a segment's "
+                    "write is one. Take back the whole pass"
+                )
+            remaining -= step.tokens
+        if remaining > 0 and self.contents is not None:
+            raise RuntimeError(
+                f"cannot take back {tokens} tokens from a memory: it keeps what the last {WINDOW} written tokens need. Start "
+                "again from a memory saved before them"
+            )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens, exactly, from here and from the block that wrote them.
+
+        Args:
+            tokens_to_remove: their number, negative, as transformers has it.
+
+        Raises:
+            RuntimeError: see `check_crop`.
+        """
+        remaining = abs(tokens_to_remove)
+        self.check_crop(remaining)
+        block, contents = self._open_block(), self.contents
+        while remaining and self.steps:
+            step = self.steps.pop()
+            kept = max(step.tokens - remaining, 0)
+            if not step.unread and (step.changed or not kept):
+                contents = step.memory_after(kept) if kept else step.memory_before()
+            if kept:
+                self.steps.append(step.first(kept))
+            remaining -= step.tokens - kept
+        if block is not None and block.state.contents is self.contents:
+            block.state.contents = contents
+        self.contents = contents
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let every row continue another row's memory, as beam search does with the keys and values."""
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        if self.contents is not None:
+            self._select(torch.arange(self.contents.rows, device="cpu").repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only some rows, given by index or by a boolean mask."""
+        self._select(indices.nonzero().squeeze(1) if indices.dtype == torch.bool else indices)
+
+    def _select(self, rows: Tensor) -> None:
+        if self.contents is not None:
+            self.contents = self.contents.select(rows)
+        for step in self.steps:
+            step.select(rows)
+
+    def _open_block(self) -> Any:
+        """The block of the last pass if it is still open, None otherwise."""
+        block = None if self.block is None else self.block()
+        return block if block is not None and block.is_open else None
+
+    def _append(self, step: _Step) -> None:
+        if self.steps and step.goes_on(self.steps[-1]):
+            self.steps[-1].tokens += step.tokens
+        else:
+            self.steps.append(step)
+        self._forget_old_steps()
+
+    def _forget_old_steps(self) -> None:
+        written = 0
+        for position in range(len(self.steps) - 1, -1, -1):
+            if written >= WINDOW:
+                del self.steps[: position + 1]
+                return
+            written += self.steps[position].tokens * self.steps[position].changed
+
+
+def _crop(cache: Any, tokens_to_remove: int) -> None:
+    """`crop` of a cache that carries a memory: refused before any of its layers is cut, if the memory cannot follow."""
+    carried = MemoryCacheLayer.find(cache)
+    if carried is not None and tokens_to_remove < 0:
+        carried.check_crop(-tokens_to_remove)
+    type(cache).crop(cache, tokens_to_remove)

@@ -1,0 +1,67 @@
+"""What a model card tells of an adapter's training and evaluation: two optional files beside the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deltamem.io.files import check_regular, write_atomically
+
+TRAINING = "training.json"
+EVALUATION = "evaluation.json"  # what `deltamem eval ... --json` printed
+
+
+def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence[str] | None = None) -> None:
+    """Keep how an adapter was trained, for its model card; before the adapter is saved to the same folder.
+
+    Args:
+        folder: of the adapter.
+        data: what it was trained on, in words.
+        arguments: of `deltamem train`; None if that did not train it.
+    """
+    command = {} if arguments is None else {"command": shlex.join(["deltamem", "train", *arguments])}
+    note = {"data": data, **command}
+    path = Path(folder) / TRAINING
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(note, indent=2, ensure_ascii=False) + "\n").encode("utf-8"), private=False)
+
+
+def training_of(folder: Path) -> dict[str, str]:
+    """What `note_training` kept, nothing if there is no such file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    note = _read(folder / TRAINING, {})
+    if not isinstance(note, dict) or not all(isinstance(value, str) for value in note.values()):
+        raise ValueError(f"{folder / TRAINING} is not accepted; give a JSON object with texts, data and command")
+    return note
+
+
+def evaluation_of(folder: Path) -> list[dict[str, Any]]:
+    """The results that `deltamem eval --json` printed, none if there is no such file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    path = folder / EVALUATION
+    found = _read(path, {"results": []})
+    needed = {"task", "group", "setting", "metric", "questions", "share", "value", "low", "high"}
+    results = found.get("results") if isinstance(found, dict) else None
+    if not isinstance(results, list) or not all(isinstance(entry, dict) and needed <= {*entry} for entry in results):
+        raise ValueError(f"{path} is not accepted; give what `deltamem eval ... --json` printed")
+    return results
+
+
+def _read(path: Path, otherwise: Any) -> Any:
+    if not path.exists():
+        return otherwise
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
