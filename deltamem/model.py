@@ -18,7 +18,6 @@ from torch.utils.hooks import RemovableHandle
 
 from deltamem.adapter.checks import check_fits, shape_of_weight
 from deltamem.adapter.embeddings import embeddings_in
-from deltamem.adapter.made_for import KIND, check_backbone, describe_backbone
 from deltamem.config import DeltaMemConfig
 from deltamem.forward.call import Carrier, new_tokens
 from deltamem.forward.decode_weights import WeightsAtHand
@@ -30,6 +29,7 @@ from deltamem.forward.scope import MemoryBlock, MemoryScope
 from deltamem.forward.sharding import is_sharded, whole
 from deltamem.forward.unsupported import check_call
 from deltamem.hook import AttentionHook
+from deltamem.hook.backbone_identity import KIND, backbone_identity, check_backbone
 from deltamem.hook.registered import attention_modules, hook_for
 from deltamem.hook.text_decoder import may_skip_tokens, text_config
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
@@ -365,7 +365,7 @@ class DeltaMemModel(BaseTuner):
             self._handles.append(carried)
 
     def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
-        backbone = describe_backbone(self.model)
+        backbone = backbone_identity(self.model)
         if peft_config.backbone is not None:
             check_backbone(peft_config.backbone, backbone)
         config = text_config(self.model)

@@ -6,8 +6,8 @@ from tiny import tiny_backbone
 from tiny_chat import chat_tokenizer
 from typer.testing import CliRunner
 
+from deltamem.backbones import Placement
 from deltamem.cli import app
-from deltamem.command_options import Placement
 
 COMMANDS = {
     "demo": ["demo"],

@@ -112,7 +112,7 @@ def backbone(tmp_path):
 
 def run(folder, monkeypatch, command):
     """What a command says, where a model must not be loaded."""
-    for module in ("deltamem.command_options", "deltamem.training.options"):
+    for module in ("deltamem.backbones", "deltamem.training.options"):
         monkeypatch.setattr(f"{module}.load_backbone", lambda *_, **__: pytest.fail("the model was loaded"))
     monkeypatch.chdir(folder)
     result = CliRunner().invoke(app, COMMANDS[command])

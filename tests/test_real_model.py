@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from deltamem import ChatSession
 from deltamem.backbones import load_backbone
-from deltamem.demo import SHIPPED_ADAPTER, SYSTEM
+from deltamem.evaluation.demo import SHIPPED_ADAPTER, SYSTEM
 from deltamem.evaluation.recall import RecallTest
 from deltamem.training.facts import FactEpisodeConfig, fact_episodes
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from deltamem.adapter.checks import shape_of_weight
-from deltamem.config import DeltaMemConfig
-from deltamem.peft_type import DELTA_MEM
+from deltamem.config import DELTA_MEM, DeltaMemConfig
 
 
 def read_config(adapter: str | Path) -> DeltaMemConfig:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from deltamem.adapter.files import backbone_of
+from deltamem.backbones import DTYPES
 from deltamem.benchmark.comparison import TwinComparison
 from deltamem.benchmark.machine import describe_machine
 from deltamem.benchmark.rule_speed import time_rule
-from deltamem.benchmark.settings import DEFAULT_SHAPE, DTYPES, Settings
+from deltamem.benchmark.settings import DEFAULT_SHAPE, Settings
 from deltamem.benchmark.shapes import make_backbone
 from deltamem.benchmark.twins import Adapted, Bare, twins
 from deltamem.config import VARIANTS, DeltaMemConfig

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from deltamem.backbones import Placement
 from deltamem.benchmark.ratios import FEWEST_RUNS
 from deltamem.benchmark.shapes import SHAPES, check_model_name
 from deltamem.config import VARIANTS
 from deltamem.io.files import check_regular
 
 DEFAULT_SHAPE = "smollm2-135m"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -64,8 +64,7 @@ class Settings:
         if self.model is not None:
             check_model_name(self.model)
         self._check_adapter()
-        self._check_choice("dtype", self.dtype, DTYPES)
-        self._check_device()
+        Placement(self.dtype, self.device)  # refuses what is not here
         for name, values in (("prompt", self.prompt), ("written", self.written)):
             for value in values:
                 self._check_least(name, value, 1)
@@ -102,16 +101,6 @@ class Settings:
             )
         if self.variant is not None:
             self._check_choice("variant", self.variant, VARIANTS)
-
-    def _check_device(self) -> None:
-        try:
-            device = torch.device(self.device)
-            torch.empty(0, dtype=torch.float32, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"--device {self.device!r} cannot be used: {reason}. Give cpu, or a device that is here"
-            ) from error
 
     def _check_plot(self) -> None:
         if self.plot is None:

@@ -50,8 +50,8 @@ def demo(
 
     Shows one conversation, then how many questions it answers right: from its memory, and from none, as controls.
     """
-    from deltamem import demo as show
-    from deltamem.command_options import Placement
+    from deltamem.backbones import Placement
+    from deltamem.evaluation import demo as show
 
     with _errors_in_words():
         result = show.run(model, adapter, episodes, seed, not as_json, Placement(dtype, device))
@@ -86,10 +86,11 @@ def chat(
 
     /help there lists what can be done with the memory.
     """
+    from deltamem.backbones import Placement
     from deltamem.chat.terminal import command
 
     with _errors_in_words():
-        command.run(model, adapter, session, system, max_new_tokens, temperature, dtype, device)
+        command.run(model, adapter, session, system, max_new_tokens, temperature, Placement(dtype, device))
 
 
 @app.command()
@@ -223,7 +224,7 @@ def inspect(
             else:
                 listing.print_architectures(found)
             return
-        from deltamem.command_options import Placement
+        from deltamem.backbones import Placement
         from deltamem.inspection import command
 
         given = Placement(dtype, device)
@@ -387,7 +388,7 @@ def evaluate(
     What a memory recalls of facts and long histories, and what the adapter costs on other tasks. docs/evaluation.md has the
     tasks, their data and their controls.
     """
-    from deltamem.command_options import Placement
+    from deltamem.backbones import Placement
     from deltamem.evaluation import command, summary
     from deltamem.evaluation.task import Options
 
@@ -454,7 +455,7 @@ def study(
 
     A run that was broken off goes on from there.
     """
-    from deltamem.command_options import Placement
+    from deltamem.backbones import Placement
     from deltamem.study import command
 
     folder = results or Path("runs") / grid.stem

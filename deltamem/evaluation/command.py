@@ -11,8 +11,7 @@ from peft import PeftModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deltamem.adapter.files import backbone_of
-from deltamem.backbones import SMOLLM2
-from deltamem.command_options import Placement
+from deltamem.backbones import SMOLLM2, Placement
 from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.recall import batches
 from deltamem.evaluation.results import MEMORIES, SEED_FOLDER, Results, open_results

@@ -11,10 +11,10 @@ from peft import PeftModel
 
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.cut_chat import READ_MESSAGES, CutChat, can_be_cut
-from deltamem.evaluation.intervals import Numbers, ratio
 from deltamem.evaluation.scoring import Text, score
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Derived, Metric, Options, Row, mean
+from deltamem.intervals import Numbers, ratio
 from deltamem.memory.state import DeltaMemState
 from deltamem.training.chats import Chat, read_chats
 

@@ -15,8 +15,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from deltamem.backbones import tail_tokens
 from deltamem.chat.tokens import Message, told
-from deltamem.evaluation.kv_cache import tail_tokens
 from deltamem.evaluation.reading import Choose, Reading
 from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.sampling import Sampling, greedy, sampled

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from deltamem.evaluation.intervals import Numbers
+from deltamem.intervals import Numbers
 
 Figure = TypeVar("Figure", float, Numbers)
 

@@ -13,11 +13,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from deltamem.evaluation.intervals import Interval, wilson
-from deltamem.evaluation.kv_cache import tail_tokens
+from deltamem.backbones import tail_tokens
 from deltamem.evaluation.reading import Reading
 from deltamem.evaluation.sampling import greedy
 from deltamem.evaluation.subject import Subject
+from deltamem.intervals import Interval, wilson
 from deltamem.memory.state import DeltaMemState
 from deltamem.training.facts import FactEpisode, Kind
 

@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltamem.evaluation.intervals import Interval, Numbers, interval, ratio, resample, wilson
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.task import Metric, Row
+from deltamem.intervals import Interval, Numbers, interval, ratio, resample, wilson
 
 MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the history in question, and another's
 FULL = "full"  # the bare backbone with everything in its prompt

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deltamem.evaluation.intervals import Aggregate, Numbers
 from deltamem.evaluation.subject import Subject
+from deltamem.intervals import Aggregate, Numbers
 
 Row = dict[str, Any]  # what is kept of one question under one setting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -13,12 +13,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
+from deltamem.config import DeltaMemConfig
 from deltamem.hub.card_text import GENERATED, Size, card_text
 from deltamem.hub.training_record import evaluation_of, training_of
 from deltamem.io.files import check_regular, write_atomically
-
-if TYPE_CHECKING:  # the config writes its card
-    from deltamem.config import DeltaMemConfig
 
 CARD = "README.md"
 TAGS = ("delta-mem", "memory")

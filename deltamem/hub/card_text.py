@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # the config writes its card
-    from deltamem.config import DeltaMemConfig
+from deltamem.config import DeltaMemConfig
 
 # While a card has this line, it is written anew whenever the adapter is saved.
 GENERATED = "<!-- Written by deltamem. Take this line out, and the text below stays as you change it. -->"

@@ -1,4 +1,4 @@
-"""The model card of `model.push_to_hub`.
+"""When the model card is written: beside what `save_pretrained` saves, and before `push_to_hub` uploads it.
 
 transformers' method, which every PeftModel inherits, replaces the card that was saved by one of its own, "of a transformers
 model", before it uploads the folder. `PeftModel` gets an upload step that puts δ-mem's card back and leaves other methods as
@@ -19,7 +19,9 @@ MAIN_ADAPTER = "default"  # the one that peft saves to the folder itself, the ot
 
 
 def keep_card() -> None:
-    """Let `push_to_hub` of a model with a δ-mem adapter upload the adapter's card."""
+    """Complete the card of every adapter that is saved or pushed."""
+    if write_card not in DeltaMemConfig.after_saving:
+        DeltaMemConfig.after_saving.append(write_card)
     PeftModel._upload_modified_files = _upload_with_card
 
 

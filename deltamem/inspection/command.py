@@ -9,8 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from deltamem.adapter.files import backbone_of
-from deltamem.command_options import Placement
+from deltamem.backbones import Placement, load_adapted
 from deltamem.inspection.adapter import inspect_adapter, print_adapter
 from deltamem.inspection.backbone import inspect_model, print_inspection
 from deltamem.inspection.comparison import check_alike, compare_memories, print_comparison
@@ -171,7 +170,5 @@ def _messages(chat: Path, line: int) -> list[dict[str, str]]:
 
 
 def _load(adapter: str, options: Options) -> tuple[PeftModel, Any]:
-    model, tokenizer = Placement(options.dtype or Placement.dtype, options.device or Placement.device).load(
-        backbone_of(adapter)
-    )
-    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
+    placement = Placement(options.dtype or Placement.dtype, options.device or Placement.device)
+    return load_adapted(adapter, placement=placement)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deltamem.evaluation.intervals import Numbers, interval
 from deltamem.evaluation.leave_one_out import leave_one_out
 from deltamem.evaluation.summary import times
+from deltamem.intervals import Numbers, interval
 
 
 @dataclass(frozen=True)

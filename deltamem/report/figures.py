@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from deltamem.evaluation.intervals import ratio
 from deltamem.evaluation.lm_eval.task import weighted
 from deltamem.evaluation.summary import mean_over_seeds, resampled, summarise_seeds
 from deltamem.evaluation.task import Metric, mean, perplexity, share
+from deltamem.intervals import ratio
 from deltamem.report.average import Ratio
 from deltamem.report.results import TaskResults
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from deltamem.command_options import Placement
+from deltamem.backbones import Placement
 from deltamem.study.grid import Run, read_grid
 from deltamem.study.results import Results
 from deltamem.study.run import carry_out

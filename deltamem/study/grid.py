@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from peft import PeftConfig
 
-from deltamem.command_options import Placement
+from deltamem.backbones import Placement
 from deltamem.config import DeltaMemConfig
 from deltamem.evaluation.recall import WITH_MEMORY, Setting
 from deltamem.study.measurement import Measurement

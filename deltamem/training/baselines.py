@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import set_seed
 
-from deltamem.evaluation.kv_cache import kv_numbers
+from deltamem.backbones import kv_numbers
 from deltamem.hook.projection import width_in, width_out
 from deltamem.hook.registered import attention_modules, hook_for
 from deltamem.hook.text_decoder import text_config

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deltamem.evaluation.intervals import Numbers, interval, ratio, resample
+from deltamem.intervals import Numbers, interval, ratio, resample
 from deltamem.training.views import IN_CONTEXT, SHUFFLED_IN_CONTEXT, SHUFFLED_MEMORY
 
 OWN_MEMORY = "memory"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from deltamem.evaluation.intervals import interval, ratio, resample, wilson
 from deltamem.evaluation.task import mean, perplexity
+from deltamem.intervals import interval, ratio, resample, wilson
 
 
 def test_wilson_by_hand():

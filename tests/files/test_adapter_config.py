@@ -18,7 +18,7 @@ from tiny import random_tokens, tiny_adapted, tiny_backbone, tiny_config
 from torch import nn
 
 from deltamem import DeltaMemConfig
-from deltamem.adapter.made_for import check_backbone
+from deltamem.hook.backbone_identity import check_backbone
 
 FILE = "adapter_config.json"
 OTHER_WEIGHTS = [0.01 * (-1) ** i for i in range(32)]

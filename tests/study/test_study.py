@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from deltamem.backbones import Placement
 from deltamem.cli import app
-from deltamem.command_options import Placement
 from deltamem.evaluation.recall import RecallTest
 from deltamem.study import command
 from deltamem.study.grid import read_grid

@@ -16,10 +16,10 @@ import numpy as np
 from deltamem.chat.tokens import Message, render, with_system
 from deltamem.evaluation.benchmark_data import identity, sampled_numbers
 from deltamem.evaluation.extras import needs
-from deltamem.evaluation.intervals import Numbers
 from deltamem.evaluation.off_task import conversation, off_task_settings
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options, Row, mean, perplexity, share
+from deltamem.intervals import Numbers
 
 PREFIX = "lm_eval:"
 SHARES = ("acc", "acc_norm", "acc_bytes", "exact_match")  # metrics of its own that are 1 or 0 for each question

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import as_file, files
 from typing import Any
 
-from peft import PeftModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deltamem.adapter.files import backbone_of
-from deltamem.backbones import SMOLLM2
+from deltamem.backbones import SHIPPED_SYSTEM, Placement, kv_numbers, load_adapted
 from deltamem.chat.session import ChatSession
-from deltamem.command_options import Placement
-from deltamem.evaluation.kv_cache import kv_numbers
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
 from deltamem.io.printable import all_printable
 from deltamem.training.facts import FactEpisode, FactEpisodeConfig, Split, fact_episodes, fact_questions
 
-SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"
-# The system prompt that the shipped adapter was trained with: none, where the template would put its own.
-SYSTEM = ""
 NUMBERS_OF_FACTS = (1, 4)
 SHOWN: dict[Setting, str] = {
     "memory": "its memory",
@@ -53,7 +44,7 @@ def run(
         ten), `generated` likewise (the answer generated exactly), `unseen_values` and `unseen_generated` by number of facts
         (words, too, that were no answer in training), `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
     """
-    test = RecallTest(*_load(model, adapter, placement), system=SYSTEM)
+    test = RecallTest(*load_adapted(adapter, model, placement), system=SHIPPED_SYSTEM)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not show_progress, transient=True) as progress:
         measure = partial(_recall, test, episodes, seed, progress)
@@ -128,21 +119,9 @@ def _percentages(ranked: dict[str, float], generated: dict[str, float]) -> list[
     return [f"{ranked[str(facts)]:.0%} / {generated[str(facts)]:.0%}" for facts in NUMBERS_OF_FACTS]
 
 
-def _load(model: str | None, adapter: str | None, placement: Placement) -> tuple[PeftModel, Any]:
-    if adapter is not None:
-        return _attach(model, adapter, placement)
-    with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as folder:
-        return _attach(model or SMOLLM2, os.fspath(folder), placement)
-
-
-def _attach(model: str | None, adapter: str, placement: Placement) -> tuple[PeftModel, Any]:
-    backbone, tokenizer = placement.load(model or backbone_of(adapter))
-    return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer
-
-
 def _examples(test: RecallTest, questions: Sequence[FactEpisode], others: FactEpisode) -> list[dict[str, str]]:
     """Every fact of an episode asked in turn: from its own memory, from none, and from that of another episode."""
-    chat, other_chat = (ChatSession(test.model, test.tokenizer, system=SYSTEM) for _ in range(2))
+    chat, other_chat = (ChatSession(test.model, test.tokenizer, system=SHIPPED_SYSTEM) for _ in range(2))
     chat.observe(questions[0].history)
     other_chat.observe(others.history)
     rows = []

@@ -18,7 +18,7 @@ EMBEDDING = "embedding"
 NUMBERS, LEAST_COSINE = 64, 0.8
 
 
-def describe_backbone(model: nn.Module) -> dict[str, Any]:
+def backbone_identity(model: nn.Module) -> dict[str, Any]:
     """The kind of a transformers model, and some numbers of its embedding by which its weights are known again.
 
     The sizes are those of its text decoder.
@@ -34,7 +34,7 @@ def describe_backbone(model: nn.Module) -> dict[str, Any]:
 
 
 def check_description(described: Any) -> None:
-    """Make sure that this is a description of a backbone, as `describe_backbone` gives it; an adapter's file may say anything.
+    """Make sure that this is a description of a backbone, as `backbone_identity` gives it; an adapter's file may say anything.
 
     Raises:
         ValueError: something else; says what.
@@ -55,7 +55,7 @@ def is_finite(value: Any) -> bool:
 
 
 def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Compare the backbone of an adapter with a model's, both as `describe_backbone` gives them.
+    """Compare the backbone of an adapter with a model's, both as `backbone_identity` gives them.
 
     Raises:
         ValueError: another kind of model, or another model's weights.
