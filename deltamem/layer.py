@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.adapter.layer_weights import AdapterParts
-from deltamem.adapter.offloading import device_of, fetched, weight_of
+from deltamem.adapter.layer_weights import LayerWeights
+from deltamem.adapter.offloading import device_of, loaded_weight, weight_of
 from deltamem.config import DeltaMemConfig
-from deltamem.forward.corrections import Reads
-from deltamem.forward.decode import OneToken
+from deltamem.forward.corrections import Corrections
+from deltamem.forward.decode import DecodeStep
 from deltamem.forward.memory_pass import MemoryPass, TokenWrites
-from deltamem.forward.running import current
+from deltamem.forward.running import running
 from deltamem.hook import AttentionHook
 from deltamem.hook.projection import Projection, width_in
 from deltamem.rule import Gated, gated_delta_rule, gated_read, gated_write
@@ -64,7 +64,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = attention
         self.name = name
-        self.parts: dict[str, AdapterParts] = {}
+        self.parts: dict[str, LayerWeights] = {}
         # One matrix for all that is computed from the hidden state: the rows that `Gating` describes.
         self.delta_mem_in = nn.ModuleDict()
         # Biases of β | λ.
@@ -81,7 +81,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._width = width_in(hook.entrance(attention))
         self._handles: dict[str, RemovableHandle] = {}
         # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
-        self._traced: Reads | None = None
+        self._traced: Corrections | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -101,7 +101,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         for role in self._corrected(config):
             out_features = self.projections[role].out_features
             self._linear(role)[adapter_name] = _linear_map(gating.query_rows, out_features)
-        self.parts[adapter_name] = parts = AdapterParts(
+        self.parts[adapter_name] = parts = LayerWeights(
             name=adapter_name,
             config=config,
             gating=gating,
@@ -120,20 +120,20 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped attention; with a memory pass among the keywords, read and write its memory."""
-        memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else current.memory
+        memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else running.memory_pass
         attention: Any = self._modules["base_layer"]  # not self.base_layer: every look-up tells while decoding
         if memory is None:
             return attention(*args, **kwargs)
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         norm = self._norm[0]
         # Not where this is traced: of a model whose forward alone is compiled the pass began outside.
-        token: OneToken | None = None if is_dynamo_compiling() else memory.one_token
+        token: DecodeStep | None = None if is_dynamo_compiling() else memory.one_token
         if token is not None and token.read_and_write(self.name, hidden if norm is None else norm(hidden)):
-            outer, current.reads = current.reads, token  # what _attend does, without a call and another look-up
+            outer, running.corrections = running.corrections, token  # what _attend does, without a call and another look-up
             try:
                 return attention(*args, **kwargs)
             finally:
-                current.reads = outer
+                running.corrections = outer
         if not self.is_active:
             return attention(*args, **kwargs)
         valid = memory.valid_for_gradients(hidden.device)
@@ -186,14 +186,14 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         return getattr(self, f"delta_mem_{role}")
 
     def _weight(self, role: str, adapter: str) -> Tensor:
-        return fetched(self._linear(role)[adapter], "weight")
+        return loaded_weight(self._linear(role)[adapter], "weight")
 
     def _gate_bias(self, adapter: str) -> Tensor:
-        return fetched(self.delta_mem_gate_bias, adapter)
+        return loaded_weight(self.delta_mem_gate_bias, adapter)
 
-    def _attend(self, reads: Reads, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _attend(self, reads: Corrections, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the wrapped attention; the hooks on its projections see the reads meanwhile, and nobody else does."""
-        place, name = (self, "_traced") if is_dynamo_compiling() else (current, "reads")
+        place, name = (self, "_traced") if is_dynamo_compiling() else (running, "corrections")
         outer = getattr(place, name)
         setattr(place, name, reads)
         try:
@@ -201,11 +201,11 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         finally:
             setattr(place, name, outer)
 
-    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Reads | None:
+    def _read_and_write(self, memory: MemoryPass, hidden: Tensor, valid: Tensor | None) -> Corrections | None:
         """Read the memory for every token and, if the pass writes, write it; None in a pass that does not read.
 
         Args:
-            valid: see `Reads`.
+            valid: see `Corrections`.
         """
         parts = self.parts[self.active_adapters[0]]
         with _without_autocast(hidden.device.type):
@@ -213,9 +213,9 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if values is None:
             return None
         in_place = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
-        return Reads(values, parts, in_place, valid)
+        return Corrections(values, parts, in_place, valid)
 
-    def _each_token(self, parts: AdapterParts, memory: MemoryPass, hidden: Tensor) -> Tensor | None:
+    def _each_token(self, parts: LayerWeights, memory: MemoryPass, hidden: Tensor) -> Tensor | None:
         """See `_read_and_write`: the reads `[batch, tokens, num_states * r]`."""
         if memory.linked and not torch.is_grad_enabled():
             raise NotImplementedError(
@@ -234,7 +234,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             shape = (hidden.shape[0], config.num_states, config.r, config.r)
             start = torch.zeros(shape, dtype=torch.float32, device=hidden.device)
         start = start.to(hidden.device)
-        weight, bias = fetched(parts.entrance, "weight"), self._gate_bias(parts.name)
+        weight, bias = loaded_weight(parts.entrance, "weight"), self._gate_bias(parts.name)
         if memory.write and not config.writes_segments:
             run, rows = (gated_delta_rule, weight) if memory.read else (gated_write, weight[gating.query_rows :])
             projected = _project(hidden, rows)
@@ -261,8 +261,8 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a projection: add the correction to its output `[batch, tokens, out_features]`."""
-        reads: Reads | OneToken | None = self._traced if is_dynamo_compiling() else current.reads
-        return output if reads is None else reads.correct(self.name, role, self.projections[role], output)
+        reads: Corrections | DecodeStep | None = self._traced if is_dynamo_compiling() else running.corrections
+        return output if reads is None else reads.apply(self.name, role, self.projections[role], output)
 
     @torch.no_grad()
     def _initialise(self, adapter: str, inference_mode: bool) -> None:
@@ -290,7 +290,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weight.zero_()
         if config.init == "zero" or weight.is_meta:
             return
-        source = fetched(*weight_of(projection.module))
+        source = loaded_weight(*weight_of(projection.module))
         if source.is_meta:
             return
         if not source.is_floating_point() or source.itemsize == 1:  # 8-bit floats have scales elsewhere

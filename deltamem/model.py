@@ -20,21 +20,21 @@ from deltamem.adapter.checks import check_fits, shape_of_weight
 from deltamem.adapter.embeddings import embeddings_in
 from deltamem.config import DeltaMemConfig
 from deltamem.forward.call import Carrier, new_tokens
-from deltamem.forward.decode_weights import WeightsAtHand
+from deltamem.forward.decode_weights import DecodeWeights
 from deltamem.forward.generation import GenerateHandle, carry_through_generate
 from deltamem.forward.kv_cache import MemoryCacheLayer, cache_in
 from deltamem.forward.memory_pass import MemoryPass
-from deltamem.forward.running import current
-from deltamem.forward.scope import MemoryBlock, MemoryScope
+from deltamem.forward.running import running
+from deltamem.forward.scope import MemoryScope, ScopeGuard
 from deltamem.forward.sharding import is_sharded, whole
 from deltamem.forward.unsupported import check_call
 from deltamem.hook import AttentionHook
-from deltamem.hook.backbone_identity import KIND, backbone_identity, check_backbone
+from deltamem.hook.backbone_identity import IDENTITY_FIELDS, backbone_identity, check_backbone
 from deltamem.hook.registered import attention_modules, hook_for
 from deltamem.hook.text_decoder import may_skip_tokens, text_config
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.memory.segments import whole_numbers
-from deltamem.memory.snapshot import OPEN_SUMS, Contents
+from deltamem.memory.snapshot import OPEN_SUMS, Snapshot
 from deltamem.memory.state import DeltaMemState
 
 
@@ -52,13 +52,13 @@ class DeltaMemModel(BaseTuner):
     # Where the model's attention is corrected, and its attention modules as they were found.
     _hook: AttentionHook
     _attention: dict[str, nn.Module]
-    # The open blocks of all threads and tasks, newest last; only for torch.compile, see MemoryBlock.find.
-    open_blocks: list[MemoryBlock]
+    # The open blocks of all threads and tasks, newest last; only for torch.compile, see MemoryScope.find.
+    open_scopes: list[MemoryScope]
     # The names of the positional arguments of the model's forward.
     forward_names: tuple[str, ...]
     # Whether the model is to be told the tokens whose logits are asked for, not their number.
     _may_skip_tokens: bool
-    _at_hand: WeightsAtHand | None
+    _decode_weights: DecodeWeights | None
     # Of adapters that were cast to another dtype: the fingerprint before, by that after it.
     _cast_from: dict[str, str]
 
@@ -74,7 +74,7 @@ class DeltaMemModel(BaseTuner):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the model holds: everything but the memories that are open just now."""
-        return {**vars(self), "open_blocks": [], "_at_hand": None}
+        return {**vars(self), "open_scopes": [], "_decode_weights": None}
 
     @classmethod
     def of(cls, model: nn.Module) -> DeltaMemModel:
@@ -115,7 +115,7 @@ class DeltaMemModel(BaseTuner):
             for name, layer in layers.items()
         }
         device = next(iter(states.values())).device
-        return DeltaMemState(Contents(states, torch.zeros(batch_size, dtype=torch.int64, device=device)))
+        return DeltaMemState(Snapshot(states, torch.zeros(batch_size, dtype=torch.int64, device=device)))
 
     def memory(
         self,
@@ -125,7 +125,7 @@ class DeltaMemModel(BaseTuner):
         segment_ids: Tensor | None = None,
         keep_open: bool = False,
         detach: bool = True,
-    ) -> AbstractContextManager[MemoryBlock]:
+    ) -> AbstractContextManager[MemoryScope]:
         """Let the passes in a `with` block read and write a memory.
 
         The block concerns this model, in this thread or task only. If it ends in an error, the state is as it was before.
@@ -154,7 +154,7 @@ class DeltaMemModel(BaseTuner):
             given = "segment_ids are" if segment_ids is not None else "keep_open is"
             raise ValueError(f"{given} for adapters that write segments; this one has write={config.write!r}")
         ids = None if segment_ids is None else whole_numbers(segment_ids)
-        return MemoryScope(MemoryBlock(self, self.active_adapters[0], state, write, read, ids, keep_open, detach))
+        return ScopeGuard(MemoryScope(self, self.active_adapters[0], state, write, read, ids, keep_open, detach))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DeltaMemModel:
         """As a module's. A cast to another dtype rounds the weights, and leaves the adapter the one that it was."""
@@ -217,7 +217,7 @@ class DeltaMemModel(BaseTuner):
             kwargs = {**kwargs, "logits_to_keep": positions}
         if self._hook.keywords:
             return args, {**kwargs, PASS_KEYWORD: memory}
-        current.memory = memory
+        running.memory_pass = memory
         return None
 
     def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -238,11 +238,11 @@ class DeltaMemModel(BaseTuner):
         memory = self._pass_in(kwargs)
         if memory is not None:
             memory.carrier.finish(memory)
-        current.memory = None
+        running.memory_pass = None
 
     def _pass_in(self, kwargs: Mapping[str, Any]) -> MemoryPass | None:
         """The pass of a call of the model, None if no adapter is active."""
-        return kwargs.get(PASS_KEYWORD) if self._hook.keywords else current.memory
+        return kwargs.get(PASS_KEYWORD) if self._hook.keywords else running.memory_pass
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call of the model by name."""
@@ -264,7 +264,7 @@ class DeltaMemModel(BaseTuner):
         """The layers in which the active adapter is at work, by name."""
         return {name: layer for name, layer in self._layers.items() if layer.is_active}
 
-    def weights_at_hand(self, device: torch.device, start: Contents) -> WeightsAtHand:
+    def decode_weights(self, device: torch.device, start: Snapshot) -> DecodeWeights:
         """The active adapter's weights in all of its layers.
 
         Args:
@@ -272,9 +272,9 @@ class DeltaMemModel(BaseTuner):
             start: the memory from which they will be used.
         """
         adapter = self.active_adapters[0]
-        if self._at_hand is None or not self._at_hand.are_still(adapter, device, start.states):
-            self._at_hand = WeightsAtHand({name: layer.parts for name, layer in self._layers.items()}, adapter, device)
-        return self._at_hand
+        if self._decode_weights is None or not self._decode_weights.still_valid(adapter, device, start.states):
+            self._decode_weights = DecodeWeights({name: layer.parts for name, layer in self._layers.items()}, adapter, device)
+        return self._decode_weights
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
         """The active layers; there must be some.
@@ -294,7 +294,7 @@ class DeltaMemModel(BaseTuner):
         """The active adapter's configuration, under the name that it has in a PeftModel."""
         return self.peft_config[self.active_adapters[0]]
 
-    def _check_reached(self, outcome: Contents) -> None:
+    def _check_reached(self, outcome: Snapshot) -> None:
         if len(outcome.states) == len(self._layers):
             return
         missing = [name for name in self._active_layers() if name not in outcome.states]
@@ -308,7 +308,7 @@ class DeltaMemModel(BaseTuner):
     def _check_state(self, state: DeltaMemState) -> None:
         if not isinstance(state, DeltaMemState):
             raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
-        layers, segment = self._layers_in_use(), state.contents.open_segment
+        layers, segment = self._layers_in_use(), state.snapshot.open_segment
         expected = {name: _shape(layer, state.batch_size) for name, layer in layers.items()}
         given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
         if segment is not None:
@@ -343,8 +343,8 @@ class DeltaMemModel(BaseTuner):
             )
         if layers:  # empty ones, which delete_adapter leaves of the last adapter
             self.of(model)._take_off_layers()
-        self._layers, self._at_hand, self._cast_from = {}, None, {}
-        self.open_blocks = []
+        self._layers, self._decode_weights, self._cast_from = {}, None, {}
+        self.open_scopes = []
         self._hook = hook_for(model)
         self._attention = attention_modules(model, self._hook)
 
@@ -505,7 +505,7 @@ def fingerprint_of(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str
     """A hash over what a memory's numbers depend on."""
     names = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
     options = {name: getattr(config, name) for name in names}
-    options |= {name: (config.backbone or {}).get(name) for name in KIND}
+    options |= {name: (config.backbone or {}).get(name) for name in IDENTITY_FIELDS}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {tuple(weight.shape)}".encode())

@@ -63,16 +63,16 @@ def rows_in(cache: Any) -> list[dict[str, Tensor]]:
     """The memories that a cache carries, one for each row."""
     carried = MemoryCacheLayer.find(cache)
     assert carried is not None
-    assert carried.contents is not None
-    return [{n: t[row : row + 1] for n, t in carried.contents.states.items()} for row in range(carried.contents.rows)]
+    assert carried.snapshot is not None
+    return [{n: t[row : row + 1] for n, t in carried.snapshot.states.items()} for row in range(carried.snapshot.rows)]
 
 
 def tokens_in(cache: Any) -> list[int]:
     """How many tokens were written to each of them."""
     carried = MemoryCacheLayer.find(cache)
     assert carried is not None
-    assert carried.contents is not None
-    return carried.contents.tokens.tolist()
+    assert carried.snapshot is not None
+    return carried.snapshot.tokens.tolist()
 
 
 def left_padded(*rows: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ def parts() -> tuple[Any, Any]:
 
 def numbered(chat: ChatSession, number: int) -> ChatSession:
     """The session with a number in all its parts, so that a mixture of two would show."""
-    chat.memory.contents = chat.memory.contents.map(lambda tensor: torch.full_like(tensor, number))
+    chat.memory.snapshot = chat.memory.snapshot.map(lambda tensor: torch.full_like(tensor, number))
     chat.messages = [{"role": "user", "content": str(number)}]
     return chat
 

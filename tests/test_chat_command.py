@@ -22,7 +22,7 @@ from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.heat_map import picture
 from deltamem.chat.terminal.slash_commands import COMMANDS
 from deltamem.cli import app
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
 QUESTION = "What does Anna like?"
@@ -289,7 +289,7 @@ def test_the_picture_has_a_map_of_every_layer(shape, width):
     names = [f"model.layers.{layer}.self_attn" for layer in (10, 2)]  # in any order, as in a file
     states = {name: torch.randn(1, *shape) for name in names}
     states[names[0]][0, 0, 0, 0] = 100.0
-    memory = DeltaMemState(Contents(states, torch.tensor([7])))
+    memory = DeltaMemState(Snapshot(states, torch.tensor([7])))
     console = Console(width=100, color_system="truecolor", force_terminal=True)
     with console.capture() as captured:
         console.print(picture(memory, colours=True))

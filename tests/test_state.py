@@ -171,7 +171,7 @@ def test_reset_forgets_everything_but_the_layout() -> None:
 @pytest.mark.parametrize("fingerprint", [None, "abc", "", "null", 'δ"\\\n'])
 def test_save_and_load_is_bit_for_bit(tmp_path: Path, fingerprint: str | None) -> None:
     state = random_state(fingerprint=fingerprint)
-    state.contents.states[FIRST][0, 0, 0] = torch.tensor([-0.0, 1e-45, torch.finfo(torch.float32).max, -1 / 3])
+    state.snapshot.states[FIRST][0, 0, 0] = torch.tensor([-0.0, 1e-45, torch.finfo(torch.float32).max, -1 / 3])
     state.save(tmp_path / "memory.safetensors")
     assert same(DeltaMemState.load(str(tmp_path / "memory.safetensors")), state)
 

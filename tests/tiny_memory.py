@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deltamem import DeltaMemState
-from deltamem.memory.snapshot import Contents, OpenSegment
+from deltamem.memory.snapshot import OpenSegment, Snapshot
 
 FIRST, SECOND = "model.layers.0.self_attn", "model.layers.1.self_attn"
 METADATA = {"format": "deltamem-state", "version": "1", "fingerprint": '"abc"'}
@@ -18,7 +18,7 @@ def random_tensors(batch: int = 3, states: int = 2, r: int = 4, seed: int = 0) -
 def of(tensors: dict[str, Tensor], fingerprint: str | None = None, open_segment: OpenSegment | None = None) -> DeltaMemState:
     """A memory of these states, with row i having seen i tokens."""
     rows = next(iter(tensors.values())).shape[0] if tensors else 1
-    return DeltaMemState(Contents(dict(tensors), torch.arange(rows), open_segment), fingerprint)
+    return DeltaMemState(Snapshot(dict(tensors), torch.arange(rows), open_segment), fingerprint)
 
 
 def random_state(batch: int = 3, seed: int = 0, fingerprint: str | None = "abc") -> DeltaMemState:
@@ -27,7 +27,7 @@ def random_state(batch: int = 3, seed: int = 0, fingerprint: str | None = "abc")
 
 def same(one: DeltaMemState, other: DeltaMemState) -> bool:
     """Bit for bit, all that they hold and the fingerprint."""
-    first, second = one.contents.to_flat(), other.contents.to_flat()
+    first, second = one.snapshot.to_flat(), other.snapshot.to_flat()
     return (
         one.fingerprint == other.fingerprint
         and first.keys() == second.keys()

@@ -1,4 +1,4 @@
-"""AdapterParts: what one adapter has in one attention layer, at hand without the look-ups of nn.Module."""
+"""LayerWeights: what one adapter has in one attention layer, at hand without the look-ups of nn.Module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deltamem.rule import Gating
 
 
 @dataclass(frozen=True)
-class AdapterParts:
+class LayerWeights:
     """The modules of one adapter in one layer, and what its config makes of them.
 
     Args:

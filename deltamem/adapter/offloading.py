@@ -21,7 +21,7 @@ def device_of(module: nn.Module, name: str) -> torch.device:
     return torch.device(getattr(module, name).device if hook is None else hook.execution_device)
 
 
-def fetched(module: nn.Module, name: str) -> Tensor:
+def loaded_weight(module: nn.Module, name: str) -> Tensor:
     """A module's tensor; if accelerate has moved it out, to the disk or another device, a copy of it from there."""
     tensor = getattr(module, name)
     hook = _offload_hook(module)

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from deltamem.chat.tokens import ChatTokens
 from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
 
 
@@ -46,7 +46,7 @@ class Context:
     model: Any
     ids: tuple[int, ...] = ()
     passes: tuple[Pass, ...] = ()
-    left: Contents | None = None
+    left: Snapshot | None = None
     cache: DynamicCache | None = None
 
     def begins(self, tokens: ChatTokens) -> bool:
@@ -57,16 +57,16 @@ class Context:
         """Let other tokens be the context, which are read, and not written."""
         self.ids = tuple(tokens.ids.tolist())
         self.passes = (Pass(len(self.ids), memory.clone(), writes=False),)
-        self.left, self.cache = memory.contents, None
+        self.left, self.cache = memory.snapshot, None
 
     def write(self, tokens: ChatTokens, memory: DeltaMemState) -> None:
         """Write to a memory what a chat that begins with this context has more."""
         cache, known = self.keys_and_values(tokens), len(self.ids)
         # The passes before this one lead to the memory as it is now, unless something else was written in between.
-        start = None if memory.contents is self.left else memory.clone()
+        start = None if memory.snapshot is self.left else memory.clone()
         forward(self.model, tokens.slice(known, len(tokens.ids)), cache, memory)
         self.ids = tuple(tokens.ids.tolist())
-        self.passes, self.left = (*self.passes, Pass(len(self.ids), start)), memory.contents
+        self.passes, self.left = (*self.passes, Pass(len(self.ids), start)), memory.snapshot
 
     def keys_and_values(self, tokens: ChatTokens) -> DynamicCache:
         """The keys and values; after a load or a failure computed again, from the memories that the passes started from.

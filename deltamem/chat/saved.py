@@ -1,4 +1,4 @@
-"""SessionNotes: what a saved session holds beside its memories, and whether a file's are sound."""
+"""SavedSession: what a saved session holds beside its memories, and whether a file's are sound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deltamem.memory.state import read_state_file
 
 
 @dataclass(frozen=True)
-class SessionNotes:
+class SavedSession:
     """What a saved session holds beside its memories.
 
     Args:
@@ -41,7 +41,7 @@ class SessionNotes:
     template_options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str], path: Path) -> SessionNotes:
+    def read(cls, metadata: Mapping[str, str], path: Path) -> SavedSession:
         """Take the notes from a file's metadata.
 
         Raises:
@@ -96,13 +96,13 @@ def _are_passes(passes: Any, tokens: int) -> bool:
     return ends[-1] == tokens and ends == sorted({*ends}) and (not passes or passes[0][1])
 
 
-def notes_in(path: Path) -> SessionNotes | None:
+def notes_in(path: Path) -> SavedSession | None:
     """The notes of the session in a file, None if there is no file.
 
     Raises:
         ValueError: the file holds no session.
     """
     try:
-        return SessionNotes.read(read_state_file(path)[1], path)
+        return SavedSession.read(read_state_file(path)[1], path)
     except FileNotFoundError:
         return None

@@ -16,7 +16,7 @@ from transformers import TextIteratorStreamer
 from deltamem.chat.answer import Stop, generate
 from deltamem.chat.context import Context, Pass, forward
 from deltamem.chat.continuation import new_from
-from deltamem.chat.saved import SessionNotes, notes_in
+from deltamem.chat.saved import SavedSession, notes_in
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, told, with_system
 from deltamem.hook.text_decoder import longest_context
 from deltamem.memory.state import DeltaMemState, read_state_file, write_state_file
@@ -87,14 +87,14 @@ class ChatSession:
         messages: Sequence[Message] = told(text) if isinstance(text, str) else text
         check_messages(messages)
         with self._claimed():
-            before = self.memory.contents, self.memory.fingerprint
+            before = self.memory.snapshot, self.memory.fingerprint
             try:
                 *pieces, last = self._tokens(messages).pieces(longest_context(self.model) or PIECE)
                 for piece in pieces:
                     forward(self.model, piece, None, self.memory, cut=True)
                 forward(self.model, last, None, self.memory)
             except BaseException:  # a piece that fails must not leave the others written
-                self.memory.contents, self.memory.fingerprint = before
+                self.memory.snapshot, self.memory.fingerprint = before
                 raise
 
     def reply(self, text: str, **generation: Any) -> str:
@@ -178,14 +178,14 @@ class ChatSession:
                 "another folder"
             )
         context = self._context
-        notes = SessionNotes(
+        notes = SavedSession(
             saves=max(self._saves, 0 if there is None else there.saves) + 1,
             save=uuid.uuid4().hex,
             system=self.system,
             messages=[dict(message) for message in self.messages],
             written=list(context.ids),
             passes=[(done.end, done.start is not None) for done in context.passes],
-            memory_as_left=self.memory.contents is context.left,
+            memory_as_left=self.memory.snapshot is context.left,
             first_pass_writes=all(done.writes for done in context.passes[:1]),
             template_options=self.template_options,
         )
@@ -206,7 +206,7 @@ class ChatSession:
         """
         path = Path(folder) / FILE
         memories, metadata = read_state_file(path)
-        notes = SessionNotes.read(metadata, path)
+        notes = SavedSession.read(metadata, path)
         starts = sum(has_start for _, has_start in notes.passes)
         if len(memories) != 1 + starts:
             raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, its notes {1 + starts}")
@@ -223,7 +223,7 @@ class ChatSession:
                 Pass(end, memories[next(rows)] if has_start else None, number > 0 or notes.first_pass_writes)
                 for number, (end, has_start) in enumerate(notes.passes)
             ),
-            session.memory.contents if notes.memory_as_left else None,
+            session.memory.snapshot if notes.memory_as_left else None,
         )
         session._saves, session._goes_on_from = notes.saves, {notes.save}
         return session
@@ -250,7 +250,7 @@ class ChatSession:
     ) -> str:
         if not isinstance(text, str):
             raise TypeError(f"a message is text, got {type(text).__name__}")
-        before = self.memory.contents, self.memory.fingerprint, self.messages, self._written, copy.copy(self._context)
+        before = self.memory.snapshot, self.memory.fingerprint, self.messages, self._written, copy.copy(self._context)
         try:
             self.messages = [*self.messages, {"role": "user", "content": text}]
             if self.model.active_peft_config.turn_writes == "during":
@@ -261,7 +261,7 @@ class ChatSession:
             self.messages = [*self.messages, {"role": "assistant", "content": answer}]
             self._write_messages()
         except BaseException:
-            self.memory.contents, self.memory.fingerprint, self.messages, self._written, self._context = before
+            self.memory.snapshot, self.memory.fingerprint, self.messages, self._written, self._context = before
             self._context.cache = None  # it has grown
             raise
         return answer

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from deltamem.forward.checkpointing import avoid_reentrant, carry_into_recomputation
 from deltamem.forward.confirmation import confirmed
 from deltamem.forward.cuda_graphs import outside_graphs
-from deltamem.forward.decode import OneToken, one_token_of, way_for
+from deltamem.forward.decode import DecodeStep, one_token_of, way_for
 from deltamem.forward.kv_cache import MemoryCacheLayer, cache_in
 from deltamem.forward.memory_pass import MemoryPass
-from deltamem.forward.padding import valid_tokens
-from deltamem.forward.scope import MemoryBlock
+from deltamem.forward.padding import non_padding_mask
+from deltamem.forward.scope import MemoryScope
 from deltamem.forward.sharding import after_output, is_sharded
 from deltamem.forward.unsupported import check_call, check_compiling, check_learns, check_positions
 from deltamem.memory.segments import Segments
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Carrier:
         """
         check_call(model, call)
         check_compiling(model, self.keywords)
-        block = MemoryBlock.find(self.owner)
+        block = MemoryScope.find(self.owner)
         if block is None:
             return self._make(model, call, None)
         block.reached = True
@@ -71,10 +71,10 @@ class Carrier:
         if memory.block is not None and not torch.compiler.is_compiling():
             memory.block.release()
 
-    def _make(self, model: nn.Module, call: Mapping[str, Any], block: MemoryBlock | None) -> MemoryPass:
+    def _make(self, model: nn.Module, call: Mapping[str, Any], block: MemoryScope | None) -> MemoryPass:
         new, cache = new_tokens(call), cache_in(call)
         batch, tokens = new.shape[:2]
-        valid = _unless_all(valid_tokens(call.get("attention_mask"), tokens, cache))
+        valid = _unless_all(non_padding_mask(call.get("attention_mask"), tokens, cache))
         check_positions(call.get("position_ids"), valid)
         start = self._start(block, cache, batch, new.device)
         if block is None and self.segments_of is not None and not start.states:
@@ -105,7 +105,7 @@ class Carrier:
             read=read,
         )
 
-    def end(self, memory: MemoryPass, outcome: Contents, output: Any) -> None:
+    def end(self, memory: MemoryPass, outcome: Snapshot, output: Any) -> None:
         """Hand the outcome of a pass to the KV cache and to the open block."""
         memory.over = True
         if memory.linked and is_sharded(self.owner.model):
@@ -122,28 +122,28 @@ class Carrier:
         if memory.block is not None and memory.block.write:
             self._store(memory, outcome, cache)
 
-    def _start(self, block: MemoryBlock | None, cache: Any, batch: int, device: torch.device) -> Contents:
+    def _start(self, block: MemoryScope | None, cache: Any, batch: int, device: torch.device) -> Snapshot:
         """The memory a pass starts from: that in the cache if it was filled under this block, else the block's."""
         carried = MemoryCacheLayer.find(cache)
-        if carried is not None and carried.contents is not None:
+        if carried is not None and carried.snapshot is not None:
             if not carried.belongs_to(self.owner, self.adapter):
                 raise ValueError(
                     f"the KV cache carries the memory of the adapter {carried.adapter!r}, but {self.adapter!r} is active "
                     "now; use a fresh cache"
                 )
             if block is None or (carried.block is not None and carried.block() is block):
-                return _for_batch(carried.contents, batch, 1, "the KV cache")
+                return _for_batch(carried.snapshot, batch, 1, "the KV cache")
         if block is None:
-            return Contents.empty(batch, device)
+            return Snapshot.empty(batch, device)
         block.check_adapter()
         if block.generation is None:
-            return _for_batch(block.state.contents, batch, 1, "the memory")
+            return _for_batch(block.state.snapshot, batch, 1, "the memory")
         # Without a KV cache, or with one that is made anew for every step, each step reads the text from its beginning.
-        contents = block.generation.start if carried is None else block.state.contents
-        return _for_batch(contents, batch, block.generation.branches, "the memory")
+        snapshot = block.generation.start if carried is None else block.state.snapshot
+        return _for_batch(snapshot, batch, block.generation.beams_per_row, "the memory")
 
     def _segments(
-        self, block: MemoryBlock | None, valid: Tensor | None, start: Contents, batch: int, tokens: int
+        self, block: MemoryScope | None, valid: Tensor | None, start: Snapshot, batch: int, tokens: int
     ) -> Segments | None:
         if block is None or not block.write or self.segments_of is None:
             return None
@@ -160,26 +160,26 @@ class Carrier:
         ids = ids if valid is None else ids.to(valid.device)
         return Segments.of(ids, valid, start.open_segment, block.keep_open)
 
-    def _one_token(self, new: Tensor, start: Contents, valid: Tensor | None, write: bool) -> OneToken | None:
+    def _one_token(self, new: Tensor, start: Snapshot, valid: Tensor | None, write: bool) -> DecodeStep | None:
         """What the layers do with the only new token of each row."""
         way, writes = way_for(new, valid), write and self.segments_of is None
         if way is None:
             return None
-        return one_token_of(way, self.owner.weights_at_hand(new.device, start), start, valid, writes)
+        return one_token_of(way, self.owner.decode_weights(new.device, start), start, valid, writes)
 
-    def _store(self, memory: MemoryPass, outcome: Contents, cache: Any) -> None:
-        """Write a pass's outcome to the block's state; of a generation in branches, that of the prompt alone."""
-        block: MemoryBlock = memory.block
+    def _store(self, memory: MemoryPass, outcome: Snapshot, cache: Any) -> None:
+        """Write a pass's outcome to the block's state; of a generation in beams_per_row, that of the prompt alone."""
+        block: MemoryScope = memory.block
         if memory.write_gates:
             block.write_gates.append(torch.stack([gate.cpu() for gate in memory.write_gates.values()]).mean())
         if not memory.read:
             block.token_writes = memory.token_writes
-        branches = memory.batch // len(block.state)
-        if branches > 1 and block.generation is not None:
+        beams_per_row = memory.batch // len(block.state)
+        if beams_per_row > 1 and block.generation is not None:
             seen = memory.tokens if cache is None else cache.get_seq_length()
             if seen > block.generation.prompt_tokens:
                 return
-        block.state.contents = outcome if branches == 1 else outcome.map(lambda tensor: tensor[::branches])
+        block.state.snapshot = outcome if beams_per_row == 1 else outcome.map(lambda tensor: tensor[::beams_per_row])
 
 
 def new_tokens(call: Mapping[str, Any]) -> Tensor:
@@ -203,17 +203,17 @@ def _unless_all(valid: Tensor | None) -> Tensor | None:
     return None if bool(every) else valid
 
 
-def _for_batch(contents: Contents, batch: int, branches: int, source: str) -> Contents:
-    """The memory for a batch, each row repeated for its branches.
+def _for_batch(snapshot: Snapshot, batch: int, beams_per_row: int, source: str) -> Snapshot:
+    """The memory for a batch, each row repeated for its beams_per_row.
 
     Raises:
         ValueError: the number of rows does not fit.
     """
-    if contents.rows == batch:
-        return contents
-    if contents.rows * branches != batch:
+    if snapshot.rows == batch:
+        return snapshot
+    if snapshot.rows * beams_per_row != batch:
         raise ValueError(
-            f"{source} holds {contents.rows} rows, but the pass has {batch}; give every row its memory: "
+            f"{source} holds {snapshot.rows} rows, but the pass has {batch}; give every row its memory: "
             f"model.new_memory({batch}), or DeltaMemState.stack([...])"
         )
-    return contents.map(lambda tensor: tensor.repeat_interleave(branches, dim=0))
+    return snapshot.map(lambda tensor: tensor.repeat_interleave(beams_per_row, dim=0))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from deltamem.forward.running import carrying, current
+from deltamem.forward.running import running, running_in
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def carry_into_recomputation(model: nn.Module) -> None:
 
 def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """The contexts of a layer's first and second computation; called when it is computed first."""
-    return nullcontext(), carrying(current.memory)
+    return nullcontext(), running_in(running.memory_pass)
 
 
 def _checkpointed(model: nn.Module) -> Iterator[tuple[nn.Module, partial[Any]]]:

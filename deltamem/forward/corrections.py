@@ -1,4 +1,4 @@
-"""Reads: what an attention module has read from its memory, and how it corrects the module's projections."""
+"""Corrections: what an attention module has read from its memory, and how it corrects the module's projections."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deltamem.adapter.layer_weights import AdapterParts
-from deltamem.adapter.offloading import fetched
+from deltamem.adapter.layer_weights import LayerWeights
+from deltamem.adapter.offloading import loaded_weight
 from deltamem.hook.projection import Projection
 
 
-class Reads(NamedTuple):
+class Corrections(NamedTuple):
     """What an attention module has read from its memory, for the hooks on its projections.
 
     Args:
@@ -23,15 +23,15 @@ class Reads(NamedTuple):
     """
 
     values: Tensor
-    parts: AdapterParts
+    parts: LayerWeights
     in_place: bool
     valid: Tensor | None
 
-    def of(self, layer: str) -> Reads:
+    def of(self, layer: str) -> Corrections:
         """What an attention module has read, by its name: these."""
         return self
 
-    def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
+    def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """The output of a projection, `[batch, tokens, out_features]`, with its correction if there is one.
 
         Args:
@@ -43,7 +43,7 @@ class Reads(NamedTuple):
         linear = self.parts.corrections.get(role)
         if linear is None:
             return output
-        weight = fetched(linear, "weight")
+        weight = loaded_weight(linear, "weight")
         if self.in_place:
             projection.correct_(output, self.values, weight, self.parts.scale)
             return output

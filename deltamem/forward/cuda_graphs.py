@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 
 NOT_IN_A_GRAPH = (torch.Tag.cudagraph_unsafe,)
 
 
-def outside_graphs(outcome: Contents) -> Contents:
+def outside_graphs(outcome: Snapshot) -> Snapshot:
     """The memory that a compiled pass leaves, in tensors of its own where it may come from a CUDA graph.
 
     The states of all layers are one tensor, so that there are few operators outside of the graphs. Where they are on several

@@ -1,4 +1,4 @@
-"""OneToken: what the layers do with the only new token of each row, in as few calls as there can be.
+"""DecodeStep: what the layers do with the only new token of each row, in as few calls as there can be.
 
 While decoding, a token's arithmetic takes a layer a few microseconds. What counts is all around it: on a CPU, whose caches the
 backbone's weights fill anew between two layers, and on a GPU, which waits for the next call. So what does not depend on the
@@ -14,19 +14,22 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from deltamem.forward.corrections import Reads
-from deltamem.forward.decode_weights import WeightsAtHand
+from deltamem.forward.corrections import Corrections
+from deltamem.forward.decode_weights import DecodeWeights
 from deltamem.forward.memory_pass import TokenWrites
 from deltamem.forward.packed import Packed
 from deltamem.hook.projection import Projection
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 from deltamem.rule.backends import choose
 
 # By the backend of the rule: the module and the class in it.
-WAYS = {"compiled": ("deltamem.forward.decode_cpu", "CompiledToken"), "triton": ("deltamem.forward.decode_gpu", "TritonToken")}
+WAYS = {
+    "compiled": ("deltamem.forward.decode_cpu", "CpuDecodeStep"),
+    "triton": ("deltamem.forward.decode_gpu", "GpuDecodeStep"),
+}
 
 
-class OneToken:
+class DecodeStep:
     """One token of each row in all layers: how it is read and written, and what was read, for the hooks on the projections.
 
     Args:
@@ -40,7 +43,7 @@ class OneToken:
         token_writes: what these have written.
     """
 
-    def __init__(self, at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool) -> None:
+    def __init__(self, at_hand: DecodeWeights, start: Snapshot, valid: Tensor | None, writes: bool) -> None:
         gating, layers, rows = at_hand.parts.gating, len(at_hand.layers), start.rows
         self._layers, self._scale, self._batch, self._writes = at_hand.layers, at_hand.parts.scale, rows, writes
         self._valid = None if valid is None else valid.contiguous()
@@ -74,14 +77,14 @@ class OneToken:
         """As `end`; where all layers have run, in a form from which another token can start with the same weights."""
         return Packed(self._numbers if len(self._ran) == len(self._numbers) else self._ran, self._end)
 
-    def correct(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
-        """See `Reads.correct`."""
+    def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
+        """See `Corrections.apply`."""
         raise NotImplementedError
 
-    def of(self, layer: str) -> Reads:
+    def of(self, layer: str) -> Corrections:
         """What a layer has read."""
         weights = self._layers[layer]
-        return Reads(self._values[weights.number], weights.parts, in_place=True, valid=None)
+        return Corrections(self._values[weights.number], weights.parts, in_place=True, valid=None)
 
     def written(self, layer: str) -> TokenWrites:
         """What a layer has written."""
@@ -93,7 +96,7 @@ class OneToken:
 class _Writes(Mapping[str, TokenWrites]):
     """What the layers that have run have written, put together where somebody asks for it."""
 
-    def __init__(self, ran: Mapping[str, int], token: OneToken) -> None:
+    def __init__(self, ran: Mapping[str, int], token: DecodeStep) -> None:
         self._ran, self._token = ran, token
 
     def __getitem__(self, layer: str) -> TokenWrites:
@@ -108,7 +111,7 @@ class _Writes(Mapping[str, TokenWrites]):
         return len(self._ran)
 
 
-def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
+def way_for(new: Tensor, valid: Tensor | None) -> type[DecodeStep] | None:
     """How one new token of each row is taken where it is; None if there is no such way.
 
     Args:
@@ -122,18 +125,18 @@ def way_for(new: Tensor, valid: Tensor | None) -> type[OneToken] | None:
 
 
 def one_token_of(
-    way: type[OneToken], at_hand: WeightsAtHand, start: Contents, valid: Tensor | None, writes: bool
-) -> OneToken | None:
+    way: type[DecodeStep], at_hand: DecodeWeights, start: Snapshot, valid: Tensor | None, writes: bool
+) -> DecodeStep | None:
     """What the layers do with one token a row; None where weights are not at hand.
 
     Args:
         way: see `way_for`.
-        at_hand, start, valid, writes: see `OneToken`.
+        at_hand, start, valid, writes: see `DecodeStep`.
     """
     return way(at_hand, start, valid, writes) if at_hand.layers else None
 
 
-def _packed(start: Contents, at_hand: WeightsAtHand) -> Tensor:
+def _packed(start: Snapshot, at_hand: DecodeWeights) -> Tensor:
     """The states of a memory in one tensor, float32 and contiguous, `[layers, batch, num_states, r, r]`."""
     gating, states = at_hand.parts.gating, start.states
     if at_hand.wrote(states):
@@ -146,7 +149,7 @@ def _packed(start: Contents, at_hand: WeightsAtHand) -> Tensor:
 
 
 @cache
-def _way(backend: str) -> type[OneToken]:
+def _way(backend: str) -> type[DecodeStep]:
     """Imported where it is used: what it needs may not be installed."""
     module, name = WAYS[backend]
     return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""WeightsAtHand: an adapter's weights in all layers, looked up once for all tokens that are decoded with them."""
+"""DecodeWeights: an adapter's weights in all layers, looked up once for all tokens that are decoded with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from deltamem.adapter.layer_weights import AdapterParts
+from deltamem.adapter.layer_weights import LayerWeights
 from deltamem.forward.packed import Packed
 
 
@@ -26,7 +26,7 @@ class Correction(NamedTuple):
     number: int
 
 
-class LayerWeights(NamedTuple):
+class LayerTensors(NamedTuple):
     """What an adapter has in one layer, as tensors.
 
     Args:
@@ -39,14 +39,14 @@ class LayerWeights(NamedTuple):
     """
 
     number: int
-    parts: AdapterParts
+    parts: LayerWeights
     entrance: Tensor
     width: int
     bias: Tensor
     corrections: dict[str, Correction]
 
     @classmethod
-    def of(cls, number: int, parts: AdapterParts) -> LayerWeights:
+    def of(cls, number: int, parts: LayerWeights) -> LayerTensors:
         """Look the tensors up."""
         entrance, bias, *maps = parts.weights()
         corrections = {
@@ -56,7 +56,7 @@ class LayerWeights(NamedTuple):
         return cls(number, parts, entrance, entrance.shape[1], bias, corrections)
 
 
-class WeightsAtHand:
+class DecodeWeights:
     """The weights that calls take as they are: float32, contiguous, where the hidden states are.
 
     Args:
@@ -69,27 +69,27 @@ class WeightsAtHand:
         numbers: of the layers, by their names.
     """
 
-    def __init__(self, layers: Mapping[str, Mapping[str, AdapterParts]], adapter: str, device: torch.device) -> None:
+    def __init__(self, layers: Mapping[str, Mapping[str, LayerWeights]], adapter: str, device: torch.device) -> None:
         self.device = device
         self._adapter = adapter
         own = {name: adapters for name, adapters in layers.items() if adapter in adapters}
         weights = [weight for adapters in own.values() for weight in adapters[adapter].weights()]
-        if not all(_is_at_hand(weight, device) for weight in weights):
+        if not all(_is_plain(weight, device) for weight in weights):
             own, weights = {}, []
         self._layers = [*own.values()]
         self._seen = [self._look_at(adapters) for adapters in self._layers]
         # What they are stored in is held, so that no other weight's memory can come to lie where they were seen.
         self._storages = [weight.untyped_storage() for weight in weights]
-        self.layers = {name: LayerWeights.of(number, own[name][adapter]) for number, name in enumerate(own)}
+        self.layers = {name: LayerTensors.of(number, own[name][adapter]) for number, name in enumerate(own)}
         self.numbers = {name: weights.number for name, weights in self.layers.items()}
         self._made: dict[Any, Any] = {}
 
     @property
-    def parts(self) -> AdapterParts:
+    def parts(self) -> LayerWeights:
         """Of some layer: what they all have in common is the adapter's configuration."""
         return next(iter(self.layers.values())).parts
 
-    def once(self, key: Any, make: Callable[[WeightsAtHand], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[DecodeWeights], Any]) -> Any:
         """Something made of these weights, made when it is first asked for under this key."""
         if key not in self._made:
             self._made[key] = make(self)
@@ -99,7 +99,7 @@ class WeightsAtHand:
         """Whether a token that was taken with these left the states, as they are: the generation goes on."""
         return isinstance(states, Packed) and states.numbers is self.numbers
 
-    def are_still(self, adapter: str, device: torch.device, start: Mapping[str, Tensor]) -> bool:
+    def still_valid(self, adapter: str, device: torch.device, start: Mapping[str, Tensor]) -> bool:
         """Whether these are an adapter's, and nothing of it was replaced since, neither its parts nor its weights' memory.
 
         While a generation goes on, only the first layer is looked at: to look at all of them takes every token a five-hundredth
@@ -115,12 +115,12 @@ class WeightsAtHand:
         layers = self._layers[:1] if self.wrote(start) else self._layers
         return all(self._look_at(adapters) == seen for adapters, seen in zip(layers, self._seen, strict=False))
 
-    def _look_at(self, adapters: Mapping[str, AdapterParts]) -> tuple[AdapterParts, list[int]] | None:
+    def _look_at(self, adapters: Mapping[str, LayerWeights]) -> tuple[LayerWeights, list[int]] | None:
         """What the adapter has in a layer, and where the weights of that are in memory."""
         parts = adapters.get(self._adapter)
         return None if parts is None else (parts, [*map(Tensor.data_ptr, parts.weights())])
 
 
-def _is_at_hand(weight: Tensor, device: torch.device) -> bool:
+def _is_plain(weight: Tensor, device: torch.device) -> bool:
     whole = type(weight) is nn.Parameter and weight.numel() > 0  # no shard, and not what a shard leaves behind
     return whole and weight.device == device and weight.dtype is torch.float32 and weight.is_contiguous()

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from deltamem.forward.scope import Generation, MemoryBlock
+from deltamem.forward.scope import Generation, MemoryScope
 from deltamem.forward.unsupported import check_guidance, generation_settings
 
 
@@ -70,13 +70,13 @@ def _generating(owner: Any, model: nn.Module, call: Mapping[str, Any]) -> Iterat
         ValueError: the memory has other rows than the prompt.
     """
     settings = generation_settings(model.generation_config, call)
-    block = MemoryBlock.find(owner)
+    block = MemoryScope.find(owner)
     if block is None:  # every pass starts from the cache or from nothing
         yield
         return
     check_guidance(settings, block.write)
     prompt = next((call[name] for name in ("inputs", "input_ids", "inputs_embeds") if call.get(name) is not None), None)
-    # Rows are counted before generate repeats them for its branches: a branch is not another user.
+    # Rows are counted before generate repeats them for its beams_per_row: a branch is not another user.
     if prompt is not None and prompt.shape[0] != len(block.state):
         raise ValueError(
             f"the memory holds {len(block.state)} rows, but the prompt has {prompt.shape[0]}; give every row its memory: "
@@ -86,9 +86,9 @@ def _generating(owner: Any, model: nn.Module, call: Mapping[str, Any]) -> Iterat
     outer, block.generation = (
         block.generation,
         Generation(
-            branches=max(settings.num_beams or 1, settings.num_return_sequences or 1),
+            beams_per_row=max(settings.num_beams or 1, settings.num_return_sequences or 1),
             prompt_tokens=0 if prompt is None else prompt.shape[1],
-            start=block.state.contents,
+            start=block.state.snapshot,
         ),
     )
     try:

@@ -15,7 +15,7 @@ from transformers.cache_utils import DummyLayer, EncoderDecoderCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from deltamem.forward.memory_pass import MemoryPass, TokenWrites, advance
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 
 # transformers 5.24 renamed it; models that are not its own may still have the other name.
 CACHE_NAMES = ("cache", "past_key_values")
@@ -42,7 +42,7 @@ class _Step:
     """
 
     tokens: int
-    start: Contents
+    start: Snapshot
     block: weakref.ref[Any] | None = None
     writes: Mapping[str, TokenWrites] = field(default_factory=dict)
     valid: Tensor | None = None
@@ -62,17 +62,17 @@ class _Step:
         writes = {name: writes.first(tokens, None) for name, writes in self.writes.items()}
         return replace(self, tokens=tokens, writes=writes, valid=None if self.valid is None else self.valid[:, :tokens])
 
-    def memory_before(self) -> Contents:
+    def memory_before(self) -> Snapshot:
         return self.start.select(self.rows)
 
-    def memory_after(self, tokens: int) -> Contents:
+    def memory_after(self, tokens: int) -> Snapshot:
         """The memory after the first tokens of the pass, computed anew."""
         before = self.memory_before()
         after = dict(before.states)
         for name, writes in self.writes.items():
             after[name] = writes.first(tokens, self.rows).onto(before.states.get(name))
         valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
-        return Contents(after, advance(before.tokens, valid, tokens), before.open_segment)
+        return Snapshot(after, advance(before.tokens, valid, tokens), before.open_segment)
 
     def as_value(self) -> _Step:
         """The same without references to a model or a block, to be pickled."""
@@ -104,7 +104,7 @@ class MemoryCacheLayer(DummyLayer):
         # Of the adapter that wrote the memory; known where it was pickled.
         self.fingerprint: str | None = None
         self.block: weakref.ref[Any] | None = None
-        self.contents: Contents | None = None
+        self.snapshot: Snapshot | None = None
         self.steps: list[_Step] = []
 
     @classmethod
@@ -136,7 +136,7 @@ class MemoryCacheLayer(DummyLayer):
             "owner": None,
             "block": None,
             "fingerprint": self.fingerprint if owner is None else owner.fingerprint(),
-            "contents": self.contents and self.contents.map(torch.clone),
+            "contents": self.snapshot and self.snapshot.map(torch.clone),
             "steps": [step.as_value() for step in self.steps],
         }
 
@@ -146,9 +146,9 @@ class MemoryCacheLayer(DummyLayer):
             self.owner, self.adapter = weakref.ref(owner), adapter
         return self.owner is not None and self.owner() is owner and self.adapter == adapter
 
-    def record(self, memory: MemoryPass, outcome: Contents) -> None:
+    def record(self, memory: MemoryPass, outcome: Snapshot) -> None:
         """Take over the memory after a pass and remember how to undo it."""
-        self.contents = outcome
+        self.snapshot = outcome
         self.block = None if memory.block is None else weakref.ref(memory.block)
         start = memory.start
         if not start.states:
@@ -161,12 +161,12 @@ class MemoryCacheLayer(DummyLayer):
 
     def record_unread(self, tokens: int) -> None:
         """Count the tokens of a pass in which the memory had no part, so that a crop takes back the right ones."""
-        if self.contents is not None:
-            self._append(_Step(tokens, self.contents, unread=True))
+        if self.snapshot is not None:
+            self._append(_Step(tokens, self.snapshot, unread=True))
 
     def reset(self) -> None:
         """Empty the memory with the cache."""
-        self.contents, self.steps, self.block = None, [], None
+        self.snapshot, self.steps, self.block = None, [], None
 
     def check_crop(self, tokens: int) -> None:
         """Refuse to take back the last tokens if the memory cannot follow; nothing is changed.
@@ -190,7 +190,7 @@ class MemoryCacheLayer(DummyLayer):
                     "write is one. Take back the whole pass"
                 )
             remaining -= step.tokens
-        if remaining > 0 and self.contents is not None:
+        if remaining > 0 and self.snapshot is not None:
             raise RuntimeError(
                 f"cannot take back {tokens} tokens from a memory: it keeps what the last {WINDOW} written tokens need. Start "
                 "again from a memory saved before them"
@@ -207,18 +207,18 @@ class MemoryCacheLayer(DummyLayer):
         """
         remaining = abs(tokens_to_remove)
         self.check_crop(remaining)
-        block, contents = self._open_block(), self.contents
+        block, snapshot = self._open_block(), self.snapshot
         while remaining and self.steps:
             step = self.steps.pop()
             kept = max(step.tokens - remaining, 0)
             if not step.unread and (step.changed or not kept):
-                contents = step.memory_after(kept) if kept else step.memory_before()
+                snapshot = step.memory_after(kept) if kept else step.memory_before()
             if kept:
                 self.steps.append(step.first(kept))
             remaining -= step.tokens - kept
-        if block is not None and block.state.contents is self.contents:
-            block.state.contents = contents
-        self.contents = contents
+        if block is not None and block.state.snapshot is self.snapshot:
+            block.state.snapshot = snapshot
+        self.snapshot = snapshot
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let every row continue another row's memory, as beam search does with the keys and values."""
@@ -226,16 +226,16 @@ class MemoryCacheLayer(DummyLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
-        if self.contents is not None:
-            self._select(torch.arange(self.contents.rows, device="cpu").repeat_interleave(repeats))
+        if self.snapshot is not None:
+            self._select(torch.arange(self.snapshot.rows, device="cpu").repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only some rows, given by index or by a boolean mask."""
         self._select(indices.nonzero().squeeze(1) if indices.dtype == torch.bool else indices)
 
     def _select(self, rows: Tensor) -> None:
-        if self.contents is not None:
-            self.contents = self.contents.select(rows)
+        if self.snapshot is not None:
+            self.snapshot = self.snapshot.select(rows)
         for step in self.steps:
             step.select(rows)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deltamem.memory.segments import Segments
-from deltamem.memory.snapshot import Contents, counted
+from deltamem.memory.snapshot import Snapshot, counted
 from deltamem.rule import Gating, gated_write
 
 
@@ -73,7 +73,7 @@ class MemoryPass:
         block: the open `with model.memory(...)` block, if any.
         cache: the KV cache of the call, if any.
         carrier: who takes the outcome over.
-        one_token: what the layers do where the pass is one token (`OneToken`); None if it is taken like any other.
+        one_token: what the layers do where the pass is one token (`DecodeStep`); None if it is taken like any other.
 
     Attributes:
         end: the states after the pass by module, filled in by the layers (for those that took one token, by `one_token`).
@@ -85,7 +85,7 @@ class MemoryPass:
 
     def __init__(
         self,
-        start: Contents,
+        start: Snapshot,
         valid: Tensor | None,
         write: bool,
         segments: Segments | None,
@@ -125,16 +125,16 @@ class MemoryPass:
         """
         return self.valid.to(device) if self.valid is not None and torch.is_grad_enabled() else None
 
-    def outcome(self) -> Contents:
+    def outcome(self) -> Snapshot:
         """The memory after the pass."""
         # If all layers took one token, their states are in one tensor, from which the next token can start.
         end = self.end if self.one_token is None or self._own_end else self.one_token.states_after()
         if not self.write:
-            return Contents(end, self.start.tokens, self.start.open_segment)
+            return Snapshot(end, self.start.tokens, self.start.open_segment)
         if self.segments is None:
-            return Contents(end, advance(self.start.tokens, self.valid, self.tokens))
+            return Snapshot(end, advance(self.start.tokens, self.valid, self.tokens))
         tokens = counted(self.start.tokens, self.segments.tokens.to(self.start.tokens.device))
-        return Contents(end, tokens, self.segments.left_open(self.sums))
+        return Snapshot(end, tokens, self.segments.left_open(self.sums))
 
 
 def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:

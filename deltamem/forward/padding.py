@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def valid_tokens(attention_mask: Any, tokens: int, cache: Any) -> Tensor | None:
+def non_padding_mask(attention_mask: Any, tokens: int, cache: Any) -> Tensor | None:
     """Find the padding among the new tokens of a pass.
 
     Args:
@@ -45,7 +45,7 @@ def _valid_from_masks(masks: dict[str, Any], tokens: int, cache: Any) -> Tensor 
     kind = "full_attention" if "full_attention" in masks else next(iter(masks))
     mask = masks[kind]
     if mask is None or mask.ndim == 2:
-        return valid_tokens(mask, tokens, cache)
+        return non_padding_mask(mask, tokens, cache)
     sliding = cache.is_sliding if cache is not None else []
     layer = sliding.index(True) if kind == "sliding_attention" and True in sliding else 0
     return _valid_from_diagonal(mask, tokens, cache, layer)

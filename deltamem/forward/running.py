@@ -6,31 +6,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deltamem.forward.corrections import Reads
-from deltamem.forward.decode import OneToken
+from deltamem.forward.corrections import Corrections
+from deltamem.forward.decode import DecodeStep
 from deltamem.forward.memory_pass import MemoryPass
 
 
-class _Current(threading.local):
+class _Running(threading.local):
     """Values of this thread alone.
 
     Args:
-        reads: of the attention module that runs.
-        memory: the pass, in models that hand no keywords down to their attention.
+        corrections: of the attention module that runs.
+        memory_pass: the pass, in models that hand no keywords down to their attention.
     """
 
-    reads: Reads | OneToken | None = None
-    memory: MemoryPass | None = None
+    corrections: Corrections | DecodeStep | None = None
+    memory_pass: MemoryPass | None = None
 
 
-current = _Current()
+running = _Running()
 
 
 @contextmanager
-def carrying(memory: MemoryPass | None) -> Iterator[None]:
-    """Make a pass the current one."""
-    outer, current.memory = current.memory, memory
+def running_in(memory: MemoryPass | None) -> Iterator[None]:
+    """Make a pass the running one."""
+    outer, running.memory_pass = running.memory_pass, memory
     try:
         yield
     finally:
-        current.memory = outer
+        running.memory_pass = outer

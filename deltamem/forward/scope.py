@@ -25,12 +25,12 @@ from torch import Tensor
 
 from deltamem.forward.frames import home_frame, is_async_generator, is_generator, is_running_here, running_task
 from deltamem.forward.memory_pass import TokenWrites
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState, find_not_finite
 
 _tickets = itertools.count()
 # The blocks that were opened in this context, of any model, innermost last. Some may have ended since, in another context.
-_open_blocks: ContextVar[tuple[MemoryBlock, ...]] = ContextVar("deltamem_blocks", default=())
+_open_scopes: ContextVar[tuple[MemoryScope, ...]] = ContextVar("deltamem_blocks", default=())
 
 _NOT_REACHED = (
     "no pass of the model ran in this memory block, so nothing was read or written. A thread finds the block only in a copy of "
@@ -44,17 +44,17 @@ class Generation:
     """What a running `generate` call means for its passes.
 
     Args:
-        branches: continuations per row: beams, or returned sequences.
+        beams_per_row: continuations per row: beams, or returned sequences.
         prompt_tokens: length of the prompt.
         start: the block's memory when the call began; without a KV cache every step starts from there again.
     """
 
-    branches: int
+    beams_per_row: int
     prompt_tokens: int
-    start: Contents
+    start: Snapshot
 
 
-class MemoryBlock:
+class MemoryScope:
     """An open `with model.memory(state)` block.
 
     Args:
@@ -101,14 +101,14 @@ class MemoryBlock:
         self.generation: Generation | None = None
         self.write_gates: list[Tensor] = []
         self.token_writes: Mapping[str, TokenWrites] = {}
-        self._before = state.contents, state.fingerprint
-        self._scope: weakref.ref[MemoryScope] | None = None
+        self._before = state.snapshot, state.fingerprint
+        self._scope: weakref.ref[ScopeGuard] | None = None
         self._home: FrameType | None = None
         self._task: Any = None
         self._in_use = threading.RLock()
 
     @classmethod
-    def find(cls, owner: Any) -> MemoryBlock | None:
+    def find(cls, owner: Any) -> MemoryScope | None:
         """The innermost open block of a model that concerns the caller.
 
         While torch.compile traces it cannot ask who calls: the graph gets the model's newest block of any thread, and an
@@ -117,12 +117,12 @@ class MemoryBlock:
         Raises:
             RuntimeError: the block around the caller was broken off.
         """
-        if not owner.open_blocks:
+        if not owner.open_scopes:
             return None
         if torch.compiler.is_compiling():
-            return owner.open_blocks[-1]
-        entered = _open_blocks.get()
-        block = next((block for block in reversed([*owner.open_blocks]) if block._concerns_caller(entered)), None)
+            return owner.open_scopes[-1]
+        entered = _open_scopes.get()
+        block = next((block for block in reversed([*owner.open_scopes]) if block._concerns_caller(entered)), None)
         if block is not None:
             block.check_whole()
         return block
@@ -173,7 +173,7 @@ class MemoryBlock:
         """Let other threads in again, once for each `claim`."""
         self._in_use.release()
 
-    def begin(self, scope: MemoryScope, home: FrameType | None) -> None:
+    def begin(self, scope: ScopeGuard, home: FrameType | None) -> None:
         """Open the block.
 
         Args:
@@ -183,35 +183,35 @@ class MemoryBlock:
         Raises:
             RuntimeError: another thread or task is writing to this memory.
         """
-        entered = _open_blocks.get()
-        writers = [other for other in self.owner.open_blocks if other.is_open and other.write and other.state is self.state]
+        entered = _open_scopes.get()
+        writers = [other for other in self.owner.open_scopes if other.is_open and other.write and other.state is self.state]
         if self.write and not all(other._concerns_caller(entered) for other in writers):
             raise RuntimeError(
                 "another thread or task is writing to this memory, or a suspended generator; of two writers neither would know "
                 "what it was told. Let one finish first, or give the other a clone()"
             )
         self._home, self._task = home, running_task() if home is not None and is_async_generator(home) else None
-        self._before = self.state.contents, self.state.fingerprint
+        self._before = self.state.snapshot, self.state.fingerprint
         self._scope = weakref.ref(scope, lambda _: self._drop())
-        self.owner.open_blocks.append(self)
+        self.owner.open_scopes.append(self)
         self.status = "open"
-        _open_blocks.set((*(block for block in entered if block.status != "ended"), self))
+        _open_scopes.set((*(block for block in entered if block.status != "ended"), self))
 
     def end(self) -> None:
         """Close the block; nothing finds it any more, whatever still refers to it."""
         self.status = "ended"
         with suppress(ValueError):  # it may have ended before it was listed
-            self.owner.open_blocks.remove(self)
+            self.owner.open_scopes.remove(self)
         self._scope = self._home = self._task = None
-        _open_blocks.set(tuple(block for block in _open_blocks.get() if block is not self))
+        _open_scopes.set(tuple(block for block in _open_scopes.get() if block is not self))
 
     def restore(self) -> None:
         """Take back what was written in this block."""
-        self.state.contents, self.state.fingerprint = self._before
+        self.state.snapshot, self.state.fingerprint = self._before
 
     def break_off_inner(self) -> bool:
         """Break off the blocks that were opened inside this one and are still open: passes may have gone to the wrong one."""
-        entered = _open_blocks.get()
+        entered = _open_scopes.get()
         later = entered[entered.index(self) + 1 :] if self in entered else ()
         inner = [block for block in later if block.owner is self.owner and block.is_open and not block._is_suspended()]
         for block in inner:
@@ -226,9 +226,9 @@ class MemoryBlock:
             FloatingPointError: the memory is no longer finite.
             RuntimeError: another adapter is active than the block was opened for.
         """
-        if self.state.contents is self._before[0]:
+        if self.state.snapshot is self._before[0]:
             return
-        bad = find_not_finite(self.state.contents)
+        bad = find_not_finite(self.state.snapshot)
         if bad is not None:
             raise FloatingPointError(
                 f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or "
@@ -238,7 +238,7 @@ class MemoryBlock:
         # Weights that are being trained have changed by the time the memory is used.
         self.state.fingerprint = None if self.owner.model.training else self.owner.fingerprint()
         if self.detach:
-            self.state.contents = self.state.contents.map(_plain)
+            self.state.snapshot = self.state.snapshot.map(_plain)
 
     def _drop(self) -> None:
         """End as in an error, without a `with` statement that says so."""
@@ -246,7 +246,7 @@ class MemoryBlock:
             self.restore()
         self.end()
 
-    def _concerns_caller(self, entered: tuple[MemoryBlock, ...]) -> bool:
+    def _concerns_caller(self, entered: tuple[MemoryScope, ...]) -> bool:
         """Whether this open block is the caller's.
 
         Args:
@@ -265,7 +265,7 @@ class MemoryBlock:
         return is_generator(home) or (self._task is not None and self._task is running_task())
 
 
-class MemoryScope:
+class ScopeGuard:
     """Opens a block for a `with` statement, and ends it whatever happens.
 
     If the statement ends in an error, or the memory is no longer finite, the state is as it was before. No generator with a
@@ -273,10 +273,10 @@ class MemoryScope:
     statement's body or at its very end drops the scope, and with it the block.
     """
 
-    def __init__(self, block: MemoryBlock) -> None:
+    def __init__(self, block: MemoryScope) -> None:
         self._block = block
 
-    def __enter__(self) -> MemoryBlock:
+    def __enter__(self) -> MemoryScope:
         if self._block.status != "new":
             raise RuntimeError("this memory block has begun already; call model.memory(state) for each `with` statement")
         try:
@@ -307,9 +307,9 @@ class MemoryScope:
             warnings.warn(_NOT_REACHED, stacklevel=2)
 
 
-def entered_blocks() -> tuple[MemoryBlock, ...]:
+def entered_scopes() -> tuple[MemoryScope, ...]:
     """The blocks that were opened in the caller's context, of any model, innermost last."""
-    return _open_blocks.get()
+    return _open_scopes.get()
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -20,18 +20,18 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
-def after_output(contents: Contents, output: Any) -> Contents:
+def after_output(snapshot: Snapshot, output: Any) -> Snapshot:
     """The same memory, whose gradients are computed after that of the model's output.
 
     FSDP makes a layer's weights whole again when the gradient of its output is computed. To the last layer that of a write
     pass may come by the memory alone, and would meet weights that were freed.
 
     Args:
-        contents: the memory after a pass.
+        snapshot: the memory after a pass.
         output: what the model returned.
     """
     nothing = output[0][:0].sum()  # zero, and so are its gradients
-    return replace(contents, states={name: state + nothing.to(state.device) for name, state in contents.states.items()})
+    return replace(snapshot, states={name: state + nothing.to(state.device) for name, state in snapshot.states.items()})
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deltamem.hook.text_decoder import text_config
 
-KIND = ("model_type", "hidden_size", "num_hidden_layers")
+IDENTITY_FIELDS = ("model_type", "hidden_size", "num_hidden_layers")
 EMBEDDING = "embedding"
 # How many numbers of the embedding are kept, and how like the model's they must be. Unrelated weights have a cosine of 0 within
 # 0.13 (1 / sqrt(64), one standard deviation), the same weights rounded to 4 bits one of 0.97 (SmolLM2-135M).
@@ -39,7 +39,7 @@ def check_description(described: Any) -> None:
     Raises:
         ValueError: something else; says what.
     """
-    accepted = (*KIND, EMBEDDING)
+    accepted = (*IDENTITY_FIELDS, EMBEDDING)
     if not isinstance(described, Mapping) or not {*described} <= {*accepted}:
         raise ValueError(f"backbone={described!r:.80} is not accepted; give a mapping with {', '.join(accepted)}, or None")
     numbers = described.get(EMBEDDING)
@@ -60,7 +60,7 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
     Raises:
         ValueError: another kind of model, or another model's weights.
     """
-    kinds = [{name: described.get(name) for name in KIND} for described in (expected, found)]
+    kinds = [{name: described.get(name) for name in IDENTITY_FIELDS} for described in (expected, found)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"this adapter was made for the backbone {kinds[0]}, but the model is {kinds[1]}; load the backbone that it was "

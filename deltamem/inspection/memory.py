@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from deltamem.chat.saved import SessionNotes
+from deltamem.chat.saved import SavedSession
 from deltamem.chat.session import FILE
 from deltamem.inspection.layer_names import in_order
 from deltamem.memory.state import DeltaMemState, read_state_file
@@ -22,7 +22,7 @@ from deltamem.memory.state import DeltaMemState, read_state_file
 SHOWN_SINGULAR_VALUES = 4
 
 
-def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SessionNotes | None]:
+def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SavedSession | None]:
     """A memory from a file of its own, or a session's with the notes on the session.
 
     Args:
@@ -34,10 +34,10 @@ def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SessionNo
     path = Path(place) / FILE if os.path.isdir(place) else Path(place)
     saved, metadata = read_state_file(path)  # a file has its tensors in no order that means anything
     states = {name: saved.tensors[name] for name in sorted(saved.tensors, key=in_order)}
-    state = DeltaMemState(replace(saved.contents, states=states), saved.fingerprint)
+    state = DeltaMemState(replace(saved.snapshot, states=states), saved.fingerprint)
     if "session" not in metadata:
         return state, None
-    return state[0], SessionNotes.read(metadata, path)  # the other rows are what its context started from
+    return state[0], SavedSession.read(metadata, path)  # the other rows are what its context started from
 
 
 def inspect_memory(place: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deltamem.forward.memory_pass import MemoryPass
-from deltamem.forward.running import current
+from deltamem.forward.running import running
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.memory.segments import Segments
 from deltamem.rule import delta_rule
@@ -143,7 +143,7 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
     """Record what a layer has written in a pass."""
 
     def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD, current.memory)
+        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD, running.memory_pass)
         if memory is None or not memory.write:
             return
         tokens = memory.token_writes.get(layer.name)

@@ -1,4 +1,4 @@
-"""Contents: all that a memory holds, row by row."""
+"""Snapshot: all that a memory holds, row by row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OpenSegment:
 
 
 @dataclass(frozen=True)
-class Contents:
+class Snapshot:
     """What a memory holds. The first dimension of every tensor is the batch row; no tensor is ever changed in place.
 
     Args:
@@ -48,7 +48,7 @@ class Contents:
     open_segment: OpenSegment | None = None
 
     @classmethod
-    def empty(cls, batch: int, device: torch.device) -> Contents:
+    def empty(cls, batch: int, device: torch.device) -> Snapshot:
         """Nothing, for a batch of rows."""
         return cls({}, torch.zeros(batch, dtype=torch.int64, device=device))
 
@@ -57,24 +57,24 @@ class Contents:
         """Number of rows, each a memory of its own."""
         return self.tokens.shape[0]
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Contents:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
         """The same change made to every tensor."""
         states = {name: change(state) for name, state in self.states.items()}
-        return Contents(states, change(self.tokens), self.open_segment and self.open_segment.map(change))
+        return Snapshot(states, change(self.tokens), self.open_segment and self.open_segment.map(change))
 
-    def select(self, rows: Tensor | None) -> Contents:
+    def select(self, rows: Tensor | None) -> Snapshot:
         """Some rows, given by index, in that order; all of them for None."""
         return self if rows is None else self.map(lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
 
     @classmethod
-    def stack(cls, parts: Sequence[Contents]) -> Contents:
+    def stack(cls, parts: Sequence[Snapshot]) -> Snapshot:
         """The rows of several memories, one after the other."""
         if any(part.open_segment for part in parts):
             parts = [part.with_open_segment(like=next(p.open_segment for p in parts if p.open_segment)) for part in parts]
         flat = [part.to_flat() for part in parts]
         return cls.from_flat({name: torch.cat([tensors[name] for tensors in flat]) for name in flat[0]})
 
-    def with_open_segment(self, like: OpenSegment) -> Contents:
+    def with_open_segment(self, like: OpenSegment) -> Snapshot:
         """The same; where no segment is open, "none" for every row."""
         if self.open_segment is not None:
             return self
@@ -91,7 +91,7 @@ class Contents:
         return flat
 
     @classmethod
-    def from_flat(cls, flat: Mapping[str, Tensor]) -> Contents:
+    def from_flat(cls, flat: Mapping[str, Tensor]) -> Snapshot:
         """The inverse of `to_flat`.
 
         Raises:

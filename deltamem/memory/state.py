@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from deltamem.io.files import check_regular, write_atomically
-from deltamem.memory.snapshot import MOST_TOKENS, Contents, OpenSegment
+from deltamem.memory.snapshot import MOST_TOKENS, OpenSegment, Snapshot
 
 FORMAT = "deltamem-state"
 FORMAT_VERSION = 1
@@ -27,37 +27,37 @@ class DeltaMemState:
     it came from.
 
     Args:
-        contents: what it holds.
+        snapshot: what it holds.
         fingerprint: which adapter wrote it; None if it is empty or was written while the adapter was in training.
 
     Raises:
         ValueError: tensors of other shapes or dtypes, of different batch sizes, or with NaN or infinite values.
     """
 
-    def __init__(self, contents: Contents, fingerprint: str | None = None) -> None:
-        _check(contents)
-        self.contents = contents
+    def __init__(self, snapshot: Snapshot, fingerprint: str | None = None) -> None:
+        _check(snapshot)
+        self.snapshot = snapshot
         self.fingerprint = fingerprint
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The states by attention module, `[batch, num_states, r, r]` each."""
-        return dict(self.contents.states)
+        return dict(self.snapshot.states)
 
     @property
     def tokens(self) -> list[int]:
         """How many tokens were written to each row."""
-        return self.contents.tokens.tolist()
+        return self.snapshot.tokens.tolist()
 
     @property
     def batch_size(self) -> int:
         """Number of rows, each a memory of its own."""
-        return self.contents.rows
+        return self.snapshot.rows
 
     @property
     def nbytes(self) -> int:
         """Size of the states in bytes."""
-        return sum(tensor.nbytes for tensor in self.contents.states.values())
+        return sum(tensor.nbytes for tensor in self.snapshot.states.values())
 
     def __len__(self) -> int:
         return self.batch_size
@@ -75,7 +75,7 @@ class DeltaMemState:
         return self._map(lambda tensor: tensor[rows])
 
     def __repr__(self) -> str:
-        shape = tuple(next(iter(self.contents.states.values())).shape)
+        shape = tuple(next(iter(self.snapshot.states.values())).shape)
         written = ", ".join(map(str, self.tokens[:4])) + (", ..." if len(self) > 4 else "")
         return f"DeltaMemState({len(self.tensors)} modules, {list(shape)} each, {self.nbytes} bytes; tokens written: {written})"
 
@@ -96,7 +96,7 @@ class DeltaMemState:
         fingerprints = {state.fingerprint for state in states} - {None}
         if len(fingerprints) > 1:
             raise ValueError(f"the memories were written by different adapters: {', '.join(sorted(map(str, fingerprints)))}")
-        return cls(Contents.stack([state.contents for state in states]), next(iter(fingerprints), None))
+        return cls(Snapshot.stack([state.snapshot for state in states]), next(iter(fingerprints), None))
 
     def clone(self) -> DeltaMemState:
         """A copy that shares nothing."""
@@ -108,8 +108,8 @@ class DeltaMemState:
 
     def reset(self) -> None:
         """Forget everything."""
-        states = {name: torch.zeros_like(state) for name, state in self.contents.states.items()}
-        self.contents, self.fingerprint = Contents(states, torch.zeros_like(self.contents.tokens)), None
+        states = {name: torch.zeros_like(state) for name, state in self.snapshot.states.items()}
+        self.snapshot, self.fingerprint = Snapshot(states, torch.zeros_like(self.snapshot.tokens)), None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory to a safetensors file; an existing file is replaced in one step, or not at all."""
@@ -133,7 +133,7 @@ class DeltaMemState:
         return state
 
     def _map(self, change: Any) -> DeltaMemState:
-        return DeltaMemState(self.contents.map(change), self.fingerprint)
+        return DeltaMemState(self.snapshot.map(change), self.fingerprint)
 
 
 def write_state_file(path: str | os.PathLike[str], state: DeltaMemState, notes: Mapping[str, str] | None = None) -> None:
@@ -153,7 +153,7 @@ def _serialised(state: DeltaMemState, notes: Mapping[str, str]) -> bytes:
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "fingerprint": json.dumps(state.fingerprint), **notes}
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.contents.to_flat().items()
+        for name, tensor in state.snapshot.to_flat().items()
     }
     try:
         data = save(tensors, metadata)
@@ -187,7 +187,7 @@ def _parsed(data: bytes, name: str) -> tuple[DeltaMemState, dict[str, str]]:
         raise ValueError(f"{name} is not a readable safetensors file: {error}") from error
     try:
         fingerprint = _fingerprint_in(metadata)
-        return DeltaMemState(Contents.from_flat(tensors), fingerprint), metadata
+        return DeltaMemState(Snapshot.from_flat(tensors), fingerprint), metadata
     except ValueError as error:
         raise ValueError(f"{name} holds no usable memory: {error}") from error
 
@@ -199,7 +199,7 @@ def _metadata_in(data: bytes) -> dict[str, str]:
 
 
 def _layout(state: DeltaMemState) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape[1:]) for name, tensor in state.contents.states.items()}
+    return {name: tuple(tensor.shape[1:]) for name, tensor in state.snapshot.states.items()}
 
 
 def _fingerprint_in(metadata: Mapping[str, str]) -> str | None:
@@ -219,36 +219,36 @@ def _fingerprint_in(metadata: Mapping[str, str]) -> str | None:
     return fingerprint
 
 
-def _check(contents: Contents) -> None:
-    if not contents.states:
+def _check(snapshot: Snapshot) -> None:
+    if not snapshot.states:
         raise ValueError("a memory needs at least one tensor, got none")
-    for name, tensor in contents.states.items():
+    for name, tensor in snapshot.states.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"the memory of {name} must be a tensor, got {type(tensor).__name__}")
         if tensor.dtype != torch.float32:
             raise ValueError(f"the memory of {name} must be float32, got {tensor.dtype}")
         if tensor.ndim != 4 or tensor.shape[2] != tensor.shape[3] or 0 in tensor.shape:
             raise ValueError(f"the memory of {name} must be [batch, num_states, r, r], got {tuple(tensor.shape)}")
-    batches = {tensor.shape[0] for tensor in contents.states.values()}
+    batches = {tensor.shape[0] for tensor in snapshot.states.values()}
     if len(batches) > 1:
         raise ValueError(f"all tensors of a memory must have one batch size, got {sorted(batches)}")
-    _check_counts("tokens written", contents.tokens, batches.pop(), 0, MOST_TOKENS)
-    if contents.open_segment is not None:
-        _check_open_segment(contents, contents.open_segment)
-    bad = find_not_finite(contents)
+    _check_counts("tokens written", snapshot.tokens, batches.pop(), 0, MOST_TOKENS)
+    if snapshot.open_segment is not None:
+        _check_open_segment(snapshot, snapshot.open_segment)
+    bad = find_not_finite(snapshot)
     if bad is not None:
         raise ValueError(f"the memory of {bad} has NaN or infinite values")
 
 
-def _check_open_segment(contents: Contents, segment: OpenSegment) -> None:
-    _check_counts("ids of open segments", segment.ids, contents.rows, -1, torch.iinfo(torch.int64).max)
-    _check_counts("sizes of open segments", segment.sizes, contents.rows, 0, MOST_TOKENS)
-    if set(segment.sums) != set(contents.states):
+def _check_open_segment(snapshot: Snapshot, segment: OpenSegment) -> None:
+    _check_counts("ids of open segments", segment.ids, snapshot.rows, -1, torch.iinfo(torch.int64).max)
+    _check_counts("sizes of open segments", segment.sizes, snapshot.rows, 0, MOST_TOKENS)
+    if set(segment.sums) != set(snapshot.states):
         raise ValueError("an open segment must have been seen by all modules of the memory, or by none")
     for name, sums in segment.sums.items():
-        if sums.dtype != torch.float32 or sums.ndim != 2 or sums.shape[0] != contents.rows:
+        if sums.dtype != torch.float32 or sums.ndim != 2 or sums.shape[0] != snapshot.rows:
             raise ValueError(
-                f"the open segment of {name} must be float32 [{contents.rows}, width], got {sums.dtype} {tuple(sums.shape)}"
+                f"the open segment of {name} must be float32 [{snapshot.rows}, width], got {sums.dtype} {tuple(sums.shape)}"
             )
 
 
@@ -260,10 +260,10 @@ def _check_counts(what: str, counts: Tensor, rows: int, least: int, most: int) -
         raise ValueError(f"the {what} must be at least {least} and at most {most}, got {counts.tolist()!r:.80}")
 
 
-def find_not_finite(contents: Contents) -> str | None:
+def find_not_finite(snapshot: Snapshot) -> str | None:
     """The name of a module whose memory has NaN or infinite values, None if all are finite."""
-    sums = {} if contents.open_segment is None else contents.open_segment.sums
-    tensors = [(name, tensor) for part in (contents.states, sums) for name, tensor in part.items() if not tensor.is_meta]
+    sums = {} if snapshot.open_segment is None else snapshot.open_segment.sums
+    tensors = [(name, tensor) for part in (snapshot.states, sums) for name, tensor in part.items() if not tensor.is_meta]
     # One sum per tensor and one look at all of them: NaN and infinity survive a sum with zero weights.
     totals = [(tensor.detach() * 0).sum().cpu() for _, tensor in tensors]
     if not totals or bool(torch.stack(totals).isfinite().all()):

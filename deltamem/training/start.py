@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deltamem.adapter.offloading import fetched, weight_of
+from deltamem.adapter.offloading import loaded_weight, weight_of
 from deltamem.hook.text_decoder import last_place
 from deltamem.layer import DeltaMemLayer
 from deltamem.training.loss import joined, views_in
@@ -204,7 +204,7 @@ class _Heads:
 
 def _weight(layer: DeltaMemLayer, role: str) -> Tensor:
     projection = layer.projections[role]
-    weight = fetched(*weight_of(projection.module))
+    weight = loaded_weight(*weight_of(projection.module))
     if not weight.is_floating_point() or weight.itemsize == 1:
         raise ValueError(f"the weights of {layer.name} are quantised ({weight.dtype}); start at random")
     return projection.rows_of(weight).float()

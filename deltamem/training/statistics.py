@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.forward.running import current
+from deltamem.forward.running import running
 from deltamem.hook.text_decoder import last_place
 from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
 from deltamem.rule.gates import writes
@@ -62,7 +62,7 @@ def _gate_hook(layer: DeltaMemLayer, measured: Measured) -> RemovableHandle:
     """Measure the gates of what a layer has written in a pass."""
 
     def measure(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        memory = kwargs.get(PASS_KEYWORD, current.memory)
+        memory = kwargs.get(PASS_KEYWORD, running.memory_pass)
         written = None if memory is None else memory.token_writes.get(layer.name)
         if written is None:  # segments
             return
@@ -81,7 +81,7 @@ def _correction_hook(layer: DeltaMemLayer, role: str, real: Tensor, measured: Me
     projection = layer.projections[role]
 
     def measure(module: nn.Module, args: Any, output: Tensor) -> None:
-        reads = None if current.reads is None else current.reads.of(layer.name)
+        reads = None if running.corrections is None else running.corrections.of(layer.name)
         linear = None if reads is None else reads.parts.corrections.get(role)
         if reads is None or linear is None:
             return

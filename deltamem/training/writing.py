@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deltamem.forward.memory_pass import TokenWrites
 from deltamem.hook.text_decoder import last_place
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
 
 Batch = dict[str, Tensor]
@@ -79,10 +79,10 @@ class Written:
             chats: `[reads]`, places in the batch. tokens: `[reads]`, how many were written.
         """
         if not self.token_writes:
-            return DeltaMemState(self.state.contents.select(chats))
+            return DeltaMemState(self.state.snapshot.select(chats))
         begun, shared = (self.beginning.tensors, self.beginning.tokens[0]) if self.beginning is not None else ({}, 0)
         states = {name: writes.after(chats, tokens - shared, begun.get(name)) for name, writes in self.token_writes.items()}
-        return DeltaMemState(Contents(states, tokens))
+        return DeltaMemState(Snapshot(states, tokens))
 
     def of_another(self, chats: Tensor) -> tuple[Tensor, Tensor]:
         """For each chat the next one in the batch, and how many tokens it has, `[reads]` each.
@@ -127,7 +127,7 @@ def write_from_backbone(
         beginning, cache = _write_beginning(model, adapted, ids[:1, :shared])
         cache.batch_repeat_interleave(len(ids))
         cached = {"past_key_values": cache, "use_cache": True}
-        state.contents = beginning.contents.map(lambda tensor: tensor.expand(len(ids), *tensor.shape[1:]))
+        state.snapshot = beginning.snapshot.map(lambda tensor: tensor.expand(len(ids), *tensor.shape[1:]))
     ids = ids[:, shared:]
     asked = places - shared if len(places) else last_place(ids)
     with adapted.memory(state, read=False, segment_ids=segment_ids, detach=False) as block:

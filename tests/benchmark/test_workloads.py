@@ -61,7 +61,7 @@ def test_a_compiled_model_says_the_same():
 def test_decoding_starts_from_the_given_memory_and_leaves_it():
     _, adapted = twins(tiny_backbone(), None, "tsw")
     (_, memory), *_ = memories_after(adapted, [50], batch=1, most_tokens=20, progress=Progress(disable=True))
-    before, seen = memory.contents, []
+    before, seen = memory.snapshot, []
     forward = adapted.model.forward
     for start in (None, memory):
         run(
@@ -73,7 +73,7 @@ def test_decoding_starts_from_the_given_memory_and_leaves_it():
                 forward=lambda **kw: seen.append(forward(**kw)) or seen[-1],
             )
         )
-    assert memory.contents is before
+    assert memory.snapshot is before
     assert not torch.equal(seen[0].logits, seen[2].logits)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from deltamem import ChatSession, DeltaMemState
 from deltamem.chat.session import FILE as SESSION
-from deltamem.memory.snapshot import MOST_TOKENS, Contents, OpenSegment
+from deltamem.memory.snapshot import MOST_TOKENS, OpenSegment, Snapshot
 
 COUNT = {"@tokens": torch.zeros(1, dtype=torch.int64)}
 STATE = {FIRST: torch.zeros(1, 1, 2, 2), **COUNT}
@@ -193,7 +193,7 @@ COPIES: dict[str, Callable[[DeltaMemState, Path], DeltaMemState]] = {
 @pytest.mark.parametrize("copy", COPIES)
 def test_an_open_segment_goes_with_the_memory(tmp_path: Path, copy: str) -> None:
     state = half_told()
-    assert state.contents.open_segment is not None
+    assert state.snapshot.open_segment is not None
     assert not any(tensor.any() for tensor in state.tensors.values())  # nothing but the open segment tells it from an empty one
     copied = COPIES[copy](state, tmp_path)
     assert same(copied, state)
@@ -204,7 +204,7 @@ def test_an_open_segment_goes_with_the_memory(tmp_path: Path, copy: str) -> None
 def test_a_reset_memory_has_no_open_segment() -> None:
     state = half_told()
     state.reset()
-    assert state.contents.open_segment is None
+    assert state.snapshot.open_segment is None
 
 
 def test_rows_without_an_open_segment_stack_with_one_that_has(tmp_path: Path) -> None:
@@ -217,19 +217,19 @@ def test_rows_without_an_open_segment_stack_with_one_that_has(tmp_path: Path) ->
 
 def with_segment(**changes: Any) -> DeltaMemState:
     state = half_told(1)
-    segment = state.contents.open_segment
+    segment = state.snapshot.open_segment
     assert segment is not None
-    return DeltaMemState(replace(state.contents, open_segment=replace(segment, **changes)), state.fingerprint)
+    return DeltaMemState(replace(state.snapshot, open_segment=replace(segment, **changes)), state.fingerprint)
 
 
 MISFITS: dict[str, Callable[[], tuple[PeftModel, DeltaMemState]]] = {
     "a width of 1": lambda: (writes_messages(), with_segment(sums=dict.fromkeys((FIRST, SECOND), torch.ones(1, 1)))),
     "a smaller width": lambda: (writes_messages(), with_segment(sums=dict.fromkeys((FIRST, SECOND), torch.ones(1, 7)))),
     "a larger width": lambda: (writes_messages(), with_segment(sums=dict.fromkeys((FIRST, SECOND), torch.ones(1, 40)))),
-    "an adapter of tokens": lambda: (tiny_adapted(), DeltaMemState(half_told(1).contents)),
+    "an adapter of tokens": lambda: (tiny_adapted(), DeltaMemState(half_told(1).snapshot)),
     "modules of other names": lambda: (
         tiny_adapted(),
-        DeltaMemState(replace(half_told(1).contents, states={"x": torch.zeros(1, 1, 4, 4)}, open_segment=None)),
+        DeltaMemState(replace(half_told(1).snapshot, states={"x": torch.zeros(1, 1, 4, 4)}, open_segment=None)),
     ),
 }
 
@@ -241,7 +241,7 @@ def test_a_memory_that_does_not_fit_the_model_is_refused_before_it_is_used(case:
     with pytest.raises(ValueError, match="does not fit the active adapter 'default'"), model.memory(state):
         pass
     assert same(state, before)
-    assert not model.base_model.open_blocks
+    assert not model.base_model.open_scopes
 
 
 # What is saved loads
@@ -253,8 +253,8 @@ def test_counts_stop_where_a_file_s_do(tmp_path: Path, segments: bool) -> None:
     model = writes_messages() if segments else tiny_adapted()
     state = half_told(1) if segments else model.new_memory()
     most = torch.tensor([MOST_TOKENS])
-    segment = state.contents.open_segment and replace(state.contents.open_segment, sizes=most)
-    state = saved_and_loaded(DeltaMemState(replace(state.contents, tokens=most, open_segment=segment)), tmp_path)
+    segment = state.snapshot.open_segment and replace(state.snapshot.open_segment, sizes=most)
+    state = saved_and_loaded(DeltaMemState(replace(state.snapshot, tokens=most, open_segment=segment)), tmp_path)
     ids = torch.zeros(1, 3, dtype=torch.int64) if segments else None
     for keep_open in (segments, False):
         with torch.no_grad(), model.memory(state, segment_ids=ids, keep_open=keep_open):
@@ -292,8 +292,8 @@ def test_what_is_saved_loads(folder: Path, names: set[str], tokens: int, fingerp
     path = folder / "saved.safetensors"
     path.unlink(missing_ok=True)
     try:
-        contents = Contents({name: torch.zeros(1, 1, 2, 2) for name in names}, torch.tensor([tokens]))
-        state = DeltaMemState(contents, fingerprint)
+        snapshot = Snapshot({name: torch.zeros(1, 1, 2, 2) for name in names}, torch.tensor([tokens]))
+        state = DeltaMemState(snapshot, fingerprint)
         state.save(path)
     except ValueError:
         assert not path.exists()
@@ -312,7 +312,7 @@ def fitting(fingerprint: str | None) -> DeltaMemState:
 
 
 PLAIN = save({**random_tensors(1, 1, 4), **COUNT}, {**METADATA, "fingerprint": "null"})
-HALF_TOLD = save(fitting(None).contents.to_flat(), {**METADATA, "fingerprint": "null"})
+HALF_TOLD = save(fitting(None).snapshot.to_flat(), {**METADATA, "fingerprint": "null"})
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +338,7 @@ def test_flipped_bytes_give_a_value_error_or_a_memory_that_works(folder: Path, d
     state = load_bytes(folder, content)
     if isinstance(state, ValueError):
         return
-    tensors = state.contents.to_flat()
+    tensors = state.snapshot.to_flat()
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert all(tensor.numpy().tobytes() == tensors[name].numpy().tobytes() for name, tensor in load(content).items())
     before = state.clone()
@@ -378,7 +378,7 @@ def test_any_tensors_give_a_value_error_or_a_memory(folder: Path, tensors: dict[
     made = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()}
     state = load_bytes(folder, save(made, METADATA))
     if not isinstance(state, ValueError):
-        assert state.contents.to_flat().keys() == made.keys()
+        assert state.snapshot.to_flat().keys() == made.keys()
 
 
 def test_the_header_is_where_it_is_looked_for() -> None:

@@ -22,10 +22,10 @@ from tiny_chat import chat_model, chat_tokenizer
 from tiny_memory import same
 
 from deltamem import ChatSession
-from deltamem.chat.saved import SessionNotes
+from deltamem.chat.saved import SavedSession
 from deltamem.chat.session import FILE
 
-NOTES = [field.name for field in fields(SessionNotes)]
+NOTES = [field.name for field in fields(SavedSession)]
 # Those that the first files did not have.
 LATER = ["first_pass_writes", "template_options"]
 SHORT = {"max_new_tokens": 3, "do_sample": False}
@@ -113,7 +113,7 @@ def test_damaged_bytes_give_a_value_error_or_a_session(folder: Path, in_use: Cha
         said = notes_of(folder / FILE)
         assert chat.messages == said["messages"]
         assert chat.system == said["system"]
-        assert all(torch.equal(tensor[0], load(content)[name][0]) for name, tensor in chat.memory.contents.to_flat().items())
+        assert all(torch.equal(tensor[0], load(content)[name][0]) for name, tensor in chat.memory.snapshot.to_flat().items())
 
 
 WRONG_NOTES: dict[str, Callable[[], Any]] = {

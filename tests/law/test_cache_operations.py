@@ -99,9 +99,9 @@ def test_crop_in_a_block_takes_it_back_from_the_block():
     kept = torch.cat([ids[0, :7], ids[0, :2]])
     assert error(state, replay(model, kept, start)) < TOLERANCE
     assert state.tokens == [12 + 9]
-    after = state.contents
+    after = state.snapshot
     cache.crop(-4)  # the block is closed: its memory is a value
-    assert state.contents is after
+    assert state.snapshot is after
 
 
 def test_crop_counts_the_valid_tokens_only():
@@ -123,10 +123,10 @@ def test_part_of_a_pass_that_wrote_segments_cannot_be_taken_back(removed):
     state, cache, ids = model.new_memory(), DynamicCache(), random_tokens(1, 6)
     with torch.no_grad(), model.memory(state, segment_ids=torch.tensor([[0, 0, 0, 1, 1, 1]])):
         model(input_ids=ids, past_key_values=cache, use_cache=True)
-        written = state.contents
+        written = state.snapshot
         with pytest.raises(RuntimeError, match="a pass that wrote segments"):
             MemoryCacheLayer.find(cache).crop(-removed)
-        assert state.contents is written
+        assert state.snapshot is written
         MemoryCacheLayer.find(cache).crop(-6)
     assert error(state, model.new_memory()) == 0
 
@@ -149,7 +149,7 @@ def test_copy_and_reset(filled):
     model, ids, cache = filled
     twin = copy.deepcopy(cache)
     cache.reset()
-    assert MemoryCacheLayer.find(cache).contents is None
+    assert MemoryCacheLayer.find(cache).snapshot is None
     assert holds(twin, model, ids)
     with torch.no_grad():
         again = model(input_ids=ids[:, :6], past_key_values=cache, use_cache=True).logits

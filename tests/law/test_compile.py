@@ -150,15 +150,15 @@ def test_another_threads_memory_is_never_used():
         except RuntimeError as problem:
             seen.append(str(problem))
 
-    before = state.contents
+    before = state.snapshot
     with model.memory(state):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        assert state.contents is before
+        assert state.snapshot is before
         fast(input_ids=ids, use_cache=False)  # the thread that opened it goes on
     assert "another thread or task had a memory of it open" in seen[0]
-    assert state.contents is not before
+    assert state.snapshot is not before
 
 
 @torch.no_grad()

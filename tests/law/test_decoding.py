@@ -97,7 +97,7 @@ def test_sampling_with_a_seed_in_several_branches(model_type):
         torch.manual_seed(7)
         with model.memory(state):
             drawn[use_cache] = generate(model, ids, do_sample=True, num_return_sequences=3, use_cache=use_cache)
-        for row in (0, 1):  # a block keeps what all branches have in common: the memory after the prompt
+        for row in (0, 1):  # a block keeps what all beams_per_row have in common: the memory after the prompt
             assert error(state[row], replay(model, ids[row], start[row])) < TOLERANCE
         assert state.tokens == [22, 22]
     assert torch.equal(drawn[True], drawn[False])
@@ -107,10 +107,10 @@ def test_sampling_with_a_seed_in_several_branches(model_type):
 def test_a_memory_changes_what_is_generated_and_reading_does_not_change_it():
     model, ids = adapted(), random_tokens(1, 10)
     state = told(model)
-    before = state.contents
+    before = state.snapshot
     with model.memory(state, write=False):
         read = generate(model, ids)
-    assert state.contents is before
+    assert state.snapshot is before
     assert not torch.equal(read, generate(model, ids))
 
 
@@ -275,7 +275,7 @@ REFUSED = {
 def test_strategies_that_the_memory_cannot_follow_are_refused(strategy):
     model = adapted()
     state = told(model)
-    before = state.contents
+    before = state.snapshot
     with pytest.raises(NotImplementedError, match=r"δ-mem does not generate with .*greedy_search"), model.memory(state):
         generate(model, random_tokens(1, 8), **REFUSED[strategy])
-    assert state.contents is before
+    assert state.snapshot is before

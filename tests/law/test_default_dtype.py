@@ -36,7 +36,7 @@ def write_segments(model):
     state, ids = model.new_memory(), torch.arange(40)[None] // 7
     with torch.no_grad(), model.memory(state, segment_ids=ids, keep_open=True):
         model(input_ids=IDS)
-    return [*state.tensors.values(), *state.contents.open_segment.sums.values()]
+    return [*state.tensors.values(), *state.snapshot.open_segment.sums.values()]
 
 
 def generate(model):

@@ -1,4 +1,4 @@
-"""Whoever calls `generate`, and however: the tuner, a PeftModel, the inner model; rows are prompts, not branches."""
+"""Whoever calls `generate`, and however: the tuner, a PeftModel, the inner model; rows are prompts, not beams_per_row."""
 
 import copy
 

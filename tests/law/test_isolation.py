@@ -95,7 +95,7 @@ def conversations(model, seed, count=15):
     for index in range(count):
         with model.memory(state):
             yield generate(model, random_tokens(1, 6, seed=100 * seed + index), max_new_tokens=4, min_new_tokens=4)
-    yield state.contents.to_flat()
+    yield state.snapshot.to_flat()
 
 
 def equal(first, second):
@@ -231,18 +231,18 @@ def test_adapters_are_not_switched_under_an_open_memory():
     model = adapted()
     model.add_adapter("other", tiny_config())
     state = told(model)
-    before = state.contents
+    before = state.snapshot
     with pytest.raises(RuntimeError, match=r"opened for the adapter 'default', but \['other'\] is active"), torch.no_grad():
         with model.memory(state):
             model(input_ids=random_tokens(1, 4))
             model.set_adapter("other")
             model(input_ids=random_tokens(1, 4))
-    assert state.contents is before
+    assert state.snapshot is before
     model.set_adapter("default")
     with pytest.raises(RuntimeError, match="opened for the adapter"), torch.no_grad(), model.memory(state):
         model(input_ids=random_tokens(1, 4))
         model.set_adapter("other")
-    assert state.contents is before
+    assert state.snapshot is before
 
 
 def test_a_session_does_not_write_to_the_memory_it_was_given():
@@ -264,7 +264,7 @@ def test_what_a_call_used_is_freed():
         state = told(model)
         with model.memory(state):
             run(input_ids=random_tokens(1, 6), use_cache=False)
-        alive = [weakref.ref(tensor) for tensor in state.contents.to_flat().values()]
+        alive = [weakref.ref(tensor) for tensor in state.snapshot.to_flat().values()]
         del state
         gc.collect()
         assert not any(reference() is not None for reference in alive)

@@ -10,7 +10,7 @@ from tiny import FAMILIES, random_tokens, tiny_adapted, tiny_backbone, tiny_conf
 
 from deltamem.forward.memory_pass import MemoryPass
 from deltamem.layer import DeltaMemLayer
-from deltamem.memory.snapshot import Contents
+from deltamem.memory.snapshot import Snapshot
 from deltamem.rule.reference import reference_delta_rule
 
 LONG, RANK = 32_768, 8
@@ -52,7 +52,7 @@ def relative_errors(state, expected):
 def test_a_long_text_in_half_precision(dtype):
     layer = long_layer(dtype)
     hidden = torch.randn(1, LONG, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
-    memory = MemoryPass(Contents.empty(1, hidden.device), None, write=True, segments=None, batch=1, tokens=LONG)
+    memory = MemoryPass(Snapshot.empty(1, hidden.device), None, write=True, segments=None, batch=1, tokens=LONG)
     with torch.no_grad():
         layer._each_token(layer.parts["default"], memory, hidden)
     state, expected = memory.end[layer.name], in_double(layer, hidden)
@@ -96,8 +96,8 @@ def test_what_stands_in_the_padding_reaches_nothing(model_type, bad):
         with torch.no_grad():
             model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
     assert not hidden[0].isfinite().all()  # the control: it does reach the layer
-    memory = MemoryPass(Contents.empty(1, mask.device), mask.bool(), write=True, segments=None, batch=1, tokens=6)
-    alone = MemoryPass(Contents.empty(1, mask.device), None, write=True, segments=None, batch=1, tokens=4)
+    memory = MemoryPass(Snapshot.empty(1, mask.device), mask.bool(), write=True, segments=None, batch=1, tokens=6)
+    alone = MemoryPass(Snapshot.empty(1, mask.device), None, write=True, segments=None, batch=1, tokens=4)
     with torch.no_grad():
         reads = layer._each_token(layer.parts["default"], memory, hidden[0])
         layer._each_token(layer.parts["default"], alone, hidden[0][:, 2:])
@@ -111,7 +111,7 @@ def test_what_stands_in_the_padding_reaches_nothing(model_type, bad):
 def test_a_memory_that_turns_bad_is_not_kept(model_type, bad):
     model = adapted(model_type)
     state = told(model)
-    before, fingerprint = state.contents, state.fingerprint
+    before, fingerprint = state.snapshot, state.fingerprint
     embeddings = model.get_input_embeddings()(random_tokens(1, 5)).detach()
     embeddings[0, 2] = bad
     first = next(iter(state.tensors))
@@ -119,7 +119,7 @@ def test_a_memory_that_turns_bad_is_not_kept(model_type, bad):
         with model.memory(state):
             model(input_ids=random_tokens(1, 5), use_cache=False)
             model(inputs_embeds=embeddings, use_cache=False)
-    assert state.contents is before
+    assert state.snapshot is before
     assert state.fingerprint == fingerprint
     ids = random_tokens(1, 5)
     assert error(replay(model, ids[0], state), replay(model, ids[0], told(model))) == 0  # and it can be gone on with

@@ -20,7 +20,7 @@ from oracle import TOLERANCE, adapted, error, logits_of, told
 from tiny import random_tokens
 
 from deltamem.forward import scope as blocks
-from deltamem.forward.scope import MemoryBlock
+from deltamem.forward.scope import MemoryScope
 
 USERS = ("anna", "bob")
 QUESTION = random_tokens(1, 5, seed=9)
@@ -101,7 +101,7 @@ class Interleaved(RuleBasedStateMachine):
     @rule()
     def and_a_copy_of_the_model_holds_no_block(self):
         twin = copy.deepcopy(self.model)
-        assert not twin.base_model.open_blocks
+        assert not twin.base_model.open_scopes
         assert torch.equal(say(twin, *QUESTION[0].tolist())[0], self.clean)
 
     @invariant()
@@ -121,7 +121,7 @@ TestInterleaved.settings = settings(examples(15), stateful_step_count=20)
 
 
 def test_without_a_look_at_the_frames_two_users_would_be_mixed(monkeypatch):
-    monkeypatch.setattr(MemoryBlock, "_is_suspended", lambda self: False)
+    monkeypatch.setattr(MemoryScope, "_is_suspended", lambda self: False)
     model = adapted()
     anna, bob = model.new_memory(), model.new_memory()
     first, second = listens(model, anna), listens(model, bob)
@@ -145,8 +145,8 @@ def test_blocks_that_end_in_another_order_are_both_refused():
     with pytest.raises(RuntimeError, match="was broken off"):
         inner.__exit__(None, None, None)
     assert error(anna, before[0]) == error(bob, before[1]) == 0
-    assert MemoryBlock.find(model.base_model) is None
-    assert not model.base_model.open_blocks
+    assert MemoryScope.find(model.base_model) is None
+    assert not model.base_model.open_scopes
 
 
 def test_a_block_begins_once():
@@ -251,8 +251,8 @@ def test_passes_of_two_threads_in_one_block_do_not_overlap(monkeypatch):
 
 
 def test_without_that_what_one_wrote_would_be_lost(monkeypatch):
-    monkeypatch.setattr(MemoryBlock, "claim", lambda self: None)
-    monkeypatch.setattr(MemoryBlock, "release", lambda self: None)
+    monkeypatch.setattr(MemoryScope, "claim", lambda self: None)
+    monkeypatch.setattr(MemoryScope, "release", lambda self: None)
     model = adapted()
     state = model.new_memory()
     assert passes_that_overlap(model, state, monkeypatch) == "accepted"
@@ -305,9 +305,9 @@ class Storm:
         try:
             for _ in range(self.interrupts):
                 self._loop_until_interrupted(state)
-                self.left += MemoryBlock.find(self.model.base_model) is not None or bool(self.model.base_model.open_blocks)
-                self.model.base_model.open_blocks.clear()
-                blocks._open_blocks.set(())
+                self.left += MemoryScope.find(self.model.base_model) is not None or bool(self.model.base_model.open_scopes)
+                self.model.base_model.open_scopes.clear()
+                blocks._open_scopes.set(())
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)

@@ -38,7 +38,7 @@ def test_a_segment_cut_into_passes_is_written_once(model_type):
     for cuts in [(5,), (1, 2, 3), (13,), tuple(range(1, LENGTH))]:
         state = write(model, model.new_memory(2), ids, segment_ids, cuts)
         assert error(state, expected) < TOLERANCE
-        assert state.contents.open_segment is None
+        assert state.snapshot.open_segment is None
         assert state.tokens == expected.tokens == [LENGTH] * 2
     each_closed = write(model, model.new_memory(2), ids, segment_ids, (5,), keep_open=(False, False))
     assert error(each_closed, expected) > 1e-3  # the control: two writes are not one
@@ -63,15 +63,15 @@ def test_another_id_completes_the_open_segment():
     model, ids = ssw(), random_tokens(2, 9)
     first, second = torch.tensor([[0, 0, 0, 1]] * 2), torch.tensor([[1, 1, 2, 2, 2], [5, 5, 5, 6, 6]])
     state = write(model, model.new_memory(2), ids[:, :4], first, keep_open=(True,))
-    assert state.contents.open_segment.ids.tolist() == [1, 1]
-    assert state.contents.open_segment.sizes.tolist() == [1, 1]
-    written_first = state.contents.states  # segment 0 alone
+    assert state.snapshot.open_segment.ids.tolist() == [1, 1]
+    assert state.snapshot.open_segment.sizes.tolist() == [1, 1]
+    written_first = state.snapshot.states  # segment 0 alone
     expected = write(model, model.new_memory(2), ids[:, :3], torch.zeros(2, 3, dtype=torch.long))
     assert error(written_first, expected) < TOLERANCE
     closed = write(model, model.new_memory(2), ids[:, :4], first)
     for state_ in (state, closed):
         write(model, state_, ids[:, 4:], second)
-    assert state.contents.open_segment is None
+    assert state.snapshot.open_segment is None
     assert state.tokens == closed.tokens == [9, 9]
     # The first layer's hidden states do not depend on what was read before, so there the writes can be compared: in row 1 the
     # same ones in the same order, while row 0 goes on with segment 1 and writes it once.
@@ -116,7 +116,7 @@ def test_stacking_a_memory_with_an_open_segment_on_one_without():
     segment_ids = torch.zeros_like(ids)
     begun = write(model, model.new_memory(), ids[:, :3], segment_ids[:, :3], keep_open=(True,))
     both = DeltaMemState.stack([model.new_memory(), begun])
-    assert both.contents.open_segment.ids.tolist() == [-1, 0]
+    assert both.snapshot.open_segment.ids.tolist() == [-1, 0]
     with torch.no_grad(), model.memory(both, segment_ids=segment_ids.repeat(2, 1)[:, 3:]):
         model(input_ids=ids.repeat(2, 1)[:, 3:])
     with torch.no_grad(), model.memory(begun, segment_ids=segment_ids[:, 3:]):

@@ -82,7 +82,7 @@ def test_three_steps_without_a_reset(model_type):
     for step in range(3):
         with model.memory(state):
             loss = model(input_ids=random_tokens(2, 8, seed=step), use_cache=False).logits.pow(2).mean()
-        assert not any(tensor.requires_grad for tensor in state.contents.to_flat().values())
+        assert not any(tensor.requires_grad for tensor in state.snapshot.to_flat().values())
         sizes.append(nodes(loss))
         loss.backward()
         optimizer.step()

@@ -9,10 +9,10 @@ from transformers import DataCollatorWithFlattening, GenerationConfig
 
 def refuse(model, state, match, **call):
     """The call is refused in a block and outside, and leaves the memory as it was."""
-    before = state.contents
+    before = state.snapshot
     with pytest.raises(NotImplementedError, match=match), torch.no_grad(), model.memory(state):
         model(**call)
-    assert state.contents is before
+    assert state.snapshot is before
     with pytest.raises(NotImplementedError, match=match):
         model(**call)
 
@@ -64,11 +64,11 @@ def test_positions_of_padded_rows_are_no_new_start(offset):
 def test_continuous_batching(start):
     model = adapted()
     state = told(model)
-    before = state.contents
+    before = state.snapshot
     options = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=2)
     with pytest.raises(NotImplementedError, match="continuous batching"), model.memory(state):
         getattr(model, start)([[5, 6, 7], [8, 9]], generation_config=options)
-    assert state.contents is before
+    assert state.snapshot is before
 
 
 def test_data_parallel_replicas():
@@ -96,10 +96,10 @@ def test_a_call_without_tokens():
 def test_masks_of_no_known_kind(mask, match):
     model = adapted()
     state = told(model)
-    before = state.contents
+    before = state.snapshot
     with pytest.raises(ValueError, match=match), model.memory(state):
         model(input_ids=random_tokens(1, 5), attention_mask=mask)
-    assert state.contents is before
+    assert state.snapshot is before
 
 
 def test_a_layer_that_runs_twice_in_one_pass_has_no_memory():

@@ -127,7 +127,7 @@ def assert_same_both_ways(monkeypatch, taken, model, rows=1, tolerance=1e-5, **o
 
     logits, memory = run()
     assert [len(token.end) for token in taken] == [2, 2, 2]
-    assert all(type(token).__name__ == "TritonToken" for token in taken)
+    assert all(type(token).__name__ == "GpuDecodeStep" for token in taken)
     monkeypatch.setattr(carrier, "_is_one_token", lambda *_: False)
     expected, same_memory = run()
     torch.testing.assert_close(logits, expected, atol=tolerance, rtol=0)

@@ -70,7 +70,7 @@ def written_by_hand(model, batch, size, linked):
         part = slice(start, [*starts, tokens][number + 1])
         if number == len(starts) - linked:
             state = state.clone()  # a plain value
-            state.contents = state.contents.map(torch.Tensor.detach)
+            state.snapshot = state.snapshot.map(torch.Tensor.detach)
         with model.memory(state, detach=False):
             model(input_ids=batch["input_ids"][:, part], attention_mask=batch["attention_mask"][:, part])
     return state
