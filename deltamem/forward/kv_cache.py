@@ -136,7 +136,7 @@ class MemoryCacheLayer(DummyLayer):
             "owner": None,
             "block": None,
             "fingerprint": self.fingerprint if owner is None else owner.fingerprint(),
-            "contents": self.snapshot and self.snapshot.map(torch.clone),
+            "snapshot": self.snapshot and self.snapshot.map(torch.clone),
             "steps": [step.as_value() for step in self.steps],
         }
 
