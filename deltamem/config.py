@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,7 +14,9 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from deltamem.hook.backbone_identity import check_description, is_finite
-from deltamem.rule.gates import Decay, Gating
+from deltamem.rule import MemoryKind
+from deltamem.rule.gates import Decay
+from deltamem.rule.kind import memory_kind
 
 # peft accepts methods from outside only as members of its enumeration. `extend_enum` adds one properly, on every Python
 # version, where filling the enumeration's private maps would not.
@@ -22,6 +24,9 @@ NAME = "delta_mem"
 if NAME.upper() not in PeftType.__members__:
     extend_enum(PeftType, NAME.upper(), NAME.upper())
 DELTA_MEM: PeftType = PeftType[NAME.upper()]
+
+# What the numbers of a memory depend on, beside the weights.
+MEMORY_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
 
 Projection = Literal["q", "k", "v", "o"]
 WriteUnit = Literal["token", "message", "sentence"]
@@ -40,6 +45,8 @@ class DeltaMemConfig(PeftConfig):
     Args:
         r: width of a memory; each state is an `r x r` matrix.
         alpha: corrections are scaled by `alpha / r`.
+        kind: the update rule, "delta" or the name of one that was registered (`register_memory_kind`). What `num_states`,
+            `decay`, `decay_first`, `rowwise_gates`, `beta_bias` and `tie_query_init` mean to another one, it says itself.
         corrections: which attention projections the memory corrects, any of "q", "k", "v", "o".
         write: what makes one write: every "token" (TSW), or the mean of a "message" or a "sentence" (SSW).
         num_states: parallel memories per attention layer (MSW has 4).
@@ -68,6 +75,7 @@ class DeltaMemConfig(PeftConfig):
 
     r: int = field(default=8, metadata={"help": "Width of a memory; each state is an r x r matrix."})
     alpha: float = field(default=16.0, metadata={"help": "Corrections are scaled by alpha / r."})
+    kind: str = field(default="delta", metadata={"help": "The update rule."})
     corrections: tuple[Projection, ...] = field(
         default=("q", "o"), metadata={"help": "Attention projections that the memory corrects: any of q, k, v, o."}
     )
@@ -113,6 +121,9 @@ class DeltaMemConfig(PeftConfig):
             )
         if self.backbone is not None:
             check_description(self.backbone)
+        if not isinstance(self.kind, str):
+            raise ValueError(f"kind={self.kind!r} is not accepted; give the name of an update rule")
+        self.memory_kind  # noqa: B018 (refuses a kind that is not there, and options that it does not take)
         if self.decay_first and self.decay == "none":
             raise ValueError("decay_first=True needs a decay, got decay='none'; choose decay='coupled' or 'learned'")
 
@@ -138,9 +149,9 @@ class DeltaMemConfig(PeftConfig):
             complete(Path(save_directory), self)
 
     @property
-    def gating(self) -> Gating:
-        """What a layer's projections mean."""
-        return Gating(self.r, self.num_states, self.decay, self.decay_first, self.rowwise_gates)
+    def memory_kind(self) -> MemoryKind:
+        """The update rule, with this configuration's options."""
+        return memory_kind(self.kind, self)
 
     @property
     def writes_segments(self) -> bool:
@@ -201,3 +212,20 @@ def _is_module_name(name: Any) -> bool:
 
 # The paper's variants, by the names that commands take.
 VARIANTS = {"tsw": DeltaMemConfig.tsw, "ssw": DeltaMemConfig.ssw, "msw": DeltaMemConfig.msw}
+
+
+@dataclass
+class RuleArguments:
+    """The options of the update rule as a command line gives them."""
+
+    r: int = field(default=8, metadata={"help": "Width of a memory."})
+    decay: Decay = field(default="coupled", metadata={"help": "What a write keeps of the memory: coupled, learned or none."})
+    beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
+    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
+    num_states: int | None = field(default=None, metadata={"help": "Parallel memories in a layer; the variant's by default."})
+    kind: str = field(default="delta", metadata={"help": "The update rule: delta, or one that a package brings."})
+
+    def rule_options(self) -> dict[str, Any]:
+        """Those of a `DeltaMemConfig`."""
+        given = {option.name: getattr(self, option.name) for option in fields(RuleArguments)}
+        return {name: value for name, value in given.items() if value is not None}

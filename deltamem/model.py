@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,13 +18,12 @@ from torch.utils.hooks import RemovableHandle
 
 from deltamem.adapter.checks import check_fits, shape_of_weight
 from deltamem.adapter.embeddings import embeddings_in
-from deltamem.config import DeltaMemConfig
-from deltamem.forward.call import Carrier, new_tokens
+from deltamem.config import MEMORY_OPTIONS, DeltaMemConfig
+from deltamem.forward.call import begin_pass, end_pass, new_tokens, release_pass
 from deltamem.forward.decode_weights import DecodeWeights
 from deltamem.forward.generation import GenerateHandle, carry_through_generate
 from deltamem.forward.kv_cache import MemoryCacheLayer, cache_in
-from deltamem.forward.memory_pass import MemoryPass
-from deltamem.forward.running import running
+from deltamem.forward.running import PASS_KEYWORD, pass_in, running
 from deltamem.forward.scope import MemoryScope, ScopeGuard
 from deltamem.forward.sharding import is_sharded, whole
 from deltamem.forward.unsupported import check_call
@@ -32,7 +31,7 @@ from deltamem.hook import AttentionHook
 from deltamem.hook.backbone_identity import IDENTITY_FIELDS, backbone_identity, check_backbone
 from deltamem.hook.registered import attention_modules, hook_for
 from deltamem.hook.text_decoder import may_skip_tokens, text_config
-from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
+from deltamem.layer import DeltaMemLayer
 from deltamem.memory.segments import whole_numbers
 from deltamem.memory.snapshot import OPEN_SUMS, Snapshot
 from deltamem.memory.state import DeltaMemState
@@ -110,12 +109,13 @@ class DeltaMemModel(BaseTuner):
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is not accepted; give a whole number of at least 1")
         layers = self._layers_in_use()
-        states = {
-            name: torch.zeros(*_shape(layer, batch_size), dtype=torch.float32, device=layer.device)
-            for name, layer in layers.items()
+        device = next(iter(layers.values())).device
+        kind = self.active_peft_config.memory_kind
+        parts = {
+            part: torch.zeros((len(layers), batch_size, *shape), dtype=torch.float32, device=device)
+            for part, shape in kind.state_parts.items()
         }
-        device = next(iter(states.values())).device
-        return DeltaMemState(Snapshot(states, torch.zeros(batch_size, dtype=torch.int64, device=device)))
+        return DeltaMemState(Snapshot(tuple(layers), parts, torch.zeros(batch_size, dtype=torch.int64, device=device)))
 
     def memory(
         self,
@@ -210,50 +210,45 @@ class DeltaMemModel(BaseTuner):
         """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
         if not self.has_active_layers:
             return None
-        memory = self._carrier().begin(model, self._named(args, kwargs))
+        memory = begin_pass(self, model, self._named(args, kwargs))
         kept = kwargs.get("logits_to_keep")
         if self._may_skip_tokens and isinstance(kept, int) and kept:
             positions = torch.arange(max(memory.tokens - kept, 0), memory.tokens, device=self.device)
             kwargs = {**kwargs, "logits_to_keep": positions}
-        if self._hook.keywords:
+        if self.hands_keywords_down:
             return args, {**kwargs, PASS_KEYWORD: memory}
         running.memory_pass = memory
         return None
 
     def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the whole model: take the pass's outcome over."""
-        memory = self._pass_in(kwargs)
+        memory = pass_in(kwargs)
         if memory is not None:
-            outcome = memory.outcome()
-            self._check_reached(outcome)
-            memory.carrier.end(memory, outcome, output)
+            self._check_reached(memory.reached)
+            end_pass(memory, output)
             return
         call = self._named(args, kwargs)
         carried = MemoryCacheLayer.find(cache_in(call))
         if carried is not None:
             carried.record_unread(new_tokens(call).shape[1])
 
-    def _finish_pass(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _release(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the whole model, the last one, also after an error."""
-        memory = self._pass_in(kwargs)
+        memory = pass_in(kwargs)
         if memory is not None:
-            memory.carrier.finish(memory)
+            release_pass(memory)
         running.memory_pass = None
-
-    def _pass_in(self, kwargs: Mapping[str, Any]) -> MemoryPass | None:
-        """The pass of a call of the model, None if no adapter is active."""
-        return kwargs.get(PASS_KEYWORD) if self._hook.keywords else running.memory_pass
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call of the model by name."""
         return {**dict(zip(self.forward_names, args, strict=False)), **kwargs}
 
-    def _carrier(self) -> Carrier:
-        config = self.active_peft_config
-        segments_of = config.write if config.writes_segments else None
-        return Carrier(self, self.active_adapters[0], segments_of, self._hook.keywords)
-
     # -------------------------------------------------------------------------------------------- checks and look-ups
+
+    @property
+    def hands_keywords_down(self) -> bool:
+        """Whether the model's modules hand keywords down to their attention, a pass among them."""
+        return self._hook.keywords
 
     @property
     def has_active_layers(self) -> bool:
@@ -272,8 +267,10 @@ class DeltaMemModel(BaseTuner):
             start: the memory from which they will be used.
         """
         adapter = self.active_adapters[0]
-        if self._decode_weights is None or not self._decode_weights.still_valid(adapter, device, start.states):
-            self._decode_weights = DecodeWeights({name: layer.parts for name, layer in self._layers.items()}, adapter, device)
+        if self._decode_weights is None or not self._decode_weights.still_valid(adapter, device, start):
+            self._decode_weights = DecodeWeights(
+                {name: layer.adapters for name, layer in self._layers.items()}, adapter, device
+            )
         return self._decode_weights
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
@@ -294,10 +291,10 @@ class DeltaMemModel(BaseTuner):
         """The active adapter's configuration, under the name that it has in a PeftModel."""
         return self.peft_config[self.active_adapters[0]]
 
-    def _check_reached(self, outcome: Snapshot) -> None:
-        if len(outcome.states) == len(self._layers):
+    def _check_reached(self, reached: Collection[str]) -> None:
+        if len(reached) == len(self._layers):
             return
-        missing = [name for name in self._active_layers() if name not in outcome.states]
+        missing = [name for name in self._active_layers() if name not in reached]
         if missing:
             raise RuntimeError(
                 f"the memory did not reach {len(missing)} of {len(self._active_layers())} attention modules, such as "
@@ -309,7 +306,7 @@ class DeltaMemModel(BaseTuner):
         if not isinstance(state, DeltaMemState):
             raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
         layers, segment = self._layers_in_use(), state.snapshot.open_segment
-        expected = {name: _shape(layer, state.batch_size) for name, layer in layers.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.new_memory(state.batch_size).tensors.items()}
         given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
         if segment is not None:
             given |= {OPEN_SUMS + name: tuple(sums.shape) for name, sums in segment.sums.items()}
@@ -335,7 +332,7 @@ class DeltaMemModel(BaseTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
         layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer)]
-        if any(layer.parts for layer in layers):
+        if any(layer.adapters for layer in layers):
             raise ValueError(
                 "this backbone has δ-mem layers already: those of another PeftModel, of transformers' own load_adapter, or of "
                 "a load that was refused. Add adapters to that PeftModel (load_adapter, add_adapter), call its unload(), take "
@@ -358,7 +355,7 @@ class DeltaMemModel(BaseTuner):
         self._handles: list[RemovableHandle | GenerateHandle] = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
-            model.register_forward_hook(self._finish_pass, with_kwargs=True, always_call=True),
+            model.register_forward_hook(self._release, with_kwargs=True, always_call=True),
         ]
         carried = carry_through_generate(self, model)
         if carried is not None:
@@ -494,17 +491,11 @@ class DeltaMemModel(BaseTuner):
         return {**remapped, **loaded}
 
 
-def _shape(layer: DeltaMemLayer, batch: int) -> tuple[int, ...]:
-    shape = layer.state_shape(batch)
-    if shape is None:
-        raise ValueError(f"{layer.name} has no active memory")
-    return shape
-
-
 def fingerprint_of(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
     """A hash over what a memory's numbers depend on."""
-    names = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
-    options = {name: getattr(config, name) for name in names}
+    options = {name: getattr(config, name) for name in MEMORY_OPTIONS}
+    if config.kind != "delta":  # whose memories were saved before there were others
+        options["kind"] = config.kind
     options |= {name: (config.backbone or {}).get(name) for name in IDENTITY_FIELDS}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, weight in sorted(weights.items()):

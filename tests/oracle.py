@@ -64,7 +64,7 @@ def rows_in(cache: Any) -> list[dict[str, Tensor]]:
     carried = MemoryCacheLayer.find(cache)
     assert carried is not None
     assert carried.snapshot is not None
-    return [{n: t[row : row + 1] for n, t in carried.snapshot.states.items()} for row in range(carried.snapshot.rows)]
+    return [{n: t[row : row + 1] for n, t in carried.snapshot.states().items()} for row in range(carried.snapshot.rows)]
 
 
 def tokens_in(cache: Any) -> list[int]:

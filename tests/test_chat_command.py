@@ -289,7 +289,7 @@ def test_the_picture_has_a_map_of_every_layer(shape, width):
     names = [f"model.layers.{layer}.self_attn" for layer in (10, 2)]  # in any order, as in a file
     states = {name: torch.randn(1, *shape) for name in names}
     states[names[0]][0, 0, 0, 0] = 100.0
-    memory = DeltaMemState(Snapshot(states, torch.tensor([7])))
+    memory = DeltaMemState(Snapshot.from_flat({**states, "@tokens": torch.tensor([7])}))
     console = Console(width=100, color_system="truecolor", force_terminal=True)
     with console.capture() as captured:
         console.print(picture(memory, colours=True))

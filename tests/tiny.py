@@ -87,7 +87,7 @@ def randomise_gates(model: nn.Module) -> None:
     """Give the gates weights, which start at zero, so that they differ between tokens and rows."""
     for layer in (module for module in model.modules() if isinstance(module, DeltaMemLayer)):
         for name, linear in layer.delta_mem_in.items():
-            options = layer.parts[name].config
+            options = layer.adapters[name].config
             linear.weight[3 * options.num_states * options.r :].normal_(std=0.1)
 
 

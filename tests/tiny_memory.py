@@ -1,5 +1,7 @@
 """Memories of random numbers, made without a model. Import as `from tiny_memory import ...`; see conftest.py."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,9 @@ def random_tensors(batch: int = 3, states: int = 2, r: int = 4, seed: int = 0) -
 def of(tensors: dict[str, Tensor], fingerprint: str | None = None, open_segment: OpenSegment | None = None) -> DeltaMemState:
     """A memory of these states, with row i having seen i tokens."""
     rows = next(iter(tensors.values())).shape[0] if tensors else 1
-    return DeltaMemState(Snapshot(dict(tensors), torch.arange(rows), open_segment), fingerprint)
+    flat = {**tensors, "@tokens": torch.arange(rows)}
+    snapshot = Snapshot.from_flat(flat)
+    return DeltaMemState(replace(snapshot, open_segment=open_segment), fingerprint)
 
 
 def random_state(batch: int = 3, seed: int = 0, fingerprint: str | None = "abc") -> DeltaMemState:

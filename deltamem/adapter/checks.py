@@ -12,9 +12,6 @@ from deltamem.config import DeltaMemConfig
 
 # The dtypes that an adapter's file may have: those that its weights, float32 in the model, can be saved in.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# How many times as wide as a model's hidden states its states may be together: a config from elsewhere must not have memory
-# allocated without a limit, which happens before the weights are read.
-MOST_WIDTHS = 16
 
 
 def check_fits(
@@ -32,7 +29,8 @@ def check_fits(
         ValueError: names the option, what was given and what is accepted.
     """
     _check_layer_indices(config, layers)
-    _check_width(config, hidden_size)
+    if hidden_size is not None:
+        config.memory_kind.check_fits(hidden_size)
     _check_targets(config, [*attention])
     _check_corrections(config, attention)
 
@@ -49,16 +47,6 @@ def shape_of_weight(name: str, weight: Any) -> tuple[int, ...]:
     if not weight.isfinite().all():
         raise ValueError(f"the adapter's weight {name} has NaN or infinite values; only finite ones are accepted")
     return tuple(weight.shape)
-
-
-def _check_width(config: DeltaMemConfig, hidden_size: int | None) -> None:
-    """Each state has maps from the hidden states to its keys and values, so that together states may be wider than these."""
-    if hidden_size is not None and not (config.r <= hidden_size and config.r * config.num_states <= MOST_WIDTHS * hidden_size):
-        raise ValueError(
-            f"r={config.r} and num_states={config.num_states} are not accepted for a model with hidden_size={hidden_size}: the "
-            f"keys of a state are made of its hidden states. Give r up to that size, and r * num_states up to {MOST_WIDTHS} "
-            "times that size"
-        )
 
 
 def _check_targets(config: DeltaMemConfig, attention: Sequence[str]) -> None:

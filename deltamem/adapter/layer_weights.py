@@ -1,4 +1,4 @@
-"""LayerWeights: what one adapter has in one attention layer, at hand without the look-ups of nn.Module."""
+"""LayerWeights: what one adapter has in one attention layer, without the look-ups of nn.Module."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deltamem.adapter.offloading import loaded_weight
 from deltamem.config import DeltaMemConfig
-from deltamem.rule import Gating
+from deltamem.rule import MemoryKind
 
 
 @dataclass(frozen=True)
@@ -19,28 +20,38 @@ class LayerWeights:
     Args:
         name: of the adapter.
         config: of the adapter.
-        gating: what the rows of `entrance` mean.
+        kind: the update rule.
         scale: what the corrections are multiplied with.
-        entrance: the map from the hidden states to the rows that `gating` describes.
-        gate_biases: of all adapters, by name: of the rows β | λ.
+        in_proj: the map from the hidden states to the rows that read and write, [read_rows + write_rows, width].
+        gate_biases: the biases [bias_rows] of all adapters by name.
         corrections: the maps from the reads to the projections' outputs, by role.
     """
 
     name: str
     config: DeltaMemConfig
-    gating: Gating
+    kind: MemoryKind
     scale: float
-    entrance: nn.Module
+    in_proj: nn.Module
     gate_biases: nn.ParameterDict
     corrections: dict[str, nn.Module]
 
-    def weights(self) -> list[Tensor]:
-        """The weights of the entrance, of the gates' bias and of the corrections."""
+    @property
+    def in_weight(self) -> Tensor:
+        """[read_rows + write_rows, width]; loaded, where it was offloaded."""
+        return loaded_weight(self.in_proj, "weight")
+
+    @property
+    def gate_bias(self) -> Tensor:
+        """[bias_rows]; loaded, where it was offloaded."""
+        return loaded_weight(self.gate_biases, self.name)
+
+    def tensors(self) -> list[Tensor]:
+        """The weights of `in_proj`, of the bias and of the corrections, where they are."""
         return [holder[name] for holder, name in self._places]
 
     @cached_property
     def _places(self) -> list[tuple[dict[str, Any], str]]:
         """Where the weights are: dictionaries, and keys in them."""
-        modules = (self.entrance, self.gate_biases, *self.corrections.values())
+        modules = (self.in_proj, self.gate_biases, *self.corrections.values())
         names = ("weight", self.name, *("weight" for _ in self.corrections))
         return [(module._parameters, name) for module, name in zip(modules, names, strict=True)]

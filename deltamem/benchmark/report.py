@@ -51,7 +51,7 @@ def _heading(figures: dict[str, Any]) -> str:
     lines = [
         f"[bold]{figures['machine']}[/] ({figures['device']}, {figures['threads']} threads), {figures['date']}",
         versions,
-        f"adapter {adapter['name']}: {adapter['num_states']} x {adapter['r']}x{adapter['r']} a layer, writes by "
+        f"adapter {adapter['name']}: {adapter['states']} x {adapter['r']}x{adapter['r']} a layer, writes by "
         f"{adapter['write']}; batch {figures['batch']}",
     ]
     if "model" in figures:

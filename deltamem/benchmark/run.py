@@ -17,6 +17,7 @@ from deltamem.benchmark.settings import DEFAULT_SHAPE, Settings
 from deltamem.benchmark.shapes import make_backbone
 from deltamem.benchmark.twins import Adapted, Bare, twins
 from deltamem.config import VARIANTS, DeltaMemConfig
+from deltamem.memory.snapshot import STATE
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def run(settings: Settings) -> dict[str, Any]:
             figures |= {"dtype": settings.dtype, "model": _describe_model(settings, bare), "new_tokens": settings.new_tokens}
             figures |= TwinComparison(settings, bare, adapted, progress).run()
         if settings.rule:
-            sizes = (settings.batch, config.num_states, config.r)
+            states, r, _ = _states(config)
+            sizes = (settings.batch, states, r)
             figures["rule"] = time_rule(settings.prompt, sizes, settings.runs, device, progress)
     return {**figures, "adapter": _describe_adapter(settings, config)}
 
@@ -70,4 +72,9 @@ def _describe_model(settings: Settings, bare: Bare) -> dict[str, Any]:
 
 def _describe_adapter(settings: Settings, config: DeltaMemConfig) -> dict[str, Any]:
     name = settings.adapter or settings.variant or "tsw"
-    return {"name": name, "write": config.write, "num_states": config.num_states, "r": config.r}
+    return {"name": name, "write": config.write, "states": _states(config)[0], "r": config.r}
+
+
+def _states(config: DeltaMemConfig) -> tuple[int, ...]:
+    """The shape of a layer's states under the delta rule: their number, r and r."""
+    return config.memory_kind.state_parts[STATE]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.chat.tokens import Message, check_messages
-from deltamem.memory.state import read_state_file
+from deltamem.memory.state_file import read_state_file
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,6 @@ def notes_in(path: Path) -> SavedSession | None:
         ValueError: the file holds no session.
     """
     try:
-        return SavedSession.read(read_state_file(path)[1], path)
+        return SavedSession.read(read_state_file(path)[2], path)
     except FileNotFoundError:
         return None

@@ -19,7 +19,8 @@ from deltamem.chat.continuation import new_from
 from deltamem.chat.saved import SavedSession, notes_in
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, told, with_system
 from deltamem.hook.text_decoder import longest_context
-from deltamem.memory.state import DeltaMemState, read_state_file, write_state_file
+from deltamem.memory.state import DeltaMemState
+from deltamem.memory.state_file import read_state_file, write_state_file
 
 FILE = "session.safetensors"
 PIECE = 2048  # tokens of a long text that are written at once to a model that names no longest context
@@ -87,15 +88,11 @@ class ChatSession:
         messages: Sequence[Message] = told(text) if isinstance(text, str) else text
         check_messages(messages)
         with self._claimed():
-            before = self.memory.snapshot, self.memory.fingerprint
-            try:
-                *pieces, last = self._tokens(messages).pieces(longest_context(self.model) or PIECE)
+            *pieces, last = self._tokens(messages).pieces(longest_context(self.model) or PIECE)
+            with self.memory.unchanged_on_error():  # a piece that fails must not leave the others written
                 for piece in pieces:
                     forward(self.model, piece, None, self.memory, cut=True)
                 forward(self.model, last, None, self.memory)
-            except BaseException:  # a piece that fails must not leave the others written
-                self.memory.snapshot, self.memory.fingerprint = before
-                raise
 
     def reply(self, text: str, **generation: Any) -> str:
         """Answer a message.
@@ -130,7 +127,7 @@ class ChatSession:
                 errors.append(error)
                 streamer.end()
 
-        # A thread of its own also keeps the open memory block away from the consumer's code between two pieces. No daemon: when
+        # A thread of its own also keeps the open memory scope away from the consumer's code between two pieces. No daemon: when
         # the interpreter ends it waits for the next token, and does not kill the thread inside a kernel.
         thread = threading.Thread(target=run, daemon=False)
         with self._claimed():
@@ -193,7 +190,7 @@ class ChatSession:
         self._goes_on_from.add(notes.save)  # before it is written: an interrupt may come when the file is in its place already
         memories = DeltaMemState.stack([self.memory, *(done.start for done in context.passes if done.start is not None)])
         os.makedirs(folder, exist_ok=True)
-        write_state_file(path, memories, {"session": as_json})
+        write_state_file(path, memories.snapshot, memories.fingerprint, {"session": as_json})
         self._saves = notes.saves
 
     @classmethod
@@ -205,7 +202,8 @@ class ChatSession:
             ValueError: a damaged file, or one of another adapter.
         """
         path = Path(folder) / FILE
-        memories, metadata = read_state_file(path)
+        snapshot, fingerprint, metadata = read_state_file(path)
+        memories = DeltaMemState(snapshot, fingerprint)
         notes = SavedSession.read(metadata, path)
         starts = sum(has_start for _, has_start in notes.passes)
         if len(memories) != 1 + starts:
@@ -250,18 +248,19 @@ class ChatSession:
     ) -> str:
         if not isinstance(text, str):
             raise TypeError(f"a message is text, got {type(text).__name__}")
-        before = self.memory.snapshot, self.memory.fingerprint, self.messages, self._written, copy.copy(self._context)
+        before = self.messages, self._written, copy.copy(self._context)
         try:
-            self.messages = [*self.messages, {"role": "user", "content": text}]
-            if self.model.active_peft_config.turn_writes == "during":
+            with self.memory.unchanged_on_error():
+                self.messages = [*self.messages, {"role": "user", "content": text}]
+                if self.model.active_peft_config.turn_writes == "during":
+                    self._write_messages()
+                answer = self._answer(generation, streamer, stop)
+                if stop is not None and stop.is_set:
+                    raise InterruptedError("the stream was closed before the answer was complete")
+                self.messages = [*self.messages, {"role": "assistant", "content": answer}]
                 self._write_messages()
-            answer = self._answer(generation, streamer, stop)
-            if stop is not None and stop.is_set:
-                raise InterruptedError("the stream was closed before the answer was complete")
-            self.messages = [*self.messages, {"role": "assistant", "content": answer}]
-            self._write_messages()
         except BaseException:
-            self.memory.snapshot, self.memory.fingerprint, self.messages, self._written, self._context = before
+            self.messages, self._written, self._context = before
             self._context.cache = None  # it has grown
             raise
         return answer

@@ -1,8 +1,8 @@
-"""Corrections: what an attention module has read from its memory, and how it corrects the module's projections."""
+"""Corrections: what an attention layer has read from its memory, and how that corrects the layer's projections."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,40 +12,44 @@ from deltamem.adapter.offloading import loaded_weight
 from deltamem.hook.projection import Projection
 
 
+class Correcting(Protocol):
+    """What the hooks on an attention layer's projections call while the layer runs."""
+
+    def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
+        """The output of a projection, [batch, tokens, out_features], with its correction if there is one.
+
+        Args:
+            layer: the name of the attention layer.
+            role: of the projection.
+            projection: see above.
+            output: see above; perhaps changed in place.
+        """
+        ...
+
+
 class Corrections(NamedTuple):
-    """What an attention module has read from its memory, for the hooks on its projections.
+    """The corrections of one layer, for any number of tokens.
 
     Args:
-        values: `[batch, tokens, num_states * r]`, contiguous.
-        parts: of the adapter that read.
+        reads: [batch, tokens, read_width], contiguous.
+        weights: of the adapter that read.
         in_place: whether the projections' outputs may be changed, as no gradients are computed.
-        valid: see `MemoryPass.valid_for_gradients`.
+        valid: [batch, tokens], where gradients are computed and there is padding, which is not corrected; None otherwise.
     """
 
-    values: Tensor
-    parts: LayerWeights
+    reads: Tensor
+    weights: LayerWeights
     in_place: bool
     valid: Tensor | None
 
-    def of(self, layer: str) -> Corrections:
-        """What an attention module has read, by its name: these."""
-        return self
-
     def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
-        """The output of a projection, `[batch, tokens, out_features]`, with its correction if there is one.
-
-        Args:
-            layer: the name of the attention module; its reads are these.
-            role: of the projection.
-            projection: see above.
-            output: see above.
-        """
-        linear = self.parts.corrections.get(role)
+        """See `Correcting`; the layer is the one that read."""
+        linear = self.weights.corrections.get(role)
         if linear is None:
             return output
         weight = loaded_weight(linear, "weight")
         if self.in_place:
-            projection.correct_(output, self.values, weight, self.parts.scale)
+            projection.correct_(output, self.reads, weight, self.weights.scale)
             return output
-        corrected = projection.corrected(output, self.values, weight, self.parts.scale)
+        corrected = projection.corrected(output, self.reads, weight, self.weights.scale)
         return corrected if self.valid is None else torch.where(self.valid[:, :, None], corrected, output)

@@ -1,4 +1,4 @@
-"""Whose code runs: the frames of Python, by which a memory block tells its own code from a generator's consumer."""
+"""Whose code runs: the frames of Python, by which a memory scope tells its own code from a generator's consumer."""
 
 from __future__ import annotations
 

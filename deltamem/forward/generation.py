@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from deltamem.forward.owner import PassOwner
 from deltamem.forward.scope import Generation, MemoryScope
 from deltamem.forward.unsupported import check_guidance, generation_settings
 
@@ -34,7 +35,7 @@ class GenerateHandle:
             vars(self.model)["generate"] = self.before
 
 
-def carry_through_generate(owner: Any, model: nn.Module) -> GenerateHandle | None:
+def carry_through_generate(owner: PassOwner, model: nn.Module) -> GenerateHandle | None:
     """Let a transformers model's `generate` tell its passes that they belong together.
 
     Args:
@@ -52,7 +53,7 @@ def carry_through_generate(owner: Any, model: nn.Module) -> GenerateHandle | Non
     return handle
 
 
-def _generate(owner: Any, model: nn.Module, generate: Any, *args: Any, **kwargs: Any) -> Any:
+def _generate(owner: PassOwner, model: nn.Module, generate: Any, *args: Any, **kwargs: Any) -> Any:
     if not owner.has_active_layers:
         return generate(*args, **kwargs)
     call = {**dict(zip(inspect.signature(generate).parameters, args, strict=False)), **kwargs}
@@ -61,7 +62,7 @@ def _generate(owner: Any, model: nn.Module, generate: Any, *args: Any, **kwargs:
 
 
 @contextmanager
-def _generating(owner: Any, model: nn.Module, call: Mapping[str, Any]) -> Iterator[None]:
+def _generating(owner: PassOwner, model: nn.Module, call: Mapping[str, Any]) -> Iterator[None]:
     """Let the passes inside know that they belong to one call of `generate`.
 
     Raises:
@@ -70,29 +71,29 @@ def _generating(owner: Any, model: nn.Module, call: Mapping[str, Any]) -> Iterat
         ValueError: the memory has other rows than the prompt.
     """
     settings = generation_settings(model.generation_config, call)
-    block = MemoryScope.find(owner)
-    if block is None:  # every pass starts from the cache or from nothing
+    scope = MemoryScope.find(owner)
+    if scope is None:  # every pass starts from the cache or from nothing
         yield
         return
-    check_guidance(settings, block.write)
+    check_guidance(settings, scope.write)
     prompt = next((call[name] for name in ("inputs", "input_ids", "inputs_embeds") if call.get(name) is not None), None)
-    # Rows are counted before generate repeats them for its beams_per_row: a branch is not another user.
-    if prompt is not None and prompt.shape[0] != len(block.state):
+    # Rows are counted before generate repeats them for its beams: a beam is not another user.
+    if prompt is not None and prompt.shape[0] != len(scope.state):
         raise ValueError(
-            f"the memory holds {len(block.state)} rows, but the prompt has {prompt.shape[0]}; give every row its memory: "
+            f"the memory holds {len(scope.state)} rows, but the prompt has {prompt.shape[0]}; give every row its memory: "
             f"model.new_memory({prompt.shape[0]}), or DeltaMemState.stack([...])"
         )
-    block.claim()
-    outer, block.generation = (
-        block.generation,
+    scope.claim()
+    outer, scope.generation = (
+        scope.generation,
         Generation(
             beams_per_row=max(settings.num_beams or 1, settings.num_return_sequences or 1),
             prompt_tokens=0 if prompt is None else prompt.shape[1],
-            start=block.state.snapshot,
+            start=scope.state.snapshot,
         ),
     )
     try:
         yield
     finally:
-        block.generation = outer
-        block.release()
+        scope.generation = outer
+        scope.release()

@@ -15,6 +15,7 @@ from transformers.cache_utils import DummyLayer, EncoderDecoderCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from deltamem.forward.memory_pass import MemoryPass, TokenWrites, advance
+from deltamem.forward.owner import PassOwner
 from deltamem.memory.snapshot import Snapshot
 
 # transformers 5.24 renamed it; models that are not its own may still have the other name.
@@ -33,7 +34,7 @@ class _Step:
     Args:
         tokens: its length.
         start: the memory before it, with the batch rows of that time.
-        block: the block in which it ran, if any.
+        scope: the scope in which it ran, if any.
         writes: its token writes by module; empty if it wrote none.
         valid: `[batch, tokens]`, which of its tokens count; None if all do.
         changed: whether it changed the memory.
@@ -43,7 +44,7 @@ class _Step:
 
     tokens: int
     start: Snapshot
-    block: weakref.ref[Any] | None = None
+    scope: weakref.ref[Any] | None = None
     writes: Mapping[str, TokenWrites] = field(default_factory=dict)
     valid: Tensor | None = None
     changed: bool = False
@@ -55,7 +56,7 @@ class _Step:
 
     def goes_on(self, before: _Step) -> bool:
         """Whether this pass and the one before it changed nothing and can be kept as one."""
-        return not (self.changed or before.changed) and (self.block, self.unread) == (before.block, before.unread)
+        return not (self.changed or before.changed) and (self.scope, self.unread) == (before.scope, before.unread)
 
     def first(self, tokens: int) -> _Step:
         """The first tokens of the pass alone."""
@@ -68,16 +69,14 @@ class _Step:
     def memory_after(self, tokens: int) -> Snapshot:
         """The memory after the first tokens of the pass, computed anew."""
         before = self.memory_before()
-        after = dict(before.states)
-        for name, writes in self.writes.items():
-            after[name] = writes.first(tokens, self.rows).onto(before.states.get(name))
+        states = {name: self.writes[name].first(tokens, self.rows).onto(before.state(name)) for name in before.layers}
         valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
-        return Snapshot(after, advance(before.tokens, valid, tokens), before.open_segment)
+        return Snapshot.of_layers(states, advance(before.tokens, valid, tokens), before.open_segment)
 
     def as_value(self) -> _Step:
-        """The same without references to a model or a block, to be pickled."""
-        writes = {name: writes._replace(gate_bias=writes.gate_bias.detach().clone()) for name, writes in self.writes.items()}
-        return replace(self, start=self.start.map(torch.clone), block=None, writes=writes)
+        """The same without references to a model or a scope, to be pickled."""
+        writes = {name: writes._replace(bias=writes.bias.detach().clone()) for name, writes in self.writes.items()}
+        return replace(self, start=self.start.map(torch.clone), scope=None, writes=writes)
 
 
 def cache_in(named: Mapping[str, Any]) -> Any:
@@ -93,17 +92,17 @@ class MemoryCacheLayer(DummyLayer):
     """An extra layer of a KV cache that holds the memory instead of keys and values.
 
     It is appended after the layers of the model, and follows the cache's own operations: reorder, repeat, select, crop, reset
-    and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` block, to that block.
+    and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` scope, to that scope.
     """
 
-    def __init__(self, owner: Any, adapter: str) -> None:
+    def __init__(self, owner: PassOwner, adapter: str) -> None:
         super().__init__()
         # Weak, because a copy of the cache must not copy the model. None in a cache that was pickled.
-        self.owner: weakref.ref[Any] | None = weakref.ref(owner)
+        self.owner: weakref.ref[PassOwner] | None = weakref.ref(owner)
         self.adapter = adapter
         # Of the adapter that wrote the memory; known where it was pickled.
         self.fingerprint: str | None = None
-        self.block: weakref.ref[Any] | None = None
+        self.scope: weakref.ref[Any] | None = None
         self.snapshot: Snapshot | None = None
         self.steps: list[_Step] = []
 
@@ -114,7 +113,7 @@ class MemoryCacheLayer(DummyLayer):
         return next((layer for layer in reversed(layers) if isinstance(layer, cls)), None)
 
     @classmethod
-    def append_to(cls, cache: Any, owner: Any, adapter: str) -> MemoryCacheLayer:
+    def append_to(cls, cache: Any, owner: PassOwner, adapter: str) -> MemoryCacheLayer:
         """Let a cache carry the memory of an adapter."""
         carried = cls(owner, adapter)
         cache.layers.append(carried)
@@ -134,13 +133,13 @@ class MemoryCacheLayer(DummyLayer):
         return {
             **vars(self),
             "owner": None,
-            "block": None,
+            "scope": None,
             "fingerprint": self.fingerprint if owner is None else owner.fingerprint(),
             "snapshot": self.snapshot and self.snapshot.map(torch.clone),
             "steps": [step.as_value() for step in self.steps],
         }
 
-    def belongs_to(self, owner: Any, adapter: str) -> bool:
+    def belongs_to(self, owner: PassOwner, adapter: str) -> bool:
         """Whether an adapter can go on with this memory; from then on, it is that adapter's."""
         if self.owner is None and self.fingerprint == owner.fingerprint():
             self.owner, self.adapter = weakref.ref(owner), adapter
@@ -149,11 +148,12 @@ class MemoryCacheLayer(DummyLayer):
     def record(self, memory: MemoryPass, outcome: Snapshot) -> None:
         """Take over the memory after a pass and remember how to undo it."""
         self.snapshot = outcome
-        self.block = None if memory.block is None else weakref.ref(memory.block)
+        self.scope = None if memory.scope is None else weakref.ref(memory.scope)
         start = memory.start
-        if not start.states:
-            start = replace(start, states={name: torch.zeros_like(state) for name, state in outcome.states.items()})
-        step = _Step(memory.tokens, start, self.block, memory.token_writes, memory.valid, memory.write)
+        if not start.layers:  # before the first pass: an empty memory of these layers
+            nothing = {part: torch.zeros_like(tensor) for part, tensor in outcome.parts.items()}
+            start = replace(start, layers=outcome.layers, parts=nothing)
+        step = _Step(memory.tokens, start, self.scope, memory.token_writes, memory.valid, memory.write)
         if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
             self.steps = [step]
             return
@@ -166,23 +166,23 @@ class MemoryCacheLayer(DummyLayer):
 
     def reset(self) -> None:
         """Empty the memory with the cache."""
-        self.snapshot, self.steps, self.block = None, [], None
+        self.snapshot, self.steps, self.scope = None, [], None
 
     def check_crop(self, tokens: int) -> None:
         """Refuse to take back the last tokens if the memory cannot follow; nothing is changed.
 
         Raises:
-            RuntimeError: more written tokens than the window holds, some that an open block has not written, or part of a
+            RuntimeError: more written tokens than the window holds, some that an open scope has not written, or part of a
                 pass that wrote segments.
         """
-        remaining, block = tokens, self._open_block()
+        remaining, scope = tokens, self._open_scope()
         for step in reversed(self.steps):
             if remaining <= 0:
                 return
-            if block is not None and not step.unread and (step.block is None or step.block() is not block):
+            if scope is not None and not step.unread and (step.scope is None or step.scope() is not scope):
                 raise RuntimeError(
-                    f"cannot take back {tokens} tokens in this memory block: {remaining} of them were in the cache before, and "
-                    "what they left is not this block's memory. Crop the cache before the block opens"
+                    f"cannot take back {tokens} tokens in this memory scope: {remaining} of them were in the cache before, and "
+                    "what they left is not this scope's memory. Crop the cache before the scope opens"
                 )
             if remaining < step.tokens and step.changed and not step.writes:
                 raise RuntimeError(
@@ -197,7 +197,7 @@ class MemoryCacheLayer(DummyLayer):
             )
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens, exactly, from here and from the block that wrote them.
+        """Take back the last tokens, exactly, from here and from the scope that wrote them.
 
         Args:
             tokens_to_remove: their number, negative, as transformers has it.
@@ -207,7 +207,7 @@ class MemoryCacheLayer(DummyLayer):
         """
         remaining = abs(tokens_to_remove)
         self.check_crop(remaining)
-        block, snapshot = self._open_block(), self.snapshot
+        scope, snapshot = self._open_scope(), self.snapshot
         while remaining and self.steps:
             step = self.steps.pop()
             kept = max(step.tokens - remaining, 0)
@@ -216,8 +216,8 @@ class MemoryCacheLayer(DummyLayer):
             if kept:
                 self.steps.append(step.first(kept))
             remaining -= step.tokens - kept
-        if block is not None and block.state.snapshot is self.snapshot:
-            block.state.snapshot = snapshot
+        if scope is not None and scope.state.snapshot is self.snapshot:
+            scope.state.snapshot = snapshot
         self.snapshot = snapshot
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -239,10 +239,10 @@ class MemoryCacheLayer(DummyLayer):
         for step in self.steps:
             step.select(rows)
 
-    def _open_block(self) -> Any:
-        """The block of the last pass if it is still open, None otherwise."""
-        block = None if self.block is None else self.block()
-        return block if block is not None and block.is_open else None
+    def _open_scope(self) -> Any:
+        """The scope of the last pass if it is still open, None otherwise."""
+        scope = None if self.scope is None else self.scope()
+        return scope if scope is not None and scope.is_open else None
 
     def _append(self, step: _Step) -> None:
         if self.steps and step.goes_on(self.steps[-1]):

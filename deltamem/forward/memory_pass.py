@@ -1,33 +1,41 @@
-"""MemoryPass: one forward pass's view of the memory, handed down to every attention layer."""
+"""MemoryPass: one forward pass's view of the memory, handed down to every attention layer.
+
+Shapes: L layers, B batch rows, T tokens of the pass, W width of the hidden states.
+"""
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from deltamem.adapter.layer_weights import LayerWeights
+from deltamem.forward.corrections import Correcting, Corrections
 from deltamem.memory.segments import Segments
 from deltamem.memory.snapshot import Snapshot, counted
-from deltamem.rule import Gating, gated_write
+from deltamem.rule import MemoryKind, Outcome
+from deltamem.rule.kind import LayerState, empty_state
 
 
 class TokenWrites(NamedTuple):
     """What one layer wrote, token by token: enough to write it again.
 
     Args:
-        projected: the rows k | v | β | λ of every token, `[batch, tokens, gating.write_rows]`.
-        gate_bias: added to the rows β | λ.
-        valid: `[batch, tokens]`, False for padding; None if every token is real.
-        gating: what the rows mean.
+        projected: the rows of every token that write, [B, T, write_rows].
+        bias: of these rows, [bias_rows].
+        valid: [B, T], False for padding; None if every token is real.
+        kind: the update rule.
     """
 
     projected: Tensor
-    gate_bias: Tensor
+    bias: Tensor
     valid: Tensor | None
-    gating: Gating
+    kind: MemoryKind
 
     def first(self, tokens: int, rows: Tensor | None) -> TokenWrites:
         """The writes of the first tokens only, for the given batch rows."""
@@ -37,22 +45,34 @@ class TokenWrites(NamedTuple):
 
         return self._replace(projected=part(self.projected), valid=None if self.valid is None else part(self.valid))
 
-    def after(self, rows: Tensor, tokens: Tensor, start: Tensor | None) -> Tensor:
-        """The states `[reads, num_states, r, r]` after the first `tokens[i]` real tokens of batch row `rows[i]`.
+    def after(self, rows: Tensor, tokens: Tensor, start: LayerState | None) -> LayerState:
+        """The layer's state [reads, ...] after the first `tokens[i]` real tokens of batch row `rows[i]`.
 
         Args:
-            rows, tokens: `[reads]`.
-            start: the states before them, one for all, `[1, num_states, r, r]`; zero if None.
+            rows, tokens: [reads].
+            start: the state before them, one for all, [1, ...]; an empty one if None.
         """
         rows, tokens = rows.to(self.projected.device), tokens.to(self.projected.device)
         real = torch.ones_like(self.projected[..., 0], dtype=torch.bool) if self.valid is None else self.valid
-        told = real[rows] & (real.cumsum(1)[rows] <= tokens[:, None])  # [reads, tokens]
-        start = None if start is None else start.expand(len(rows), -1, -1, -1)
+        told = real[rows] & (real.cumsum(1)[rows] <= tokens[:, None])  # [reads, T]
+        if start is not None:
+            start = {part: tensor.expand(len(rows), *tensor.shape[1:]) for part, tensor in start.items()}
         return self._replace(projected=self.projected[rows], valid=told).onto(start)
 
-    def onto(self, state: Tensor | None) -> Tensor:
-        """The states `[batch, num_states, r, r]` after these writes; `state` before them, zero if None."""
-        return gated_write(self.projected, self.gate_bias, state, self.valid, self.gating).state
+    def onto(self, state: LayerState | None) -> LayerState:
+        """The layer's state [B, ...] after these writes; an empty one before them if None."""
+        return self.kind.write(self.projected, self.bias, state, self.valid).state
+
+
+class ReadingLayer(Protocol):
+    """What a pass needs of an attention layer that it runs through."""
+
+    name: str
+
+    @property
+    def active_weights(self) -> LayerWeights | None:
+        """The active adapter's, None if that has none here."""
+        ...
 
 
 class MemoryPass:
@@ -63,59 +83,67 @@ class MemoryPass:
     No dataclass: FSDP copies those that it meets among a layer's arguments, and what the layer fills in would be lost.
 
     Args:
+        owner, adapter: the tuner whose pass it is, and the name of its active adapter.
         start: the memory before the pass.
-        valid: `[batch, tokens]`, False for padding; None if every token is real.
-        write: whether tokens write, or the memory is only read.
+        valid: [B, T], False for padding; None if every token is real.
         read: whether tokens read, or the memory is only written.
+        write: whether tokens write, or the memory is only read.
         segments: what is written where an adapter writes segments (SSW).
         batch, tokens: size of the pass.
         linked: whether gradients pass from this pass's memory to another pass's.
-        block: the open `with model.memory(...)` block, if any.
+        scope: the open `with model.memory(...)` scope, if any.
         cache: the KV cache of the call, if any.
-        carrier: who takes the outcome over.
-        one_token: what the layers do where the pass is one token (`DecodeStep`); None if it is taken like any other.
 
     Attributes:
-        end: the states after the pass by module, filled in by the layers (for those that took one token, by `one_token`).
-        sums: what the layers have seen of the segments that stay open, by module.
-        token_writes: what was written, filled in by the layers that write tokens, in the same way.
-        write_gates: the mean write gate β of each layer that wrote, a scalar with its gradient.
+        end: each layer's state after the pass, filled in by the layers.
+        sums: what the layers have seen of the segments that stay open, by layer.
+        write_gates: the mean write gate of each layer that wrote, a scalar with its gradient.
         over: whether the model has run; a layer that runs after that is computed again, for its gradients.
     """
 
     def __init__(
         self,
+        *,
+        owner: Any,
+        adapter: str,
         start: Snapshot,
         valid: Tensor | None,
+        read: bool,
         write: bool,
         segments: Segments | None,
         batch: int,
         tokens: int,
-        linked: bool = False,
-        block: Any = None,
-        cache: Any = None,
-        carrier: Any = None,
-        one_token: Any = None,
-        read: bool = True,
+        linked: bool,
+        scope: Any,
+        cache: Any,
     ) -> None:
+        self.owner = owner
+        self.adapter = adapter
         self.start = start
         self.valid = valid
-        self.write = write
         self.read = read
+        self.write = write
         self.segments = segments
         self.batch = batch
         self.tokens = tokens
         self.linked = linked
-        self.block = block
+        self.scope = scope
         self.cache = cache
-        self.carrier = carrier
-        self.one_token = one_token
-        self._own_end: dict[str, Tensor] = {}
-        self.end: MutableMapping[str, Tensor] = self._own_end if one_token is None else ChainMap(self._own_end, one_token.end)
+        self.end: dict[str, LayerState] = {}
         self.sums: dict[str, Tensor] = {}
-        self.token_writes: MutableMapping[str, TokenWrites] = {} if one_token is None else ChainMap({}, one_token.token_writes)
+        self._token_writes: dict[str, TokenWrites] = {}
         self.write_gates: dict[str, Tensor] = {}
         self.over = False
+
+    @property
+    def reached(self) -> Collection[str]:
+        """The names of the layers that the pass has run through."""
+        return self.end
+
+    @property
+    def token_writes(self) -> Mapping[str, TokenWrites]:
+        """What the layers have written, token by token, by their names."""
+        return self._token_writes
 
     def valid_for_gradients(self, device: torch.device) -> Tensor | None:
         """`valid`, where gradients are computed and there is padding; None otherwise.
@@ -125,18 +153,117 @@ class MemoryPass:
         """
         return self.valid.to(device) if self.valid is not None and torch.is_grad_enabled() else None
 
+    def read_and_write(self, layer: ReadingLayer, hidden: Tensor) -> Correcting | None:
+        """Read a layer's memory for every token and, if the pass writes, write it.
+
+        Args:
+            layer: which layer it is.
+            hidden: what enters it, behind its norm, [B, T, W].
+
+        Returns:
+            The corrections; None for a layer without the adapter, and in a pass that does not read.
+
+        Raises:
+            NotImplementedError: the layer runs more than once, or in a way that cuts gradients.
+        """
+        weights = layer.active_weights
+        if weights is None:
+            return None
+        self._check(layer.name)
+        with _without_autocast(hidden.device.type):
+            reads = self._passed(layer.name, weights, hidden)
+        if reads is None:
+            return None
+        in_place = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
+        return Corrections(reads, weights, in_place, self.valid_for_gradients(hidden.device))
+
     def outcome(self) -> Snapshot:
         """The memory after the pass."""
-        # If all layers took one token, their states are in one tensor, from which the next token can start.
-        end = self.end if self.one_token is None or self._own_end else self.one_token.states_after()
+        ends = {name: self.end[name] for name in self.start.layers or self.end}
+        return self._counted(Snapshot.of_layers(ends, self.start.tokens))
+
+    def _counted(self, after: Snapshot) -> Snapshot:
+        """The memory after the pass, from the states after it: with its tokens, and the segment that is open."""
+        start = self.start
         if not self.write:
-            return Snapshot(end, self.start.tokens, self.start.open_segment)
+            return replace(after, tokens=start.tokens, open_segment=start.open_segment)
         if self.segments is None:
-            return Snapshot(end, advance(self.start.tokens, self.valid, self.tokens))
-        tokens = counted(self.start.tokens, self.segments.tokens.to(self.start.tokens.device))
-        return Snapshot(end, tokens, self.segments.left_open(self.sums))
+            return replace(after, tokens=advance(start.tokens, self.valid, self.tokens))
+        tokens = counted(start.tokens, self.segments.tokens.to(start.tokens.device))
+        return replace(after, tokens=tokens, open_segment=self.segments.left_open(self.sums))
+
+    def _check(self, layer: str) -> None:
+        if self.linked and not torch.is_grad_enabled():
+            raise NotImplementedError(
+                "reentrant activation checkpointing cuts the gradients between the passes of a memory; call "
+                "torch.utils.checkpoint with use_reentrant=False"
+            )
+        if layer in self.reached and not self.over:
+            raise NotImplementedError(
+                f"{layer} runs more than once in one pass, and a memory reads and writes every token once; δ-mem does not "
+                "fit such a model"
+            )
+
+    def _passed(self, layer: str, weights: LayerWeights, hidden: Tensor) -> Tensor | None:
+        """Pass the tokens of a layer through its memory: the reads [B, T, read_width], None if nothing is read."""
+        kind, weight = weights.kind, weights.in_weight
+        valid = None if self.valid is None else self.valid.to(hidden.device)
+        start = self._state_before(layer, kind, hidden.device)
+        if self.write and not weights.config.writes_segments:
+            run, rows = (kind.read_and_write, weight) if self.read else (kind.write, weight[kind.read_rows :])
+            projected, bias = _project(hidden, rows), weights.gate_bias  # [B, T, rows]
+            passed = run(projected, bias, start, valid)
+            self._store(layer, passed, valid, hidden.shape[1])
+            self._keep(layer, TokenWrites(projected[..., -kind.write_rows :], bias, valid, kind))
+            return passed.reads if self.read else None
+        self._leave(layer, start)
+        reads = kind.read(_project(hidden, weight[: kind.read_rows]), start, valid) if self.read else None
+        if self.write and self.segments is not None and self.segments.count:
+            self._write_segments(layer, weights, self.segments, hidden, start)
+        return reads
+
+    def _write_segments(self, layer: str, weights: LayerWeights, segments: Segments, hidden: Tensor, start: LayerState) -> None:
+        kind, present = weights.kind, segments.present.to(hidden.device)  # [B, segments]
+        sums = segments.sums(hidden, layer)  # [B, segments + 1, W]
+        projected = _project(segments.means(sums), weights.in_weight[kind.read_rows :])
+        self._store(layer, kind.write(projected, weights.gate_bias, start, present), present, segments.count)
+        left_open = segments.open_sums(sums)
+        if left_open is not None:
+            self.sums[layer] = left_open
+
+    def _state_before(self, layer: str, kind: MemoryKind, device: torch.device) -> LayerState:
+        state = self.start.state(layer)
+        if state is None:
+            return empty_state(kind, self.batch, device)
+        return {part: tensor.to(device) for part, tensor in state.items()}
+
+    def _store(self, layer: str, passed: Outcome, valid: Tensor | None, tokens: int) -> None:
+        """Take over what a layer wrote, of so many tokens or segments."""
+        self._leave(layer, passed.state)
+        if torch.is_grad_enabled():
+            self.write_gates[layer] = passed.mean_write_gate(valid, tokens)
+
+    def _leave(self, layer: str, state: LayerState) -> None:
+        """Take over the state that a layer ends with."""
+        self.end[layer] = state
+
+    def _keep(self, layer: str, writes: TokenWrites) -> None:
+        """Take over what a layer wrote, token by token."""
+        self._token_writes[layer] = writes
 
 
 def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:
-    """Count the first tokens of a pass, those of them that are real: `[batch]` to `[batch]`."""
+    """Count the first tokens of a pass, those of them that are real: [B] to [B]."""
     return counted(counter, tokens if valid is None else valid[:, :tokens].sum(1).to(counter.device))
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Mixed precision would round gates and states, which are float32."""
+    return torch.autocast(device, enabled=False) if device != "meta" and torch.is_autocast_enabled(device) else nullcontext()
+
+
+def _project(hidden: Tensor, weight: Tensor) -> Tensor:
+    """`hidden weight^T` in the weight's precision; float32 from here on, so that gates keep their smallest differences."""
+    hidden = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)
+    projected = F.linear(hidden, weight)
+    return projected if projected.dtype == torch.float32 else projected.float()

@@ -1,9 +1,9 @@
-"""The `with model.memory(state)` block: which memory the passes inside it read and write.
+"""The `with model.memory(state)` scope: which memory the passes inside it read and write.
 
-A block concerns the code inside its `with` statement. A context variable carries it to that code, and to the tasks and threads
-that copy the context. Three things make that exact: a block that has ended is never found again, whatever still refers to it; a
-block in a generator does not concern its consumer while the generator is suspended; and a generator that is resumed in another
-context finds its block by its own frame.
+A scope concerns the code inside its `with` statement. A context variable carries it to that code, and to the tasks and threads
+that copy the context. Three things make that exact: a scope that has ended is never found again, whatever still refers to it; a
+scope in a generator does not concern its consumer while the generator is suspended; and a generator that is resumed in another
+context finds its scope by its own frame.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from torch import Tensor
 
 from deltamem.forward.frames import home_frame, is_async_generator, is_generator, is_running_here, running_task
 from deltamem.forward.memory_pass import TokenWrites
+from deltamem.forward.owner import PassOwner
 from deltamem.memory.snapshot import Snapshot
-from deltamem.memory.state import DeltaMemState, find_not_finite
+from deltamem.memory.soundness import find_not_finite
+from deltamem.memory.state import DeltaMemState
 
 _tickets = itertools.count()
-# The blocks that were opened in this context, of any model, innermost last. Some may have ended since, in another context.
-_open_scopes: ContextVar[tuple[MemoryScope, ...]] = ContextVar("deltamem_blocks", default=())
+# The scopes that were opened in this context, of any model, innermost last. Some may have ended since, in another context.
+_open_scopes: ContextVar[tuple[MemoryScope, ...]] = ContextVar("deltamem_scopes", default=())
 
 _NOT_REACHED = (
-    "no pass of the model ran in this memory block, so nothing was read or written. A thread finds the block only in a copy of "
-    "the context (asyncio.to_thread, contextvars.copy_context().run), and a block in a generator concerns the generator's code "
+    "no pass of the model ran in this memory scope, so nothing was read or written. A thread finds the scope only in a copy of "
+    "the context (asyncio.to_thread, contextvars.copy_context().run), and a scope in a generator concerns the generator's code "
     "alone"
 )
 
@@ -46,7 +48,7 @@ class Generation:
     Args:
         beams_per_row: continuations per row: beams, or returned sequences.
         prompt_tokens: length of the prompt.
-        start: the block's memory when the call began; without a KV cache every step starts from there again.
+        start: the scope's memory when the call began; without a KV cache every step starts from there again.
     """
 
     beams_per_row: int
@@ -55,7 +57,7 @@ class Generation:
 
 
 class MemoryScope:
-    """An open `with model.memory(state)` block.
+    """An open `with model.memory(state)` scope.
 
     Args:
         owner: the tuner whose passes it concerns.
@@ -65,20 +67,20 @@ class MemoryScope:
         read: whether tokens read.
         segment_ids: `[batch, tokens]`, for adapters that write segments.
         keep_open: whether each row's last segment goes on in a later pass.
-        detach: cut the autograd graph at the block's end, so that the state is a plain value.
+        detach: cut the autograd graph at the scope's end, so that the state is a plain value.
 
     Attributes:
-        ticket: a number for each block, as a tensor: a compiled graph is then the same for all blocks.
-        status: "new", "open", "ended", or "broken off" by the end of a block around it.
-        reached: whether a pass has found the block.
-        generation: the call of `generate` that runs in this block, if any.
-        write_gates: mean write gate β of the passes in this block that wrote and recorded gradients, one per pass.
+        ticket: a number for each scope, as a tensor: a compiled graph is then the same for all scopes.
+        status: "new", "open", "ended", or "broken off" by the end of a scope around it.
+        reached: whether a pass has found the scope.
+        generation: the call of `generate` that runs in this scope, if any.
+        write_gates: mean write gate β of the passes in this scope that wrote and recorded gradients, one per pass.
         token_writes: what the newest pass wrote that did not read, token by token, by attention module.
     """
 
     def __init__(
         self,
-        owner: Any,
+        owner: PassOwner,
         adapter: str,
         state: DeltaMemState,
         write: bool = True,
@@ -102,50 +104,50 @@ class MemoryScope:
         self.write_gates: list[Tensor] = []
         self.token_writes: Mapping[str, TokenWrites] = {}
         self._before = state.snapshot, state.fingerprint
-        self._scope: weakref.ref[ScopeGuard] | None = None
+        self._guard: weakref.ref[ScopeGuard] | None = None
         self._home: FrameType | None = None
         self._task: Any = None
         self._in_use = threading.RLock()
 
     @classmethod
-    def find(cls, owner: Any) -> MemoryScope | None:
-        """The innermost open block of a model that concerns the caller.
+    def find(cls, owner: PassOwner) -> MemoryScope | None:
+        """The innermost open scope of a model that concerns the caller.
 
-        While torch.compile traces it cannot ask who calls: the graph gets the model's newest block of any thread, and an
+        While torch.compile traces it cannot ask who calls: the graph gets the model's newest scope of any thread, and an
         operator that fails if that is not the caller's when the graph runs.
 
         Raises:
-            RuntimeError: the block around the caller was broken off.
+            RuntimeError: the scope around the caller was broken off.
         """
         if not owner.open_scopes:
             return None
         if torch.compiler.is_compiling():
             return owner.open_scopes[-1]
         entered = _open_scopes.get()
-        block = next((block for block in reversed([*owner.open_scopes]) if block._concerns_caller(entered)), None)
-        if block is not None:
-            block.check_whole()
-        return block
+        scope = next((scope for scope in reversed([*owner.open_scopes]) if scope._concerns_caller(entered)), None)
+        if scope is not None:
+            scope.check_whole()
+        return scope
 
     @property
     def is_open(self) -> bool:
-        """Whether the block has begun and not ended yet."""
+        """Whether the scope has begun and not ended yet."""
         return self.status == "open"
 
     def check_whole(self) -> None:
-        """Refuse to go on in a block that was broken off.
+        """Refuse to go on in a scope that was broken off.
 
         Raises:
             RuntimeError: it was.
         """
         if self.status == "broken off":
             raise RuntimeError(
-                "this memory block was broken off, because a block around it ended first; its memory is as it was before. Use "
+                "this memory scope was broken off, because a scope around it ended first; its memory is as it was before. Use "
                 "`with` statements, which end in the reverse order"
             )
 
     def check_adapter(self) -> None:
-        """Refuse to go on with another adapter than the block was opened for.
+        """Refuse to go on with another adapter than the scope was opened for.
 
         Raises:
             RuntimeError: another adapter is active now.
@@ -158,26 +160,26 @@ class MemoryScope:
             )
 
     def claim(self) -> None:
-        """Keep other threads' passes out of this block until `release`.
+        """Keep other threads' passes out of this scope until `release`.
 
         Raises:
             RuntimeError: another thread's pass or generation is running in it.
         """
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError(
-                "another thread is running a pass or a generation in this memory block, and each would lose what the other "
-                "writes. Run them one after the other, or open a block with a clone() in each thread"
+                "another thread is running a pass or a generation in this memory scope, and each would lose what the other "
+                "writes. Run them one after the other, or open a scope with a clone() in each thread"
             )
 
     def release(self) -> None:
         """Let other threads in again, once for each `claim`."""
         self._in_use.release()
 
-    def begin(self, scope: ScopeGuard, home: FrameType | None) -> None:
-        """Open the block.
+    def begin(self, guard: ScopeGuard, home: FrameType | None) -> None:
+        """Open the scope.
 
         Args:
-            scope: what ends it; if it is dropped before that, an interrupt came in between, and the block ends with it.
+            guard: what ends it; if it is dropped before that, an interrupt came in between, and the scope ends with it.
             home: the frame of the `with` statement.
 
         Raises:
@@ -192,31 +194,31 @@ class MemoryScope:
             )
         self._home, self._task = home, running_task() if home is not None and is_async_generator(home) else None
         self._before = self.state.snapshot, self.state.fingerprint
-        self._scope = weakref.ref(scope, lambda _: self._drop())
+        self._guard = weakref.ref(guard, lambda _: self._drop())
         self.owner.open_scopes.append(self)
         self.status = "open"
-        _open_scopes.set((*(block for block in entered if block.status != "ended"), self))
+        _open_scopes.set((*(scope for scope in entered if scope.status != "ended"), self))
 
     def end(self) -> None:
-        """Close the block; nothing finds it any more, whatever still refers to it."""
+        """Close the scope; nothing finds it any more, whatever still refers to it."""
         self.status = "ended"
         with suppress(ValueError):  # it may have ended before it was listed
             self.owner.open_scopes.remove(self)
-        self._scope = self._home = self._task = None
-        _open_scopes.set(tuple(block for block in _open_scopes.get() if block is not self))
+        self._guard = self._home = self._task = None
+        _open_scopes.set(tuple(scope for scope in _open_scopes.get() if scope is not self))
 
     def restore(self) -> None:
-        """Take back what was written in this block."""
+        """Take back what was written in this scope."""
         self.state.snapshot, self.state.fingerprint = self._before
 
     def break_off_inner(self) -> bool:
-        """Break off the blocks that were opened inside this one and are still open: passes may have gone to the wrong one."""
+        """Break off the scopes that were opened inside this one and are still open: passes may have gone to the wrong one."""
         entered = _open_scopes.get()
         later = entered[entered.index(self) + 1 :] if self in entered else ()
-        inner = [block for block in later if block.owner is self.owner and block.is_open and not block._is_suspended()]
-        for block in inner:
-            block.restore()
-            block.status = "broken off"
+        inner = [scope for scope in later if scope.owner is self.owner and scope.is_open and not scope._is_suspended()]
+        for scope in inner:
+            scope.restore()
+            scope.status = "broken off"
         return bool(inner)
 
     def commit(self) -> None:
@@ -224,14 +226,14 @@ class MemoryScope:
 
         Raises:
             FloatingPointError: the memory is no longer finite.
-            RuntimeError: another adapter is active than the block was opened for.
+            RuntimeError: another adapter is active than the scope was opened for.
         """
         if self.state.snapshot is self._before[0]:
             return
         bad = find_not_finite(self.state.snapshot)
         if bad is not None:
             raise FloatingPointError(
-                f"the memory of {bad} became NaN or infinite; it was left as it was before this block. Look for NaN or "
+                f"the memory of {bad} became NaN or infinite; it was left as it was before this scope. Look for NaN or "
                 "infinite values in the input or the adapter's weights"
             )
         self.check_adapter()
@@ -247,17 +249,17 @@ class MemoryScope:
         self.end()
 
     def _concerns_caller(self, entered: tuple[MemoryScope, ...]) -> bool:
-        """Whether this open block is the caller's.
+        """Whether this open scope is the caller's.
 
         Args:
-            entered: the blocks of the caller's context.
+            entered: the scopes of the caller's context.
         """
         if self in entered:
             return not self._is_suspended()
         return self._home is not None and is_generator(self._home) and is_running_here(self._home)
 
     def _is_suspended(self) -> bool:
-        """Whether the block is in a generator that waits at a `yield`: what runs now is its consumer's."""
+        """Whether the scope is in a generator that waits at a `yield`: what runs now is its consumer's."""
         home = self._home
         if home is None or home.f_back is not None:
             return False
@@ -266,49 +268,49 @@ class MemoryScope:
 
 
 class ScopeGuard:
-    """Opens a block for a `with` statement, and ends it whatever happens.
+    """Opens a scope for a `with` statement, and ends it whatever happens.
 
     If the statement ends in an error, or the memory is no longer finite, the state is as it was before. No generator with a
-    decorator, because an interrupt between two of its lines would leave the block open: here, one that comes before the
-    statement's body or at its very end drops the scope, and with it the block.
+    decorator, because an interrupt between two of its lines would leave the scope open: here, one that comes before the
+    statement's body or at its very end drops the scope, and with it the scope.
     """
 
-    def __init__(self, block: MemoryScope) -> None:
-        self._block = block
+    def __init__(self, scope: MemoryScope) -> None:
+        self._scope = scope
 
     def __enter__(self) -> MemoryScope:
-        if self._block.status != "new":
-            raise RuntimeError("this memory block has begun already; call model.memory(state) for each `with` statement")
+        if self._scope.status != "new":
+            raise RuntimeError("this memory scope has begun already; call model.memory(state) for each `with` statement")
         try:
-            self._block.begin(self, home_frame(sys._getframe(1)))
+            self._scope.begin(self, home_frame(sys._getframe(1)))
         except BaseException:
-            self._block.end()
+            self._scope.end()
             raise
-        return self._block
+        return self._scope
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        block, kept = self._block, False
+        scope, kept = self._scope, False
         try:
-            broke_off_inner = block.break_off_inner()
+            broke_off_inner = scope.break_off_inner()
             if error is None:
-                block.check_whole()
+                scope.check_whole()
                 if broke_off_inner:
                     raise RuntimeError(
-                        "a memory block ended before another one that was opened inside it: it is unknown whose passes went to "
+                        "a memory scope ended before another one that was opened inside it: it is unknown whose passes went to "
                         "which, so both memories are as they were before. Use `with` statements, which end in the reverse order"
                     )
-                block.commit()
+                scope.commit()
                 kept = True
         finally:
-            if not kept and block.is_open:
-                block.restore()
-            block.end()
-        if error is None and not block.reached:
+            if not kept and scope.is_open:
+                scope.restore()
+            scope.end()
+        if error is None and not scope.reached:
             warnings.warn(_NOT_REACHED, stacklevel=2)
 
 
 def entered_scopes() -> tuple[MemoryScope, ...]:
-    """The blocks that were opened in the caller's context, of any model, innermost last."""
+    """The scopes that were opened in the caller's context, of any model, innermost last."""
     return _open_scopes.get()
 
 

@@ -31,7 +31,7 @@ def after_output(snapshot: Snapshot, output: Any) -> Snapshot:
         output: what the model returned.
     """
     nothing = output[0][:0].sum()  # zero, and so are its gradients
-    return replace(snapshot, states={name: state + nothing.to(state.device) for name, state in snapshot.states.items()})
+    return replace(snapshot, parts={part: tensor + nothing.to(tensor.device) for part, tensor in snapshot.parts.items()})
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Size:
         """The size of an adapter whose weights, by their names in its file, have these shapes; embeddings do not count."""
         shapes = {name: shape for name, shape in shapes.items() if ".delta_mem_" in name}
         layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)  # one in each
-        numbers = layers * config.num_states * config.r**2
+        numbers = layers * sum(map(math.prod, config.memory_kind.state_parts.values()))
         return cls(layers, sum(map(math.prod, shapes.values())), FLOAT32 * numbers)
 
 
@@ -106,21 +106,22 @@ def usage(config: DeltaMemConfig, name: str, base: str) -> str:
 def config_in_words(config: DeltaMemConfig, size: Size) -> list[str]:
     """What a configuration says, a line for each thing."""
     r, scale = config.r, config.alpha / config.r
+    state = " + ".join(" × ".join(map(str, shape)) for shape in config.memory_kind.state_parts.values())
     return [
         f"Variant: {_variant(config)}; {DECAYS[config.decay]}.",
         f"Corrects the {' and '.join(config.corrections)} projections of {size.layers} attention layers, "
         f"scaled by alpha / r = {config.alpha:g} / {r} = {scale:g}.",
         f"{size.parameters:,} trained parameters. One memory takes {size.memory_bytes:,} bytes: "
-        f"{size.layers} × {config.num_states} × {r} × {r} float32 numbers.",
+        f"{size.layers} × {state} float32 numbers.",
         f"A chat session writes a turn {TURNS[config.turn_writes]}.",
     ]
 
 
 def _variant(config: DeltaMemConfig) -> str:
-    states = "one state" if config.num_states == 1 else f"{config.num_states} parallel states"
+    states = config.memory_kind.describe()
     if config.writes_segments:
         return f"SSW, {states} in each layer, written once for every {config.write}"
-    return f"{'TSW' if config.num_states == 1 else 'MSW'}, {states} in each layer, written by every token"
+    return f"{'TSW' if states == 'one state' else 'MSW'}, {states} in each layer, written by every token"
 
 
 def _training(note: dict[str, str]) -> list[str]:

@@ -125,7 +125,7 @@ def _check_weights(folder: Path, config: DeltaMemConfig) -> None:
     shapes = {name: tuple(weight.shape) for name, weight in read_weights(folder).items()}
     corrections = [name for name in shapes if name.split(".")[-2:-1] in [[f"delta_mem_{role}"] for role in config.corrections]]
     others = [name for name in shapes if ".delta_mem_" not in name]
-    others += [name for name in corrections if shapes[name][1:] != (config.num_states * config.r,)]
+    others += [name for name in corrections if shapes[name][1:] != (config.memory_kind.read_width,)]
     if others or not corrections:
         path = folder / SAFETENSORS_WEIGHTS_NAME
         raise ValueError(f"{path} has not the weights of this {CONFIG_NAME}: see {(others or ['that there are none'])[0]}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -13,13 +12,13 @@ from rich.table import Table
 from torch import Tensor
 
 from deltamem.adapter.files import read_config, read_weights
-from deltamem.config import DeltaMemConfig
+from deltamem.config import MEMORY_OPTIONS, DeltaMemConfig
 from deltamem.hub.card_text import Size, config_in_words
 from deltamem.inspection.layer_names import in_order, short_names
 from deltamem.model import DeltaMemModel, fingerprint_of
 
 SAVED_UNDER = "base_model.model."
-SHOWN_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates", "turn_writes")
+SHOWN_OPTIONS = (*MEMORY_OPTIONS, "turn_writes")
 CAPTION = "Norms of the weights, and the gates where they see nothing: β, and what a write keeps."
 
 
@@ -97,25 +96,24 @@ def _by_layer(saved: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _describe_layer(name: str, weights: dict[str, Tensor], config: DeltaMemConfig) -> dict[str, Any]:
-    gating, rows = config.gating, config.gating.query_rows
-    heights = [rows, rows, rows, gating.bias_rows]
-    entrance, bias = weights.get("in"), weights.get("gate_bias")
-    if entrance is None or bias is None or entrance.shape[0] != sum(heights) or bias.shape != (gating.bias_rows,):
+    kind = config.memory_kind
+    groups = kind.row_groups
+    rows = sum(groups.values())
+    in_weight, bias = weights.get("in"), weights.get("gate_bias")
+    if in_weight is None or bias is None or in_weight.shape[0] != rows or bias.shape != (kind.bias_rows,):
         found = ", ".join(f"{key} {[*weight.shape]}" for key, weight in weights.items())
         raise ValueError(
-            f"the weights of {name} are not those of the adapter's config, which needs `in` [{sum(heights)}, width] and "
-            f"`gate_bias` [{gating.bias_rows}]; found {found}. Save the adapter again"
+            f"the weights of {name} are not those of the adapter's config, which needs `in` [{rows}, width] and "
+            f"`gate_bias` [{kind.bias_rows}]; found {found}. Save the adapter again"
         )
-    norms = [part.norm().item() for part in entrance.split(heights)]
-    open_at_rest = torch.sigmoid(bias).tensor_split(2 if config.decay == "learned" else 1)
-    kept = {"coupled": 1 - open_at_rest[0], "learned": open_at_rest[-1], "none": torch.ones_like(open_at_rest[0])}
+    norms = [part.norm().item() for part in in_weight.split([*groups.values()])]
+    gates = {f"{gate}_gate": _spread(opened) for gate, opened in kind.gates_at_rest(bias).items()}
     scale, corrected = config.alpha / config.r, [role for role in config.corrections if role in weights]
     return {
         "parameters": sum(weight.numel() for weight in weights.values()),
-        "projections": dict(zip(("q", "k", "v", "gates"), norms, strict=True)),
+        "projections": dict(zip(groups, norms, strict=True)),
         "corrections": {role: scale * weights[role].norm().item() for role in corrected},
-        "write_gate": _spread(open_at_rest[0]),
-        "keep_gate": _spread(kept[config.decay]),
+        **gates,
     }
 
 

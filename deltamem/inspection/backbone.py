@@ -71,7 +71,12 @@ def inspect_model(name: str, variant: str = "tsw", r: int | None = None, correct
         "backbone_parameters": backbone_parameters,
         "hook": describe_hook(tuner._hook),
         "inferred": tuner._hook not in map(registered_hook, _model_types(backbone.config)),
-        "adapter": {"variant": variant, "r": config.r, "num_states": config.num_states, "corrections": [*config.corrections]},
+        "adapter": {
+            "variant": variant,
+            "r": config.r,
+            "state": {part: [*shape] for part, shape in config.memory_kind.state_parts.items()},
+            "corrections": [*config.corrections],
+        },
         "layers": [{"name": name, **rows[name]} for name in order],
         "parameters": sum(row["parameters"] for row in rows.values()),
         "memory_bytes": memory.nbytes,
@@ -82,11 +87,11 @@ def print_inspection(figures: dict[str, Any]) -> None:
     """Print what `inspect_model` returned as a table."""
     console = Console()
     inferred = " (inferred: nobody registered this model type)" if figures["inferred"] else ""
-    states, r = figures["adapter"]["num_states"], figures["adapter"]["r"]
+    state = ", ".join(" × ".join(map(str, shape)) for shape in figures["adapter"]["state"].values())
     console.print(
         f"\n[bold]{figures['class']}[/], model type {figures['model_type']}, {figures['backbone_parameters']:,} parameters\n"
         f"attention{inferred}: {escape(figures['hook'])}\n"
-        f"each memory ({states} × {r} × {r}) reads hidden states of {_widths(figures)} and corrects outputs of the projections:"
+        f"each memory ({state}) reads hidden states of {_widths(figures)} and corrects outputs of the projections:"
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("layer", no_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor
 from deltamem.chat.saved import SavedSession
 from deltamem.chat.session import FILE
 from deltamem.inspection.layer_names import in_order
-from deltamem.memory.state import DeltaMemState, read_state_file
+from deltamem.memory.state import DeltaMemState
+from deltamem.memory.state_file import read_state_file
 
 SHOWN_SINGULAR_VALUES = 4
 
@@ -32,9 +32,8 @@ def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SavedSess
         OSError, ValueError: there is none, or the file is damaged or something else.
     """
     path = Path(place) / FILE if os.path.isdir(place) else Path(place)
-    saved, metadata = read_state_file(path)  # a file has its tensors in no order that means anything
-    states = {name: saved.tensors[name] for name in sorted(saved.tensors, key=in_order)}
-    state = DeltaMemState(replace(saved.snapshot, states=states), saved.fingerprint)
+    snapshot, fingerprint, metadata = read_state_file(path)  # a file has its tensors in no order that means anything
+    state = DeltaMemState(snapshot.ordered(tuple(sorted(snapshot.layers, key=in_order))), fingerprint)
     if "session" not in metadata:
         return state, None
     return state[0], SavedSession.read(metadata, path)  # the other rows are what its context started from
@@ -69,7 +68,7 @@ def describe_layer(states: Tensor) -> dict[str, Any]:
     """How much a layer's states hold.
 
     Args:
-        states: `[batch, num_states, r, r]`.
+        states: `[batch, states, r, r]`.
 
     Returns:
         Lists over rows: `norm`, the Frobenius norm of all states of the layer; and over rows and states: `singular_values`,

@@ -58,7 +58,7 @@ def _name(index: int, turn: Turn) -> str:
 
 
 def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[str, Any]:
-    """The memories that are shown: for each layer their states `[memories, num_states, r, r]`, norms and effective ranks."""
+    """The memories that are shown: for each layer their states `[memories, states, r, r]`, norms and effective ranks."""
     numbers = sum(tensor.numel() for tensor in next(iter(memories.values())).tensors.values())
     kept = spread(len(memories), min(MOST_TURNS, max(MOST_STATE_NUMBERS // numbers, 2)))
     if len(kept) < len(memories):

@@ -13,12 +13,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.forward.memory_pass import MemoryPass
-from deltamem.forward.running import running
-from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
+from deltamem.adapter.layer_weights import LayerWeights
+from deltamem.forward.running import pass_in
+from deltamem.layer import DeltaMemLayer
 from deltamem.memory.segments import Segments
-from deltamem.rule import delta_rule
-from deltamem.rule.gates import Writes, writes
+from deltamem.memory.snapshot import STATE
+from deltamem.rule import DeltaKind, delta_rule
+from deltamem.rule.gates import Writes
+from deltamem.rule.kind import empty_state
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class LayerWrites:
     write that changes nothing. All tensors are float32, without a gradient.
 
     Args:
-        start: the states before the pass, `[batch, num_states, r, r]`.
-        k, v: what is written where, `[batch, num_states, writes, r]`.
+        start: the states before the pass, `[batch, states, r, r]`.
+        k, v: what is written where, `[batch, states, writes, r]`.
         keep, erase, write: the gates for each row of a state, as `deltamem.rule.delta_rule` takes them; `write` is β.
         write_of_token: `[batch, tokens]`, the write that a token of the pass belongs to; -1 for one that is not written.
     """
@@ -45,12 +47,12 @@ class LayerWrites:
 
     @property
     def gate(self) -> Tensor:
-        """How far the write gate opens, 0 to 1: the mean of β over the rows of a state, `[batch, num_states, writes]`."""
+        """How far the write gate opens, 0 to 1: the mean of β over the rows of a state, `[batch, states, writes]`."""
         return self.write.mean(-1)
 
     @property
     def states(self) -> Tensor:
-        """The state before each write, and after the last: `[batch, num_states, writes + 1, r, r]`."""
+        """The state before each write, and after the last: `[batch, states, writes + 1, r, r]`."""
         # A token reads the state before its own write: read with the unit vectors, the rule shows the state's columns.
         states, r = self.start.shape[1], self.start.shape[-1]
         k, v, keep, erase, write = (repeat(part, "b n t r -> b (n column) t r", column=r) for part in self._gated)
@@ -63,12 +65,12 @@ class LayerWrites:
 
     @property
     def change(self) -> Tensor:
-        """The Frobenius norm of each write's change of its state, `[batch, num_states, writes]`."""
+        """The Frobenius norm of each write's change of its state, `[batch, states, writes]`."""
         return self.states.diff(dim=2).norm(dim=(-2, -1))
 
     @property
     def error(self) -> Tensor:
-        """The delta rule's error, `write v - erase S k`: written less erased, `[batch, num_states, writes, r]`."""
+        """The delta rule's error, `write v - erase S k`: written less erased, `[batch, states, writes, r]`."""
         found = delta_rule(self.k, *self._gated, self.start)[0]  # S k: every key as a query
         return self.write * self.v - self.erase * found
 
@@ -120,7 +122,7 @@ def left_of(passes: Sequence[LayerWrites]) -> list[Tensor]:
         passes: successive passes of one layer, each starting where the one before it ended.
 
     Returns:
-        For each pass the parts after it, `[parts, batch, num_states, r, r]`: first what is left of the state before the first
+        For each pass the parts after it, `[parts, batch, states, r, r]`: first what is left of the state before the first
         pass, then what is left of each pass up to this one.
     """
     parts = passes[0].start[None]
@@ -143,33 +145,31 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
     """Record what a layer has written in a pass."""
 
     def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        memory: MemoryPass | None = kwargs.get(PASS_KEYWORD, running.memory_pass)
-        if memory is None or not memory.write:
+        memory, weights = pass_in(kwargs), layer.active_weights
+        if memory is None or weights is None or not memory.write:
             return
+        kind = weights.kind
+        if not isinstance(kind, DeltaKind):
+            raise ValueError(f"writes are shown of the delta rule, and this adapter has kind={weights.config.kind!r}")
         tokens = memory.token_writes.get(layer.name)
         if tokens is not None:
-            gated = writes(tokens.projected, tokens.gate_bias, tokens.gating, tokens.valid)[0]
+            gated = kind.writes(tokens.projected, tokens.bias, tokens.valid)
             index = torch.arange(memory.tokens, device=tokens.projected.device).expand(memory.batch, -1)
             index = index if tokens.valid is None else torch.where(tokens.valid, index, -1)
         elif memory.segments is not None:
-            gated = _segment_writes(layer, memory.segments, args, kwargs)
+            gated = _segment_writes(layer, weights, kind, memory.segments, layer.memory_input(args, kwargs))
             index = torch.where(memory.segments.index < memory.segments.count, memory.segments.index, -1)
         else:
             return
-        start = memory.start.states.get(layer.name)
-        start = torch.zeros_like(memory.end[layer.name]) if start is None else start
-        written[layer.name] = LayerWrites(start, *gated, index)
+        start = memory.start.state(layer.name) or empty_state(kind, memory.batch, gated.k.device)
+        written[layer.name] = LayerWrites(start[STATE], *gated, index)
 
     return layer.register_forward_hook(record, with_kwargs=True)
 
 
-def _segment_writes(layer: DeltaMemLayer, segments: Segments, args: Any, kwargs: dict[str, Any]) -> Writes:
+def _segment_writes(layer: DeltaMemLayer, weights: LayerWeights, kind: DeltaKind, segments: Segments, hidden: Tensor) -> Writes:
     """What an adapter that writes segments wrote: their means, projected and gated as a token is."""
-    hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
-    norm = layer._norm[0]
-    hidden = hidden if norm is None else norm(hidden)
-    adapter = layer.active_adapters[0]
-    gating, weights = layer.parts[adapter].gating, layer.adapter_weights(adapter)
     means = segments.means(segments.sums(hidden, layer.name))
-    projected = nn.functional.linear(means.to(weights["in"].dtype), weights["in"][gating.query_rows :]).float()
-    return writes(projected, weights["gate_bias"], gating, segments.present)[0]
+    in_weight = weights.in_weight
+    projected = nn.functional.linear(means.to(in_weight.dtype), in_weight[kind.read_rows :]).float()
+    return kind.writes(projected, weights.gate_bias, segments.present)

@@ -1,7 +1,19 @@
-"""The delta rule: the only place with its mathematics. Tensors in, tensors out; nothing here knows a model."""
+"""Update rules: the only place with their mathematics. Tensors in, tensors out; nothing here knows a model."""
 
 from deltamem.rule.delta import delta_rule, read
-from deltamem.rule.delta_memory import Gated, gated_delta_rule, gated_read, gated_write
+from deltamem.rule.delta_memory import DeltaKind, delta_memory, delta_memory_read, delta_memory_write
 from deltamem.rule.gates import Gating
+from deltamem.rule.kind import MemoryKind, Outcome, register_memory_kind
 
-__all__ = ["Gated", "Gating", "delta_rule", "gated_delta_rule", "gated_read", "gated_write", "read"]
+__all__ = [
+    "DeltaKind",
+    "Gating",
+    "MemoryKind",
+    "Outcome",
+    "delta_memory",
+    "delta_memory_read",
+    "delta_memory_write",
+    "delta_rule",
+    "read",
+    "register_memory_kind",
+]

@@ -1,44 +1,151 @@
-"""From a layer's projections to its reads: one function for all that happens between the two."""
+"""The memory of δ-mem (arXiv 2605.12357): from a layer's projections to its reads, and the delta rule as a `MemoryKind`.
+
+Shapes: B batch rows, T tokens, r width of a state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltamem.rule.backends import choose
 from deltamem.rule.delta import check_shape, delta_rule, read
-from deltamem.rule.delta_memory_operator import gated_rule_operator
-from deltamem.rule.gates import Gating, queries, writes
+from deltamem.rule.delta_memory_operator import delta_memory_operator
+from deltamem.rule.gates import Gating, Writes, queries, writes
+from deltamem.rule.kind import LayerState, Outcome, register_memory_kind
+
+STATE = "state"  # the name of the only part of a layer's state
+# How many times as wide as the hidden states all states of a layer may be together.
+MOST_WIDTHS = 16
+KEEP_BIAS = 1.5  # of the logit of a learned decay at the start
 
 
-class Gated(NamedTuple):
+class Passed(NamedTuple):
     """What came of a sequence.
 
     Args:
-        reads: `[batch, tokens, num_states * r]`, each state's together.
-        state: the states after the last token, `[batch, num_states, r, r]`.
-        opened: how far the tokens opened the write gate: β, its mean over the rows of a state, summed over the tokens that
-            count, `[batch, num_states]`.
+        reads: [B, T, states * r], each state's together; of width 0 if nothing was read.
+        state: the states after the last token, [B, states, r, r].
+        write_gate_sum: how far the tokens that count opened the write gate: β, its mean over the rows of a state, summed over
+            these tokens, [B, states].
     """
 
     reads: Tensor
     state: Tensor
-    opened: Tensor
-
-    def mean_gate(self, mask: Tensor | None, tokens: int) -> Tensor:
-        """The mean write gate β over states and the tokens that count, a scalar with its gradient."""
-        count = len(self.opened) * tokens if mask is None else mask.sum().clamp(min=1)
-        return self.opened.mean(1).sum() / count
+    write_gate_sum: Tensor
 
 
-def gated_delta_rule(
+@dataclass(frozen=True)
+class DeltaKind(Gating):
+    """The memory of δ-mem: parallel states, updated by the delta rule. Its options are those of `Gating`, and where it starts.
+
+    Args:
+        write_bias: bias of the write gate's logit at the start.
+        tie_queries: queries start as the keys' projection, so that a token finds at once what a similar token wrote.
+    """
+
+    write_bias: float = -1.5
+    tie_queries: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> DeltaKind:
+        """The kind of an adapter's configuration, a `DeltaMemConfig`."""
+        return cls(
+            config.r,
+            config.num_states,
+            config.decay,
+            config.decay_first,
+            config.rowwise_gates,
+            write_bias=config.beta_bias,
+            tie_queries=config.tie_query_init,
+        )
+
+    @property
+    def state_parts(self) -> Mapping[str, tuple[int, ...]]:
+        """See `MemoryKind`."""
+        return {STATE: (self.num_states, self.r, self.r)}
+
+    @property
+    def read_rows(self) -> int:
+        """See `MemoryKind`."""
+        return self.query_rows
+
+    @property
+    def read_width(self) -> int:
+        """See `MemoryKind`."""
+        return self.query_rows
+
+    def read_and_write(self, projected: Tensor, bias: Tensor, state: LayerState | None, valid: Tensor | None) -> Outcome:
+        """See `MemoryKind`, and `delta_memory`."""
+        return _outcome(delta_memory(projected, bias, None if state is None else state[STATE], valid, self))
+
+    def write(self, projected: Tensor, bias: Tensor, state: LayerState | None, valid: Tensor | None) -> Outcome:
+        """See `MemoryKind`."""
+        return _outcome(delta_memory_write(projected, bias, None if state is None else state[STATE], valid, self))
+
+    def read(self, projected: Tensor, state: LayerState, valid: Tensor | None) -> Tensor:
+        """See `MemoryKind`."""
+        return delta_memory_read(projected, state[STATE], valid, self)
+
+    @torch.no_grad()
+    def initialise(self, weight: Tensor, bias: Tensor) -> None:
+        """See `MemoryKind`. Rows q, k and v as in a new linear layer; gates that depend on no token yet."""
+        rows, write_gates = self.query_rows, self.num_states * self.gate_rows
+        for part in weight[: 3 * rows].split(rows):
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+        if self.tie_queries:
+            weight[:rows].copy_(weight[rows : 2 * rows])
+        weight[3 * rows :].zero_()
+        bias[:write_gates].fill_(self.write_bias)
+        bias[write_gates:].fill_(KEEP_BIAS)
+
+    @property
+    def row_groups(self) -> Mapping[str, int]:
+        """See `MemoryKind`."""
+        return {"q": self.query_rows, "k": self.query_rows, "v": self.query_rows, "gates": self.bias_rows}
+
+    def check_fits(self, width: int) -> None:
+        """See `MemoryKind`. Each state has maps of its own, so that together states may be wider than the hidden states."""
+        if self.r > width or self.query_rows > MOST_WIDTHS * width:
+            raise ValueError(
+                f"r={self.r} and num_states={self.num_states} are not accepted for a model with hidden_size={width}: the keys "
+                f"of a state are made of its hidden states. Give r up to that size, and r * num_states up to {MOST_WIDTHS} "
+                "times that size"
+            )
+
+    def gates_at_rest(self, bias: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryKind`."""
+        opened = torch.sigmoid(bias).tensor_split(2 if self.decay == "learned" else 1)
+        keep = {"coupled": 1 - opened[0], "learned": opened[-1], "none": torch.ones_like(opened[0])}[self.decay]
+        return {"write": opened[0], "keep": keep}
+
+    def writes(self, projected: Tensor, bias: Tensor, valid: Tensor | None) -> Writes:
+        """The keys, values and gates of tokens, from their rows [B, T, write_rows]."""
+        return writes(projected, bias, self, valid)[0]
+
+    def mean_gates(self, projected: Tensor, bias: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryKind`: the write gate β, and what a write keeps of a state."""
+        gates, _ = writes(projected, bias, self, None)
+        return {"write": gates.write.mean((1, 3)), "keep": gates.keep.mean((1, 3))}
+
+    def describe(self) -> str:
+        """See `MemoryKind`."""
+        return "one state" if self.num_states == 1 else f"{self.num_states} parallel states"
+
+
+register_memory_kind("delta", DeltaKind.of)
+
+
+def delta_memory(
     projected: Tensor, gate_bias: Tensor, state: Tensor | None, mask: Tensor | None, gating: Gating, backend: str = "auto"
-) -> Gated:
+) -> Passed:
     """Read and write memories, token by token, from what a layer projects of its tokens.
 
     Queries and keys are the tanh of their projections brought to unit length (over r; nothing is divided by less than 1e-6),
@@ -62,15 +169,15 @@ def gated_delta_rule(
     return _run(projected, gate_bias, state, mask, gating, backend, reads=True)
 
 
-def gated_write(
+def delta_memory_write(
     projected: Tensor, gate_bias: Tensor, state: Tensor | None, mask: Tensor | None, gating: Gating, backend: str = "auto"
-) -> Gated:
-    """As `gated_delta_rule` for tokens that are only written: without the rows q, and with reads of width 0."""
+) -> Passed:
+    """As `delta_memory` for tokens that are only written: without the rows q, and with reads of width 0."""
     return _run(projected, gate_bias, state, mask, gating, backend, reads=False)
 
 
-def gated_read(projected: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, backend: str = "auto") -> Tensor:
-    """As `gated_delta_rule` for tokens that only read: the rows q `[batch, tokens, gating.query_rows]` to their reads."""
+def delta_memory_read(projected: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, backend: str = "auto") -> Tensor:
+    """As `delta_memory` for tokens that only read: the rows q `[batch, tokens, gating.query_rows]` to their reads."""
     _check_shapes(projected, gating.query_rows, state, mask, gating)
     projected, state = projected.float(), state.float()
     mask = None if mask is None else mask.bool()
@@ -82,7 +189,7 @@ def gated_read(projected: Tensor, state: Tensor, mask: Tensor | None, gating: Ga
 
 def _run(
     projected: Tensor, gate_bias: Tensor, state: Tensor | None, mask: Tensor | None, gating: Gating, backend: str, reads: bool
-) -> Gated:
+) -> Passed:
     query_rows = gating.query_rows if reads else 0
     _check_shapes(projected, query_rows + gating.write_rows, state, mask, gating)
     check_shape("gate_bias", gate_bias, (gating.bias_rows,), "the gating")
@@ -94,15 +201,15 @@ def _run(
     one_step = backend == "triton" and reads and tokens == 1 and not _needs_gradient(projected, gate_bias, state)
     if torch.compiler.is_compiling() and (one_step or (backend == "compiled" and tokens)):
         parts = (gating.r, gating.num_states, gating.decay, gating.decay_first, gating.rowwise_gates)
-        return Gated(*gated_rule_operator(projected, gate_bias, state, mask, *parts, reads, backend))
+        return Passed(*delta_memory_operator(projected, gate_bias, state, mask, *parts, reads, backend))
     if backend == "compiled" and tokens:
-        return Gated(*_compiled_rule()(projected, gate_bias, state, mask, gating, reads, writes=True))
+        return Passed(*_compiled_rule()(projected, gate_bias, state, mask, gating, reads, writes=True))
     if one_step:
-        return Gated(*_triton_step()(projected, gate_bias, state, mask, gating))
+        return Passed(*_triton_step()(projected, gate_bias, state, mask, gating))
     made, opened = writes(projected[..., query_rows:], gate_bias, gating, mask)
     q = queries(projected[..., :query_rows], gating, mask) if reads else made.k
     seen, state = delta_rule(q, *made, state, backend=backend)
-    return Gated(_joined(seen) if reads else projected[..., :0], state, opened)
+    return Passed(_joined(seen) if reads else projected[..., :0], state, opened)
 
 
 @cache
@@ -117,6 +224,10 @@ def _triton_step() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     from deltamem.rule.gpu.step import triton_step
 
     return triton_step
+
+
+def _outcome(passed: Passed) -> Outcome:
+    return Outcome(passed.reads, {STATE: passed.state}, passed.write_gate_sum)
 
 
 def _joined(reads: Tensor) -> Tensor:

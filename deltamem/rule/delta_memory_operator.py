@@ -11,8 +11,8 @@ from deltamem.rule.gates import Decay, Gating
 from deltamem.rule.operator import gradients_again
 
 
-@torch.library.custom_op("deltamem::gated_delta_rule", mutates_args=())
-def gated_rule_operator(
+@torch.library.custom_op("deltamem::delta_memory", mutates_args=())
+def delta_memory_operator(
     projected: Tensor,
     gate_bias: Tensor,
     state: Tensor,
@@ -25,7 +25,7 @@ def gated_rule_operator(
     reads: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `deltamem.rule.gated_delta_rule`; all tensors checked and float32, the mask boolean.
+    """See `deltamem.rule.delta_memory`; all tensors checked and float32, the mask boolean.
 
     The backend is "compiled", or "triton" for a single token without a gradient.
     """
@@ -37,14 +37,14 @@ def gated_rule_operator(
     return _compiled(projected, gate_bias, state, mask, gating, reads)
 
 
-@gated_rule_operator.register_fake
+@delta_memory_operator.register_fake
 def _(projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Any, r: int, num_states: int, *settings: Any) -> Any:
     batch, tokens, _ = projected.shape
     width = num_states * r if settings[-2] else 0
     return projected.new_empty(batch, tokens, width), state.new_empty(state.shape), state.new_empty(batch, num_states)
 
 
-@torch.library.custom_op("deltamem::gated_delta_rule_gradients", mutates_args=())
+@torch.library.custom_op("deltamem::delta_memory_gradients", mutates_args=())
 def _gradients(
     inputs: list[Tensor],
     mask: Tensor | None,
@@ -80,7 +80,7 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     return *_gradients(inputs, mask, [x.contiguous() for x in gradients], *ctx.settings), *(None for _ in range(8))
 
 
-torch.library.register_autograd("deltamem::gated_delta_rule", _backward, setup_context=_save)
+torch.library.register_autograd("deltamem::delta_memory", _backward, setup_context=_save)
 
 
 def _compiled(

@@ -11,8 +11,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoTokenizer, HfArgumentParser, IntervalStrategy
 
 from deltamem.backbones import SMOLLM2, find_backbone, load_backbone
-from deltamem.config import VARIANTS, DeltaMemConfig, WriteUnit
-from deltamem.rule.gates import Decay
+from deltamem.config import VARIANTS, DeltaMemConfig, RuleArguments, WriteUnit
 from deltamem.training.data import DataArguments, eval_chats, training_chats
 from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
@@ -30,7 +29,7 @@ GUIDE = (
 
 
 @dataclass
-class AdapterArguments:
+class AdapterArguments(RuleArguments):
     """The backbone and the adapter on it."""
 
     preset: str | None = field(
@@ -48,11 +47,6 @@ class AdapterArguments:
         },
     )
     variant: Literal["tsw", "ssw", "msw"] = field(default="tsw", metadata={"help": "The paper's variant."})
-    r: int = field(default=8, metadata={"help": "Width of a memory."})
-    decay: Decay = field(default="coupled", metadata={"help": "What a write keeps of the memory: coupled, learned or none."})
-    beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
-    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
-    num_states: int | None = field(default=None, metadata={"help": "Parallel memories in a layer; the variant's by default."})
     layers: str | None = field(
         default=None,
         metadata={"help": "The decoder layers that get a memory, as FIRST-LAST, counted from 0; all if not given."},
@@ -64,11 +58,7 @@ class AdapterArguments:
 
     def config(self) -> DeltaMemConfig:
         """The configuration of a new adapter."""
-        names = ("r", "decay", "beta_bias", "tie_query_init")
-        options = {name: getattr(self, name) for name in names}
-        if self.num_states is not None:
-            options["num_states"] = self.num_states
-        return VARIANTS[self.variant](task_type="CAUSAL_LM", layers_to_transform=self._layers(), **options)
+        return VARIANTS[self.variant](task_type="CAUSAL_LM", layers_to_transform=self._layers(), **self.rule_options())
 
     def _layers(self) -> list[int] | None:
         if self.layers is None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from deltamem.adapter.offloading import loaded_weight, weight_of
 from deltamem.hook.text_decoder import last_place
 from deltamem.layer import DeltaMemLayer
+from deltamem.memory.snapshot import STATE
+from deltamem.rule import DeltaKind
 from deltamem.training.loss import joined, views_in
 from deltamem.training.writing import Batch
 
@@ -75,7 +77,7 @@ def start_from_attention(model: PeftModel, batches: Iterable[Mapping[str, Any]])
 
 
 def _check(layer: DeltaMemLayer, adapter: str) -> None:
-    if "o" not in layer.parts[adapter].corrections:
+    if "o" not in layer.adapters[adapter].corrections:
         raise ValueError("a start from the attention needs the correction of its output; give corrections with 'o'")
     if not {"k", "v"} <= {*layer.projections}:
         raise ValueError(f"{layer.name} has no keys and values of its own; start at random, or leave the layer out")
@@ -123,8 +125,10 @@ def _pass(
 
 
 def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
-    parts = layer.parts[adapter]
-    gating, states, r = parts.gating, parts.gating.num_states, parts.gating.r
+    weights, kind = layer.adapters[adapter], layer.adapters[adapter].kind
+    if not isinstance(kind, DeltaKind):
+        raise ValueError(f"a start from the attention is for the delta rule, got kind={weights.config.kind!r}; start at random")
+    states, r, _ = kind.state_parts[STATE]
     if not seen.informed:
         raise ValueError("nothing in the batches follows a history, so there is nothing to start from; give chats")
     hidden = torch.cat(seen.hidden)
@@ -135,8 +139,7 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
     directions = _principal(changed, states * r)  # [states * r, width]
     order = torch.arange(states * r, device=directions.device).view(r, states).T.flatten()  # the leading ones in all states
     directions = directions[order]
-    rows = gating.query_rows
-    weight = layer.adapter_weights(adapter)["in"]
+    rows, weight, bias = kind.read_rows, weights.in_weight, weights.gate_bias
     for state in range(states):
         own = slice(state * r, (state + 1) * r)
         key, query = heads.keys_and_queries(state)
@@ -147,13 +150,13 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
     weight[2 * rows : 3 * rows].copy_(directions @ heads.added())
     weight[3 * rows :].zero_()
     biases = torch.tensor(GATE_BIASES, dtype=torch.float32, device=weight.device)
-    biases = biases[torch.arange(states, device=weight.device) % len(biases)].repeat_interleave(gating.gate_rows)
-    layer.delta_mem_gate_bias[adapter][: len(biases)].copy_(biases)
-    if len(layer.delta_mem_gate_bias[adapter]) > len(biases):  # a gate of its own for what a write keeps
-        layer.delta_mem_gate_bias[adapter][len(biases) :].copy_(-biases)
-    for role in parts.corrections:
+    biases = biases[torch.arange(states, device=weight.device) % len(biases)].repeat_interleave(kind.gate_rows)
+    bias[: len(biases)].copy_(biases)
+    if len(bias) > len(biases):  # what a write keeps has a gate as well
+        bias[len(biases) :].copy_(-biases)
+    for role in weights.corrections:
         layer.adapter_weights(adapter)[role].zero_()
-    layer.adapter_weights(adapter)["o"].copy_(directions.T * (CORRECTION_GAIN / parts.scale))
+    layer.adapter_weights(adapter)["o"].copy_(directions.T * (CORRECTION_GAIN / weights.scale))
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deltamem.forward.running import running
+from deltamem.forward.running import pass_in, running
 from deltamem.hook.text_decoder import last_place
-from deltamem.layer import PASS_KEYWORD, DeltaMemLayer
-from deltamem.rule.gates import writes
+from deltamem.layer import DeltaMemLayer
 from deltamem.training.loss import EpisodeLoss, views_in
 
 Measured = dict[str, list[Tensor]]
@@ -62,16 +61,12 @@ def _gate_hook(layer: DeltaMemLayer, measured: Measured) -> RemovableHandle:
     """Measure the gates of what a layer has written in a pass."""
 
     def measure(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        memory = kwargs.get(PASS_KEYWORD, running.memory_pass)
+        memory = pass_in(kwargs)
         written = None if memory is None else memory.token_writes.get(layer.name)
         if written is None:  # segments
             return
-        gating, valid = written.gating, written.valid
-        gates, opened = writes(written.projected, written.gate_bias, gating, valid)
-        kept = gates.keep.mean((1, 3))  # [batch, tokens]
-        valid = torch.ones_like(kept, dtype=torch.bool) if valid is None else valid
-        measured["write_gate"].append(opened.sum() / (valid.sum() * gating.num_states))
-        measured["keep_gate"].append(kept[valid].mean())
+        for name, gates in written.kind.mean_gates(written.projected, written.bias).items():
+            measured[f"{name}_gate"].append((gates if written.valid is None else gates[written.valid]).mean())
 
     return layer.register_forward_hook(measure, with_kwargs=True)
 
@@ -81,11 +76,10 @@ def _correction_hook(layer: DeltaMemLayer, role: str, real: Tensor, measured: Me
     projection = layer.projections[role]
 
     def measure(module: nn.Module, args: Any, output: Tensor) -> None:
-        reads = None if running.corrections is None else running.corrections.of(layer.name)
-        linear = None if reads is None else reads.parts.corrections.get(role)
-        if reads is None or linear is None:
+        corrections, weights = running.corrections, layer.active_weights
+        if corrections is None or weights is None or role not in weights.corrections:
             return
-        corrected = projection.corrected(output, reads.values, cast(Tensor, linear.weight), reads.parts.scale)
+        corrected = corrections.apply(layer.name, role, projection, output.clone())
         measured[f"correction_ratio_{role}"].append((corrected - output)[real].norm() / output[real].norm())
 
     return projection.module.register_forward_hook(measure, prepend=True)

@@ -80,9 +80,14 @@ class Written:
         """
         if not self.token_writes:
             return DeltaMemState(self.state.snapshot.select(chats))
-        begun, shared = (self.beginning.tensors, self.beginning.tokens[0]) if self.beginning is not None else ({}, 0)
-        states = {name: writes.after(chats, tokens - shared, begun.get(name)) for name, writes in self.token_writes.items()}
-        return DeltaMemState(Snapshot(states, tokens))
+        begun, shared = None, 0
+        if self.beginning is not None:
+            begun, shared = self.beginning.snapshot, self.beginning.tokens[0]
+        states = {
+            name: writes.after(chats, tokens - shared, None if begun is None else begun.state(name))
+            for name, writes in self.token_writes.items()
+        }
+        return DeltaMemState(Snapshot.of_layers(states, tokens))
 
     def of_another(self, chats: Tensor) -> tuple[Tensor, Tensor]:
         """For each chat the next one in the batch, and how many tokens it has, `[reads]` each.
@@ -127,7 +132,7 @@ def write_from_backbone(
         beginning, cache = _write_beginning(model, adapted, ids[:1, :shared])
         cache.batch_repeat_interleave(len(ids))
         cached = {"past_key_values": cache, "use_cache": True}
-        state.snapshot = beginning.snapshot.map(lambda tensor: tensor.expand(len(ids), *tensor.shape[1:]))
+        state.snapshot = beginning.snapshot.repeat(len(ids))
     ids = ids[:, shared:]
     asked = places - shared if len(places) else last_place(ids)
     with adapted.memory(state, read=False, segment_ids=segment_ids, detach=False) as block:

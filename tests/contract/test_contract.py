@@ -69,7 +69,7 @@ def test_a_correction_enters_where_the_method_says(model_type, family, role):
         projection = layer.projections.get(role)
         if projection is None:
             continue
-        config, weights = layer.parts["default"].config, layer.adapter_weights("default")
+        config, weights = layer.adapters["default"].config, layer.adapter_weights("default")
         seen, attention = {}, by_hand.get_submodule(name)
 
         def read(module, args, config=config, weights=weights, seen=seen, state=state.tensors[name][:, 0]):

@@ -364,7 +364,7 @@ def test_a_layer_on_the_disk(model_type, order, saved, tmp_path):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_segments_and_learned_decay_with_a_layer_on_the_disk(order, saved, tmp_path):
-    """Every weight of the adapter is loaded_weight, also those that only some adapters have."""
+    """Every weight of the adapter is fetched, also those that only some adapters have."""
     options = {"config": tiny_config(write="message", decay="learned", corrections=("q", "k", "v", "o"))}
     states = []
     for model in (order("llama", saved, tmp_path, **options), adapted("llama", "sdpa", **copy.deepcopy(options))):

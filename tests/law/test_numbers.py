@@ -44,6 +44,24 @@ def in_double(layer, hidden, gates=torch.float64):
     return reference_delta_rule(q, k, v, keep, beta, beta, q.new_zeros(1, len(BETAS), RANK, RANK))[1]
 
 
+def pass_of(tokens, valid=None):
+    """A pass of one row that starts from an empty memory."""
+    return MemoryPass(
+        owner=None,
+        adapter="default",
+        start=Snapshot.empty(1, torch.device("cpu")),
+        valid=valid,
+        read=True,
+        write=True,
+        segments=None,
+        batch=1,
+        tokens=tokens,
+        linked=False,
+        scope=None,
+        cache=None,
+    )
+
+
 def relative_errors(state, expected):
     return ((state.double() - expected).flatten(2).norm(dim=2) / expected.flatten(2).norm(dim=2))[0]
 
@@ -52,10 +70,10 @@ def relative_errors(state, expected):
 def test_a_long_text_in_half_precision(dtype):
     layer = long_layer(dtype)
     hidden = torch.randn(1, LONG, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
-    memory = MemoryPass(Snapshot.empty(1, hidden.device), None, write=True, segments=None, batch=1, tokens=LONG)
+    memory = pass_of(LONG)
     with torch.no_grad():
-        layer._each_token(layer.parts["default"], memory, hidden)
-    state, expected = memory.end[layer.name], in_double(layer, hidden)
+        memory.read_and_write(layer, hidden)
+    state, expected = memory.end[layer.name]["state"], in_double(layer, hidden)
     assert state.dtype == torch.float32
     assert relative_errors(state, expected).max() < 1e-3
     if dtype == torch.bfloat16:  # the control: gates in the model's precision, where 1 - 0.0005 is 1
@@ -96,14 +114,13 @@ def test_what_stands_in_the_padding_reaches_nothing(model_type, bad):
         with torch.no_grad():
             model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
     assert not hidden[0].isfinite().all()  # the control: it does reach the layer
-    memory = MemoryPass(Snapshot.empty(1, mask.device), mask.bool(), write=True, segments=None, batch=1, tokens=6)
-    alone = MemoryPass(Snapshot.empty(1, mask.device), None, write=True, segments=None, batch=1, tokens=4)
+    memory, alone = pass_of(6, mask.bool()), pass_of(4)
     with torch.no_grad():
-        reads = layer._each_token(layer.parts["default"], memory, hidden[0])
-        layer._each_token(layer.parts["default"], alone, hidden[0][:, 2:])
+        reads = memory.read_and_write(layer, hidden[0]).reads
+        alone.read_and_write(layer, hidden[0][:, 2:])
     assert reads.isfinite().all()
     assert not reads[:, :2].any()
-    assert torch.allclose(memory.end[layer.name], alone.end[layer.name], atol=TOLERANCE)
+    assert torch.allclose(memory.end[layer.name]["state"], alone.end[layer.name]["state"], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -33,13 +33,15 @@ CHANGES: dict[str, Any] = {
 @pytest.fixture
 def taken(monkeypatch):
     """What went the shorter way, pass by pass; None if it could not."""
-    found, make = [], carrier.one_token_of
+    found, make = [], carrier._decode_step
 
-    def spy(*args):
-        found.append(make(*args))
-        return found[-1]
+    def spy(owner, new, options):
+        step = make(owner, new, options)
+        if new.shape[1] == 1:
+            found.append(step)
+        return step
 
-    monkeypatch.setattr(carrier, "one_token_of", spy)
+    monkeypatch.setattr(carrier, "_decode_step", spy)
     return found
 
 
@@ -69,7 +71,7 @@ def decoded(
 
 def assert_same_both_ways(monkeypatch, run: Any, **tolerance: float) -> None:
     logits, memory = run()
-    monkeypatch.setattr(carrier, "_is_one_token", lambda *_: False)
+    monkeypatch.setattr(carrier, "_decode_step", lambda *_: None)
     expected, same_memory = run()
     torch.testing.assert_close(logits, expected, **{"atol": 1e-5, "rtol": 0, **tolerance})
     assert error(memory, same_memory) < 1e-5
@@ -80,7 +82,7 @@ def assert_same_both_ways(monkeypatch, run: Any, **tolerance: float) -> None:
 def test_in_every_kind_of_attention(monkeypatch, taken, model_type, write):
     model = adapted(model_type)
     assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write))
-    assert [len(token.end) for token in taken] == [2, 2, 2]
+    assert [len(token.reached) for token in taken] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("write", [True, False])
@@ -89,7 +91,7 @@ def test_a_token_goes_on_from_where_the_one_before_stopped(monkeypatch, taken, w
     assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write, one_block=True))
     first, *others = taken
     for token in others:
-        assert token._start is first._end  # nothing was copied
+        assert token._before is first._after  # nothing was copied
         first = token
 
 
@@ -100,7 +102,7 @@ def test_a_layer_without_the_adapter_is_left_alone(monkeypatch, taken):
     model.set_adapter("upper")
     model.eval()
     assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model)))
-    assert [[*token.end] for token in taken] == [["model.layers.1.self_attn"]] * 3
+    assert [[*token.reached] for token in taken] == [["model.layers.1.self_attn"]] * 3
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -161,7 +163,7 @@ def test_what_it_is_not_for(taken):
     with torch.no_grad():
         model(input_ids=random_tokens(1, 2))
     model(input_ids=random_tokens(1, 1))  # with gradients
-    assert not taken
+    assert not any(taken)
     decoded(model.double(), told(model))  # the adapter's weights, too
     assert taken
     assert not any(taken)

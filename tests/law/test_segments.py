@@ -65,7 +65,7 @@ def test_another_id_completes_the_open_segment():
     state = write(model, model.new_memory(2), ids[:, :4], first, keep_open=(True,))
     assert state.snapshot.open_segment.ids.tolist() == [1, 1]
     assert state.snapshot.open_segment.sizes.tolist() == [1, 1]
-    written_first = state.snapshot.states  # segment 0 alone
+    written_first = state.tensors  # segment 0 alone
     expected = write(model, model.new_memory(2), ids[:, :3], torch.zeros(2, 3, dtype=torch.long))
     assert error(written_first, expected) < TOLERANCE
     closed = write(model, model.new_memory(2), ids[:, :4], first)

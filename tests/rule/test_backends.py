@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deltamem.rule import Gating, backends, delta_rule, gated_delta_rule
+from deltamem.rule import Gating, backends, delta_memory, delta_rule
 from deltamem.rule.cpu import compile as compiling
-from deltamem.rule.delta_memory_operator import gated_rule_operator
+from deltamem.rule.delta_memory_operator import delta_memory_operator
 from deltamem.rule.operator import delta_rule_operator
 
 
@@ -96,17 +96,17 @@ def test_the_compiled_rule_is_a_sound_operator(gradient: bool) -> None:
 def test_the_compiled_way_from_projections_is_a_sound_operator(mask: Tensor | None) -> None:
     projected, bias, state = torch.randn(2, 3, 20), torch.randn(2), torch.randn(2, 2, 3, 3)
     inputs: list[Any] = [x.requires_grad_() for x in (projected, bias, state)]
-    torch.library.opcheck(gated_rule_operator, (*inputs, mask, 3, 2, "coupled", True, False, True, "compiled"))
+    torch.library.opcheck(delta_memory_operator, (*inputs, mask, 3, 2, "coupled", True, False, True, "compiled"))
 
 
 def test_one_graph_without_a_break_for_every_length() -> None:
     gating = Gating(3, 2, "learned")
-    fast = torch.compile(gated_delta_rule, fullgraph=True, dynamic=True, backend="aot_eager")
+    fast = torch.compile(delta_memory, fullgraph=True, dynamic=True, backend="aot_eager")
     bias, state = (torch.randn(size, requires_grad=True) for size in (gating.bias_rows, (2, 2, 3, 3)))
     for tokens in (5, 9, 70):
         projected = torch.randn(2, tokens, gating.query_rows + gating.write_rows, requires_grad=True)
         results = []
-        for function in (gated_delta_rule, fast):
+        for function in (delta_memory, fast):
             outputs = function(projected, bias, state, None, gating)
             weights = [x.cos().detach() for x in outputs]
             results.append([*outputs, *torch.autograd.grad(outputs, (projected, bias, state), weights)])

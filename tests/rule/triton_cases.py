@@ -10,7 +10,7 @@ from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
 
 from deltamem.forward import call as carrier
 from deltamem.forward import decode as one_token
-from deltamem.rule import Gating, delta_rule, gated_delta_rule
+from deltamem.rule import Gating, delta_memory, delta_rule
 from deltamem.rule.gpu import rule
 from deltamem.rule.reference import reference_delta_rule
 
@@ -57,7 +57,7 @@ def gated_inputs(gating, tokens):
 def test_a_decoding_step_equals_the_definition(gating, scale):
     projected, bias, state = gated_inputs(gating, 1)
     inputs = (projected * scale, bias, state, None, gating)
-    for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
+    for got, expected in zip(delta_memory(*inputs, "triton"), delta_memory(*inputs, "reference"), strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
@@ -68,7 +68,7 @@ def test_projections_of_a_masked_sequence_equal_the_definition(monkeypatch):
     projected, bias, state = gated_inputs(gating, 5)
     projected[~mask] = float("nan")
     inputs = (projected, bias, state, mask, gating)
-    for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
+    for got, expected in zip(delta_memory(*inputs, "triton"), delta_memory(*inputs, "reference"), strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
@@ -77,7 +77,7 @@ def test_a_masked_step_leaves_the_memory_and_reads_nothing(gating):
     projected, bias, state = gated_inputs(gating, 1)
     projected[0] = float("nan")
     inputs = (projected, bias, state, torch.tensor([[False], [True]], device=DEVICE), gating)
-    for got, expected in zip(gated_delta_rule(*inputs, "triton"), gated_delta_rule(*inputs, "reference"), strict=True):
+    for got, expected in zip(delta_memory(*inputs, "triton"), delta_memory(*inputs, "reference"), strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
@@ -86,7 +86,7 @@ def test_a_nan_is_not_lost():
     for place in (4, 8, 12, 16):
         projected, bias, state = gated_inputs(gating, 1)
         projected[0, 0, place] = float("nan")
-        end = gated_delta_rule(projected, bias, state, None, gating, "triton").state
+        end = delta_memory(projected, bias, state, None, gating, "triton").state
         assert end[0].isnan().any()
         assert end[1].isfinite().all()
 
@@ -94,14 +94,16 @@ def test_a_nan_is_not_lost():
 @pytest.fixture
 def taken(monkeypatch):
     """What took a layer's only token in a launch, pass by pass; here as on a GPU."""
-    found = []
+    found, make = [], carrier._decode_step
 
-    def spy(*args):
-        found.append(one_token.one_token_of(*args))
-        return found[-1]
+    def spy(owner, new, options):
+        step = make(owner, new, options)
+        if new.shape[1] == 1:
+            found.append(step)
+        return step
 
     monkeypatch.setattr(one_token, "choose", lambda *_: "triton")
-    monkeypatch.setattr(carrier, "one_token_of", spy)
+    monkeypatch.setattr(carrier, "_decode_step", spy)
     return found
 
 
@@ -126,9 +128,9 @@ def assert_same_both_ways(monkeypatch, taken, model, rows=1, tolerance=1e-5, **o
         return decoded(model, start, **options)
 
     logits, memory = run()
-    assert [len(token.end) for token in taken] == [2, 2, 2]
+    assert [len(token.reached) for token in taken] == [2, 2, 2]
     assert all(type(token).__name__ == "GpuDecodeStep" for token in taken)
-    monkeypatch.setattr(carrier, "_is_one_token", lambda *_: False)
+    monkeypatch.setattr(carrier, "_decode_step", lambda *_: None)
     expected, same_memory = run()
     torch.testing.assert_close(logits, expected, atol=tolerance, rtol=0)
     assert error(memory, same_memory) < tolerance

@@ -31,7 +31,7 @@ def picture(memory: DeltaMemState, colours: bool) -> Group:
         colours: whether the terminal has colours; without, there are only the norms.
     """
     names = sorted(memory.tensors, key=_numbers_by_size)  # a file has them in any order
-    labels, states = _labels(names), [memory.tensors[name][0].cpu() for name in names]  # [num_states, r, r] each
+    labels, states = _labels(names), [memory.tensors[name][0].cpu() for name in names]  # [states, r, r] each
     drawn = [_draw(label, state, colours) for label, state in zip(labels, states, strict=True)]
     written = f"{memory.tokens[0]:,} tokens written, {memory.nbytes:,} bytes"
     return Group(
@@ -54,7 +54,7 @@ def _labels(names: list[str]) -> list[str]:
 
 
 def _draw(label: str, state: Tensor, colours: bool) -> Text:
-    """A state `[num_states, r, r]`, parallel ones side by side; each character shows two numbers, one above the other."""
+    """A state `[states, r, r]`, parallel ones side by side; each character shows two numbers, one above the other."""
     text = Text(f"{label} {state.norm():.2f}", no_wrap=True)
     if not colours:
         return text

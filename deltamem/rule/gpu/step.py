@@ -14,7 +14,7 @@ from deltamem.rule.gpu.rule import on_device_of, warps
 def triton_step(
     projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`deltamem.rule.gated_delta_rule` for one token per row, without a gradient; CUDA tensors, the mask boolean."""
+    """`deltamem.rule.delta_memory` for one token per row, without a gradient; CUDA tensors, the mask boolean."""
     projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
     mask = None if mask is None else mask.contiguous()
     batch, _, rows = projected.shape

@@ -1,0 +1,59 @@
+"""Whether a snapshot is a memory that can be used and saved."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deltamem.memory.snapshot import MOST_TOKENS, OpenSegment, Snapshot
+
+
+def check_snapshot(snapshot: Snapshot) -> None:
+    """Make sure that a snapshot is a memory: with states, sound counts, and finite numbers.
+
+    Raises:
+        ValueError: it is not; says what it has.
+    """
+    if not snapshot.parts:
+        raise ValueError("a memory needs at least one tensor, got none")
+    for part in snapshot.parts.values():
+        if part.dtype != torch.float32:
+            raise ValueError(f"a memory must be float32, got {part.dtype}")
+    _check_counts("tokens written", snapshot.tokens, next(iter(snapshot.parts.values())).shape[1], 0, MOST_TOKENS)
+    if snapshot.open_segment is not None:
+        _check_open_segment(snapshot, snapshot.open_segment)
+    bad = find_not_finite(snapshot)
+    if bad is not None:
+        raise ValueError(f"the memory of {bad} has NaN or infinite values")
+
+
+def _check_open_segment(snapshot: Snapshot, segment: OpenSegment) -> None:
+    _check_counts("ids of open segments", segment.ids, snapshot.rows, -1, torch.iinfo(torch.int64).max)
+    _check_counts("sizes of open segments", segment.sizes, snapshot.rows, 0, MOST_TOKENS)
+    if set(segment.sums) != set(snapshot.layers):
+        raise ValueError("an open segment must have been seen by all modules of the memory, or by none")
+    for name, sums in segment.sums.items():
+        if sums.dtype != torch.float32 or sums.ndim != 2 or sums.shape[0] != snapshot.rows:
+            raise ValueError(
+                f"the open segment of {name} must be float32 [{snapshot.rows}, width], got {sums.dtype} {tuple(sums.shape)}"
+            )
+
+
+def _check_counts(what: str, counts: Tensor, rows: int, least: int, most: int) -> None:
+    if not isinstance(counts, Tensor) or counts.dtype != torch.int64 or tuple(counts.shape) != (rows,):
+        given = f"{counts.dtype} {tuple(counts.shape)}" if isinstance(counts, Tensor) else type(counts).__name__
+        raise ValueError(f"the {what} must be int64 [{rows}], one for each row, got {given}")
+    if not counts.is_meta and bool(((counts < least) | (counts > most)).any()):
+        raise ValueError(f"the {what} must be at least {least} and at most {most}, got {counts.tolist()!r:.80}")
+
+
+def find_not_finite(snapshot: Snapshot) -> str | None:
+    """The name of a layer whose memory has NaN or infinite values, None if all are finite."""
+    sums = {} if snapshot.open_segment is None else snapshot.open_segment.sums
+    tensors = [tensor for tensor in (*snapshot.parts.values(), *sums.values()) if not tensor.is_meta]
+    # One sum per tensor and one look at all of them: NaN and infinity survive a sum with zero weights.
+    totals = [(tensor.detach() * 0).sum().cpu() for tensor in tensors]
+    if not totals or bool(torch.stack(totals).isfinite().all()):
+        return None
+    named = [*snapshot.states().items(), *sums.items()]
+    return next(name for name, tensor in named if not bool(tensor.isfinite().all()))
