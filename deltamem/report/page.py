@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.off_task import BARE
-from deltamem.evaluation.summary import COMPARED, FULL, shown
+from deltamem.evaluation.summary import FULL
+from deltamem.evaluation.summary_table import COMPARED, shown
 from deltamem.html.page import render
 from deltamem.io.files import write_atomically
 from deltamem.report.average import Average, averages
