@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from deltamem.chat.tokens import Message, told
+from deltamem.chat.tokens import Message, system_prompt, told
 from deltamem.evaluation.subject import Subject
 
 
@@ -19,7 +20,8 @@ class History:
     Args:
         sections: put into a prompt one after the other, or written to the memory, each a message.
         passages: what a search can find.
-        chat: in place of sections: put before a prompt, or written to the memory, as it is.
+        chat: in place of sections: put before a prompt, or written to the memory, as it is; its system prompt stands before
+            every prompt.
     """
 
     sections: tuple[str, ...]
@@ -28,13 +30,25 @@ class History:
 
     @classmethod
     def of_chat(cls, messages: Sequence[Message]) -> History:
-        """A chat, of whose messages a search finds those that match."""
-        return cls((), tuple(f"{message['role']}: {message['content']}" for message in messages), tuple(messages))
+        """A chat, of whose messages a search finds those that match; the system prompt is not searched for."""
+        said = messages[len(system_prompt(messages)) :]
+        return cls((), tuple(f"{message['role']}: {message['content']}" for message in said), tuple(messages))
+
+    @property
+    def system(self) -> list[Message]:
+        """The chat's own system prompt, as the only message; nothing if it has none."""
+        return system_prompt(self.chat)
 
     @property
     def parts(self) -> list[list[Message]]:
-        """As a chat, to be written part by part."""
-        return [[message] for message in self.chat] or [told(section) for section in self.sections]
+        """As a chat, to be written part by part. Each part of a chat begins with a user's message, the first with the chat.
+
+        So no part is a system prompt alone, which some chat templates refuse.
+        """
+        if not self.chat:
+            return [told(section) for section in self.sections]
+        starts = [place for place, message in enumerate(self.chat) if message["role"] == "user"][1:]
+        return [[*self.chat[start:end]] for start, end in pairwise([0, *starts, len(self.chat)])]
 
     @property
     def messages(self) -> list[Message]:

@@ -40,7 +40,7 @@ class HistoryPrompts:
             return question.tokens(subject, history.sections, history.chat)
         if setting in SEARCHED:
             before = self._searches[question.history].find(question.query or question.prompt, self.retrieved)
-        prompt = question.tokens(subject, before)
+        prompt = question.tokens(subject, before, history.system)
         if setting != "tail":
             return prompt
         return torch.cat([self._tail(subject, question.history, history), prompt])

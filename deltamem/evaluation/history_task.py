@@ -119,7 +119,7 @@ class HistoryTask:
 
         Args:
             folder: for the memory of each history; and in `KEY/001.safetensors` and so on those of the history that is asked
-                about first, as it grew: after each section or message, or each chunk of `write_chunk_tokens`.
+                about first, as it grew: after each section or turn, or each chunk of `write_chunk_tokens`.
         """
         self._memories.keep(folder, self.questions[0].history)
 
