@@ -159,8 +159,11 @@ def test_a_template_that_renders_later_messages_otherwise_is_refused():
 
 
 def test_models_without_a_memory():
-    bare = Subject(tiny_backbone(eos_token_id=3), chat_tokenizer(), system="")
-    lora = get_peft_model(tiny_backbone(eos_token_id=3), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    spread = 0.3  # of the weights, so that an adapter drawn at random surely changes something
+    bare = Subject(tiny_backbone(eos_token_id=3, initializer_range=spread), chat_tokenizer(), system="")
+    lora = get_peft_model(
+        tiny_backbone(eos_token_id=3, initializer_range=spread), LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    )
     task = continuation.ContinuationTask(CHATS, {})
     assert task.settings(bare) == ("none", "full", "full_shuffled")
     rows = asked(Subject(lora, chat_tokenizer(), system=""), ("none", "adapter"))
