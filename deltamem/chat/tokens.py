@@ -163,7 +163,7 @@ def _segments(text: str, messages: Sequence[Message], places: Sequence[Place | N
         if place is None:
             raise ValueError(
                 f"the chat template does not render the message {message['content'].strip()[:40]!r} as it is, so its tokens "
-                "cannot be found; use an adapter that writes tokens"
+                "cannot be found; set another template, or use an adapter that writes tokens"
             )
         start, end = place
         if write == "message":

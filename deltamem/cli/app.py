@@ -389,7 +389,7 @@ def evaluate(
     tasks, their data and their controls.
     """
     from deltamem.backbones import Placement
-    from deltamem.evaluation import command, summary
+    from deltamem.evaluation import command, summary_table
     from deltamem.evaluation.task import Options
 
     with _errors_in_words():
@@ -413,7 +413,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
-        summary.print_summary(figures["results"])
+        summary_table.print_summary(figures["results"])
 
 
 @app.command()

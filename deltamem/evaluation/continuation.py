@@ -10,7 +10,7 @@ from typing import Any, cast
 from peft import PeftModel
 
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
-from deltamem.evaluation.cut_chat import READ_MESSAGES, CutChat, can_be_cut
+from deltamem.evaluation.cut_chat import READ_MESSAGES, CutChat, can_be_cut, has_something_to_read
 from deltamem.evaluation.scoring import Text, score
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Derived, Metric, Options, Row, mean
@@ -19,9 +19,10 @@ from deltamem.memory.state import DeltaMemState
 from deltamem.training.chats import Chat, read_chats
 
 NAME = "continuation"
-# The bare backbone reads the continuation behind the system prompt alone ("none"), behind its history ("full") or behind the
-# next chat's ("full_shuffled"). Or it is read behind the system prompt with a memory: of the history, which was written in a
-# context of its own ("memory"), of the next chat's ("shuffled"), an empty one ("zero"). adapter: of one without a memory.
+# The bare backbone reads the continuation behind the chat's system prompt alone ("none"), behind that and its history ("full")
+# or behind that and the next chat's ("full_shuffled"). Or it is read behind the system prompt with a memory: of the chat's
+# system prompt and history, which were written in a context of their own ("memory"), of the next chat's ("shuffled"), an empty
+# one ("zero"). adapter: of one without a memory.
 WITHOUT_ADAPTER = ("none", "full", "full_shuffled")
 WITH_MEMORY = ("memory", "shuffled", "zero")
 OF_ANOTHER = ("full_shuffled", "shuffled")
@@ -81,7 +82,8 @@ class ContinuationTask:
                 f"{self.name} has one chat, and the settings {' and '.join(OF_ANOTHER)} need another; leave them out"
             )
         self._cut = [CutChat.of(subject, chat["messages"]) for chat in self.chats.values()]
-        longest = max(len(cut.history.ids) for cut in self._cut) + max(len(cut.continuation) for cut in self._cut)
+        parts = ((cut.head, cut.history.ids, cut.continuation) for cut in self._cut)
+        longest = sum(max(map(len, several)) for several in zip(*parts, strict=True))
         subject.check_window(longest, f"the longest chat of {self.name}")
 
     def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
@@ -95,7 +97,7 @@ class ContinuationTask:
             scores = score(subject, texts, with_adapter=setting == "adapter")
         numbers = [*self.chats]
         return [
-            {"index": numbers[place], "nats": -scored.log_likelihood / text.scored}
+            {"index": numbers[place], "nats": -scored.log_likelihood / int(text.counts.sum())}
             for place, text, scored in zip(places, texts, scores, strict=True)
         ]
 
@@ -104,8 +106,7 @@ class ContinuationTask:
 
     def _text(self, setting: str, place: int, told: int) -> Text:
         """The continuation of one chat, behind the history of another or the same where the setting has one in the context."""
-        cut = self._cut[place]
-        return cut.behind(self._cut[told].history.ids if setting in ("full", "full_shuffled") else cut.head)
+        return self._cut[place].behind(self._cut[told].history.ids if setting in ("full", "full_shuffled") else None)
 
     def _under(self, subject: Subject, setting: str, told: Sequence[int]) -> AbstractContextManager[Any]:
         """The context of a setting, with a row of memory for each chat; `told` are the places of those that were written."""
@@ -120,7 +121,7 @@ class ContinuationTask:
         """The memories of histories, each written once."""
         missing = [place for place in places if place not in self._memories]
         if missing:
-            written = subject.write_tokens([self._cut[place].history for place in missing])
+            written = subject.write_tokens([self._cut[place].written for place in missing])
             self._memories |= {place: written[row] for row, place in enumerate(missing)}
         return DeltaMemState.stack(self._memories[place] for place in places)
 
@@ -131,13 +132,17 @@ def tasks(options: Options) -> list[ContinuationTask]:
     Raises:
         ValueError: no data, or of another format; no chat that has a history.
     """
-    chats = read_chats(benchmark_records(NAME, None, options))
+    records = benchmark_records(NAME, None, options)
+    chats = read_chats(records)
     long = {number: chat for number, chat in enumerate(chats) if can_be_cut(chat)}
     if not long:
         raise ValueError(
             f"{NAME} reads the last {READ_MESSAGES} messages of a chat and remembers those before, and none of the "
             f"{len(chats)} chats has more messages; give longer chats"
         )
+    for number, chat in long.items():
+        if not has_something_to_read(chat):
+            records[number]["messages"].refuse(f"a chat that says something in its last {READ_MESSAGES} messages")
     numbers = [*long]
     chosen = {numbers[place]: long[numbers[place]] for place in sampled_numbers(len(numbers), options)}
     return [ContinuationTask(chosen, identity(options))]

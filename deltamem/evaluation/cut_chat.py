@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltamem.chat.tokens import ChatTokens, Message, render, system_prompt
@@ -24,45 +26,95 @@ class CutChat:
     """A chat as the tokens of its parts; the continuation's are the same behind the head as behind a history.
 
     Args:
-        history: the system prompt and the messages before the cut, with the segments that the adapter writes.
         head: what the chat template puts before a first message: the system prompt, `[tokens]`.
+        history: the messages before the cut, with the segments that the adapter writes.
         continuation: what is read, `[tokens]`.
+        said: which tokens of the continuation are scored: those of a message's content, and the one that ends the turn; not
+            the template's others, `[tokens]`.
     """
 
-    history: ChatTokens
     head: Tensor
+    history: ChatTokens
     continuation: Tensor
+    said: Tensor
 
     @classmethod
     def of(cls, subject: Subject, messages: Sequence[Message]) -> CutChat:
         """Cut a chat before the last messages, and tokenise the parts.
 
         Raises:
-            ValueError: a chat template that renders messages in different ways.
+            ValueError: a chat template that renders messages in different ways, or one of those that are read not as it is.
         """
-        messages = subject.behind_system(messages)
-        told, read = messages[:-READ_MESSAGES], messages[-READ_MESSAGES:]
-        whole, before, alone = (render(subject.tokenizer, chat) for chat in (messages, told, [*system_prompt(messages), *read]))
-        continuation = whole.removeprefix(before)
-        if not (whole.startswith(before) and alone.endswith(continuation)):
-            raise ValueError(
-                "the tokenizer's chat template renders messages otherwise behind a history than behind a system prompt "
-                "alone, so a chat cannot be read on from its middle; evaluate with questions about chats"
-            )
+        messages, tokenizer = subject.behind_system(messages), subject.tokenizer
+        told, alone = messages[:-READ_MESSAGES], [*system_prompt(messages), *messages[-READ_MESSAGES:]]
+        head = token_ids(tokenizer, _head(tokenizer, messages, told, alone))
         write: WriteUnit = subject.model.active_peft_config.write if subject.has_memory else "token"
+        history = _behind(head, ChatTokens.of(tokenizer, told, write))
+        read = _behind(head, ChatTokens.of(tokenizer, alone, "message"))
         return cls(
-            ChatTokens.of(subject.tokenizer, told, write).last(HISTORY_TOKENS),
-            token_ids(subject.tokenizer, alone.removesuffix(continuation)),
-            token_ids(subject.tokenizer, continuation)[:CONTINUATION_TOKENS],
+            head,
+            history.last(HISTORY_TOKENS),
+            read.ids[:CONTINUATION_TOKENS],
+            _said(read, subject)[:CONTINUATION_TOKENS],
         )
 
-    def behind(self, context: Tensor) -> Text:
-        """The continuation behind a context, `[tokens]`, to be scored: all that stands behind a token in every context."""
-        scored = len(self.continuation) - (len(self.head) == 0)
-        return Text(torch.cat([context, self.continuation]), scored)
+    @property
+    def written(self) -> ChatTokens:
+        """What a memory is told: the system prompt and the history."""
+        segment_ids = torch.cat([torch.full_like(self.head, -1), self.history.segment_ids])
+        return ChatTokens(torch.cat([self.head, self.history.ids]), segment_ids)
+
+    def behind(self, history: Tensor | None = None) -> Text:
+        """The continuation behind the system prompt and perhaps a history, `[tokens]`; the same is scored of all of these."""
+        context = [self.head] if history is None else [self.head, history]
+        scored = len(self.continuation) - (len(self.head) == 0)  # with nothing before it, a first token is not predicted
+        return Text(torch.cat([*context, self.continuation]), scored, self.said[-scored:])
 
 
 def can_be_cut(chat: Chat) -> bool:
     """Whether a chat has a message before those that are read."""
     messages = chat["messages"]
     return len(messages) - len(system_prompt(messages)) > READ_MESSAGES
+
+
+def has_something_to_read(chat: Chat) -> bool:
+    """Whether something is said in the messages that are read."""
+    return any(message["content"].strip() for message in chat["messages"][-READ_MESSAGES:] if message["role"] != "system")
+
+
+def _head(tokenizer: Any, messages: Sequence[Message], told: Sequence[Message], alone: Sequence[Message]) -> str:
+    """What the template puts before a first message.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: the chat.
+        told: its beginning.
+        alone: the rest, behind the system prompt.
+    """
+    whole, before, rest = (render(tokenizer, chat) for chat in (messages, told, alone))
+    continuation = whole.removeprefix(before)
+    head = rest.removesuffix(continuation)
+    if not (whole.startswith(before) and rest.endswith(continuation) and before.startswith(head)):
+        _refuse()
+    return head
+
+
+def _behind(head: Tensor, tokens: ChatTokens) -> ChatTokens:
+    """The tokens behind a head."""
+    if not torch.equal(tokens.ids[: len(head)], head):
+        _refuse()
+    return tokens.slice(len(head), len(tokens.ids))
+
+
+def _refuse() -> NoReturn:
+    raise ValueError(
+        "the tokenizer's chat template renders messages otherwise behind a history than behind a system prompt alone, so a "
+        "chat cannot be read on from its middle; evaluate with questions about chats"
+    )
+
+
+def _said(read: ChatTokens, subject: Subject) -> Tensor:
+    """Which tokens are of a message, or end its turn right behind it, `[tokens]`."""
+    of_message = read.segment_ids >= 0
+    ends = torch.isin(read.ids, torch.tensor([*subject.ends], dtype=torch.long, device="cpu"))
+    return of_message | (F.pad(of_message, (1, -1)) & ends)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltamem.chat.tokens import Message
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.short_answers import METRICS, squad_judge
 from deltamem.evaluation.task import Options
 from deltamem.training.chats import read_chats
@@ -44,8 +46,8 @@ def tasks(options: Options) -> list[HistoryTask]:
     """
     records = benchmark_records(NAME, None, options)
     chats: list[Sequence[Message]] = [chat["messages"] for chat in read_chats(records)]
-    told = ["\n".join(message["content"] for message in chat).casefold() for chat in chats]
-    settled = [one for place, record in enumerate(records) for one in _settled(place, record)]
+    told = [[message["content"].casefold() for message in chat] for chat in chats]
+    settled = [one for place, record in enumerate(records) for one in _settled(place, record, told[place])]
     questions = [*_questions(settled, told, options.seed)]
     if not questions:
         raise ValueError(
@@ -68,32 +70,47 @@ def tasks(options: Options) -> list[HistoryTask]:
     ]
 
 
-def _questions(settled: Sequence[Settled], told: Sequence[str], seed: int) -> Iterator[HistoryQuestion]:
-    """A question for whatever was settled on in words of its dialogue, where there are enough candidates that were not.
+def is_said(value: str, text: str) -> bool:
+    """Whether a text has a value as whole words, and not in a longer word or number; both without their cases."""
+    whole = rf"(?<!\w)(?<!\d[.:,]){re.escape(value)}(?!\w|[.:,]\d)"
+    return value in text and re.search(whole, text) is not None
+
+
+def _questions(settled: Sequence[Settled], told: Sequence[Sequence[str]], seed: int) -> Iterator[HistoryQuestion]:
+    """A question for whatever was settled on, where there are enough candidates that its dialogue does not say.
 
     Args:
         settled: in all dialogues.
-        told: the text of each dialogue, without its cases.
+        told: the messages of each dialogue, without their cases.
         seed: of the candidates.
     """
     values: Mapping[str, dict[str, str]] = defaultdict(dict)  # of each slot, by the value without its case
     for one in settled:
         values[one.slot].setdefault(one.value.casefold(), one.value)
     for number, one in enumerate(settled):
-        text = told[one.dialogue]
-        others = [value for folded, value in sorted(values[one.slot].items()) if folded not in text]
-        if one.value.casefold() in text and len(others) >= CANDIDATES - 1:
+        text = "\n".join(told[one.dialogue])
+        others = [value for folded, value in sorted(values[one.slot].items()) if not is_said(folded, text)]
+        if len(others) >= CANDIDATES - 1:
             wrong = random.Random(f"{NAME}-{seed}-{number}").sample(others, CANDIDATES - 1)
             prompt = PROMPT.format(slot=one.slot.replace("_", " "))
             yield HistoryQuestion(number, str(one.dialogue), prompt, (one.value,), tuple(wrong))
 
 
-def _settled(dialogue: int, record: Given) -> Iterator[Settled]:
-    """The slots of a dialogue that have one value in it; of two services, one slot may have two."""
-    values: Mapping[str, dict[str, str]] = defaultdict(dict)
+def _settled(dialogue: int, record: Given, told: Sequence[str]) -> Iterator[Settled]:
+    """The slots of a dialogue with their newest values, where one was said by the turn in which it was settled on.
+
+    Args:
+        dialogue: its place in the data.
+        record: has its facts.
+        told: its messages, without their cases.
+    """
+    values: Mapping[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))  # of each slot, by turn
     for fact in record["facts"].items(empty=True):
-        value = fact["value"].text()
-        values[fact["slot"].text()][value.casefold()] = value
-    for slot, found in values.items():
-        if len(found) == 1:
-            yield Settled(dialogue, slot, *found.values())
+        turn = fact["turn"].number(range(len(told)))
+        values[fact["slot"].text()][turn].add(fact["value"].text())
+    for slot, by_turn in values.items():
+        newest = max(by_turn)
+        value, *more = {value.casefold(): value for value in sorted(by_turn[newest])}.items()
+        # Of two services, one slot may have two values.
+        if not more and is_said(value[0], "\n".join(told[: newest + 1])):
+            yield Settled(dialogue, slot, value[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.short_answers import METRICS, squad_judge
 from deltamem.evaluation.task import Options
 from deltamem.training.given import Given

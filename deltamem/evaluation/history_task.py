@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from peft import PeftModel
-from torch import Tensor
 
-from deltamem.backbones import tail_tokens
-from deltamem.chat.tokens import Message, told
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_memories import HistoryMemories
+from deltamem.evaluation.history_prompts import SEARCHED, WHOLE, HistoryPrompts
 from deltamem.evaluation.reading import Choose, Reading
-from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.sampling import Sampling, greedy, sampled
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Row, mean, share
@@ -32,76 +27,8 @@ from deltamem.memory.state import DeltaMemState
 WITHOUT_ADAPTER = ("none", "full", "tail", "bm25")
 WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
 WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
-MOST_OF_A_NAME = 100  # characters of a folder
-WHOLE = ("full", "full+memory")  # with all of the history in the prompt
 SAID = {"log_likelihood": Metric("log_likelihood", mean)}
 RANKED = {"gold_first": share("gold_first")}
-
-
-@dataclass(frozen=True)
-class History:
-    """What the questions are about.
-
-    Args:
-        sections: put into a prompt one after the other, or written to the memory, each a message.
-        passages: what a search can find.
-        chat: in place of sections: put before a prompt, or written to the memory, as it is.
-    """
-
-    sections: tuple[str, ...]
-    passages: tuple[str, ...]
-    chat: tuple[Message, ...] = ()
-
-    @classmethod
-    def of_chat(cls, messages: Sequence[Message]) -> History:
-        """A chat, of whose messages a search finds those that match."""
-        return cls((), tuple(f"{message['role']}: {message['content']}" for message in messages), tuple(messages))
-
-    @property
-    def parts(self) -> list[list[Message]]:
-        """As a chat, to be written part by part."""
-        return [[message] for message in self.chat] or [told(section) for section in self.sections]
-
-    @property
-    def messages(self) -> list[Message]:
-        """As a chat, to be written."""
-        return [message for part in self.parts for message in part]
-
-
-@dataclass(frozen=True)
-class HistoryQuestion:
-    """A question about a history.
-
-    Args:
-        number: in the data.
-        history: key of its history.
-        prompt: the user's message, with whatever instruction there is.
-        golds: accepted answers; the likelihood of the first is measured.
-        wrong: candidates that the first gold is ranked among; none for no ranking.
-        group: its kind, to be summed up separately.
-        query: what is searched for; the prompt if None.
-        answer_start: what the assistant's turn has already; an answer goes on behind a space.
-    """
-
-    number: int
-    history: str
-    prompt: str
-    golds: tuple[str, ...]
-    wrong: tuple[str, ...] = ()
-    group: str | None = None
-    query: str | None = None
-    answer_start: str = ""
-
-    def tokens(self, subject: Subject, before: Sequence[str] = (), chat: Sequence[Message] = ()) -> Tensor:
-        """The ids of a chat, of the prompt, behind other texts, and of the answer's start, `[tokens]`."""
-        asked: Message = {"role": "user", "content": "\n\n".join((*before, self.prompt))}
-        start = subject.tokenizer(self.answer_start, add_special_tokens=False)["input_ids"]
-        ids = [*subject.tokens([*chat, asked], add_generation_prompt=True).ids, *start]
-        return torch.tensor(ids, dtype=torch.long, device="cpu")
-
-    def answer_ids(self, subject: Subject, answer: str) -> Tensor:
-        """The ids of an answer behind its start, `[tokens]`."""
-        return subject.answer_ids(f" {answer}" if self.answer_start else answer)
 
 
 @dataclass
@@ -139,14 +66,13 @@ class HistoryTask:
     retrieved: int = 5
     ranked_per_token: bool = False
     seed: int = 0
-    _memories: dict[str, DeltaMemState] = field(default_factory=dict)
-    _folder: Path | None = None
-    _searches: dict[str, Search] = field(default_factory=dict)
-    _tails: dict[str, Tensor] = field(default_factory=dict)
+    _memories: HistoryMemories = field(default_factory=HistoryMemories)
+    _prompts: HistoryPrompts = field(init=False)
 
     def __post_init__(self) -> None:
         ranked = RANKED if all(question.wrong for question in self.questions) else {}
         self.metrics = {**self.metrics, **SAID, **ranked}
+        self._prompts = HistoryPrompts(self.retrieved)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -162,8 +88,8 @@ class HistoryTask:
         """See `Task`."""
         if "shuffled" in settings and len(self.histories) < 2:
             raise ValueError(f"{self.name} has one history, and the setting shuffled needs another; leave it out")
-        if {*settings} & {"bm25", "bm25+memory"}:
-            self._searches = {key: Search(history.passages) for key, history in self.histories.items()}
+        if {*settings} & {*SEARCHED}:
+            self._prompts.index(self.histories)
         subject = self._with_system(subject)
         in_prompt = {*settings} & {*WHOLE}
         at_once = subject.write_chunk_tokens is None and {*settings} & {*WRITTEN}
@@ -193,15 +119,15 @@ class HistoryTask:
 
         Args:
             folder: for the memory of each history; and in `KEY/001.safetensors` and so on those of the history that is asked
-                about first, as it grew: after each section or message, or each chunk of `write_chunk_tokens`.
+                about first, as it grew: after each section or turn, or each chunk of `write_chunk_tokens`.
         """
-        self._folder = folder
+        self._memories.keep(folder, self.questions[0].history)
 
     def _with_system(self, subject: Subject) -> Subject:
         return replace(subject, system=self.system or subject.system)
 
     def _rows(self, subject: Subject, setting: str, questions: Sequence[HistoryQuestion]) -> list[Row]:
-        prompts = [self._prompt(subject, setting, question) for question in questions]
+        prompts = [self._prompts.of(subject, setting, question, self.histories[question.history]) for question in questions]
         with self._under(subject, setting, questions):
             model, cache, before = subject.start(len(prompts), with_adapter=setting == "adapter")
             reading = Reading.of(model, *subject.left_padded(prompts), cache, before)
@@ -238,25 +164,6 @@ class HistoryTask:
             **self.judge(question, prediction),
         }
 
-    def _prompt(self, subject: Subject, setting: str, question: HistoryQuestion) -> Tensor:
-        """Token ids of what stands before the answer, `[tokens]`."""
-        history = self.histories[question.history]
-        before: Sequence[str] = ()
-        if setting in WHOLE:
-            return question.tokens(subject, history.sections, history.chat)
-        if setting in ("bm25", "bm25+memory"):
-            before = self._searches[question.history].find(question.query or question.prompt, self.retrieved)
-        prompt = question.tokens(subject, before)
-        if setting != "tail":
-            return prompt
-        return torch.cat([self._tail(subject, question.history), prompt])
-
-    def _tail(self, subject: Subject, key: str) -> Tensor:
-        """The last tokens of a history, tokenised once."""
-        if key not in self._tails:
-            self._tails[key] = subject.tokens(self.histories[key].messages).last(tail_tokens(subject.model)).ids
-        return self._tails[key]
-
     def _under(self, subject: Subject, setting: str, questions: Sequence[HistoryQuestion]) -> AbstractContextManager[Any]:
         """The context of a setting, with a row of memory for each question."""
         if setting in WITHOUT_ADAPTER:
@@ -267,7 +174,7 @@ class HistoryTask:
             memory = subject.model.new_memory(len(questions))
         else:
             keys = [self._key(setting, question) for question in questions]
-            memory = DeltaMemState.stack(self._memory(subject, key) for key in keys)
+            memory = DeltaMemState.stack(self._memories.of(subject, key, self.histories[key]) for key in keys)
         return cast(AbstractContextManager[Any], subject.model.memory(memory, write=False))
 
     def _key(self, setting: str, question: HistoryQuestion) -> str:
@@ -276,34 +183,6 @@ class HistoryTask:
             return question.history
         keys = list(self.histories)
         return keys[(keys.index(question.history) + 1) % len(keys)]
-
-    def _memory(self, subject: Subject, key: str) -> DeltaMemState:
-        """The memory of a history, written once."""
-        if key not in self._memories:
-            self._memories[key] = self._written(subject, key)
-        return self._memories[key]
-
-    def _written(self, subject: Subject, key: str) -> DeltaMemState:
-        """The memory of a history: one that was kept, or written now."""
-        messages = self.histories[key].messages
-        if self._folder is None:
-            return subject.write([messages])
-        text = json.dumps([subject.system, subject.write_chunk_tokens, messages])
-        file = self._folder / f"{sha256(text.encode()).hexdigest()[:32]}.safetensors"
-        if file.exists():
-            return DeltaMemState.load(file).to(subject.model.device)
-        if key != self.questions[0].history:
-            memory = subject.write([messages])
-        else:
-            *_, memory = grown = subject.write_in_parts(self.histories[key].parts)
-            # Whatever the data have for a key, it names a folder in this one.
-            named = re.sub(r"[^\w-]", "_", key)[:MOST_OF_A_NAME]
-            (self._folder / named).mkdir(parents=True, exist_ok=True)
-            for number, state in enumerate(grown, 1):
-                state.save(self._folder / named / f"{number:03}.safetensors")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        memory.save(file)
-        return memory
 
     def _choose(self, questions: Sequence[HistoryQuestion]) -> Choose:
         if self.sampling is None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from deltamem.evaluation.answer_scores import exact_match, hotpotqa_f1
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.short_answers import METRICS
 from deltamem.evaluation.task import Options
 from deltamem.training.given import Given

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.task import Options, share
 from deltamem.training.given import Given
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from deltamem.evaluation.answer_scores import locomo_f1, locomo_multi_f1
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.extras import needs
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.sampling import Sampling
 from deltamem.evaluation.task import Metric, Options, mean
 from deltamem.training.given import Given

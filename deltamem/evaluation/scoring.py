@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltamem.chat.tokens import left_padded
 from deltamem.evaluation.subject import Subject
 from deltamem.forward.kv_cache import CACHE
 
@@ -21,10 +22,17 @@ class Text:
     Args:
         ids: the whole, `[tokens]`.
         scored: how many tokens at its end are the continuation.
+        counted: which of these count, `[scored]`; all if None.
     """
 
     ids: Tensor
     scored: int
+    counted: Tensor | None = None
+
+    @property
+    def counts(self) -> Tensor:
+        """Which tokens of the continuation count, `[scored]`."""
+        return torch.ones(self.scored, dtype=torch.bool, device="cpu") if self.counted is None else self.counted
 
     @classmethod
     def of(cls, tokenizer: Any, context: str, continuation: str) -> Text:
@@ -39,7 +47,7 @@ class Score:
     """How likely a continuation is.
 
     Args:
-        log_likelihood: of all its tokens, in nats.
+        log_likelihood: of all its tokens that count, in nats.
         greedy: whether each of them is the likeliest at its place.
     """
 
@@ -70,8 +78,7 @@ def score(subject: Subject, texts: Sequence[Text], with_adapter: bool = False) -
     )
     predicted = output.logits.float().log_softmax(-1)  # [texts, most, vocabulary]
     targets = ids[:, -most:]
-    lengths = torch.tensor([text.scored for text in texts], dtype=torch.long, device=ids.device)
-    scored = torch.arange(most, 0, -1, device=ids.device) <= lengths[:, None]  # [texts, most]
-    likelihoods = predicted.gather(2, targets[..., None]).squeeze(2).where(scored, 0.0).sum(1)
-    greedy = ((predicted.argmax(2) == targets) | ~scored).all(1)
+    counted = left_padded([text.counts for text in texts], fill=False).to(ids.device)  # [texts, most]
+    likelihoods = predicted.gather(2, targets[..., None]).squeeze(2).where(counted, 0.0).sum(1)
+    greedy = ((predicted.argmax(2) == targets) | ~counted).all(1)
     return [Score(*pair) for pair in zip(likelihoods.tolist(), greedy.tolist(), strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deltamem.evaluation.answer_scores import squad_scores
-from deltamem.evaluation.history_task import HistoryQuestion
+from deltamem.evaluation.history import HistoryQuestion
 from deltamem.evaluation.task import Metric, mean, share
 
 METRICS = {"em": share("em"), "f1": Metric("f1", mean)}

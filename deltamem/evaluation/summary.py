@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.task import Metric, Row
@@ -17,16 +13,7 @@ from deltamem.intervals import Interval, Numbers, interval, ratio, resample, wil
 
 MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the history in question, and another's
 FULL = "full"  # the bare backbone with everything in its prompt
-# What an entry compares its setting with, in words.
-COMPARED = {
-    "difference": f"against {BARE}",
-    "shuffled_difference": f"against {SHUFFLED}",
-    "ratio": f"times {BARE}",
-    "full_ratio": f"times {FULL}",
-}
-WIDE = 1000  # characters in a line where nobody says how many fit
 Rows = Mapping[str, Sequence[Row]]  # by setting; those of all settings are of the same questions, in the same order
-Show = Callable[..., str]  # a figure, perhaps with its sign
 
 
 def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Rows]) -> list[dict[str, Any]]:
@@ -75,41 +62,6 @@ def mean_over_seeds(metric: Metric, seeds: Sequence[Rows]) -> dict[str, float]:
     return {
         setting: float(np.mean([metric.aggregate(_values(metric, rows[setting])) for rows in seeds])) for setting in seeds[0]
     }
-
-
-def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Print what `summarise_seeds` returned as one table."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for header in ("task", "setting", "metric"):
-        table.add_column(header, no_wrap=True)
-    there = [name for name in COMPARED if name == "difference" or any(name in entry for entry in entries)]
-    counted = ["questions", *(["seeds"] if any(entry["seeds"] > 1 for entry in entries) else [])]
-    for header in (*counted, "value (95%)", *(f"{COMPARED[name]} (95%)" for name in there)):
-        table.add_column(header, justify="right")
-    for entry in entries:
-        task = entry["task"] if entry["group"] is None else f"{entry['task']}: {entry['group']}"
-        cells = [shown(entry, name) for name in ("value", *there)]
-        table.add_row(task, entry["setting"], entry["metric"], *(str(entry[name]) for name in counted), *cells)
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
-
-
-def shown(entry: Mapping[str, Any], name: str) -> str:
-    """A figure of an entry with its interval, in words; nothing if it is not there.
-
-    Args:
-        entry: one that `summarise_seeds` returned.
-        name: `value`, `difference`, `shuffled_difference`, `ratio` or `full_ratio`.
-    """
-    if name not in entry:
-        return ""
-    show: Show = times if name.endswith("ratio") else _percent if entry["share"] else _number
-    if name.endswith("difference"):
-        show = partial(show, sign="+")
-    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-    return f"{show(entry[name])} ({show(entry[low])} to {show(entry[high])})"
 
 
 def _entries(name: str, metric: Metric, seeds: Sequence[Rows]) -> list[dict[str, Any]]:
@@ -197,16 +149,3 @@ def _check(name: str, seeds: Sequence[Rows]) -> None:
         if len({*counts.values()}) > 1:
             of_each = ", ".join(f"{setting} {count}" for setting, count in counts.items())
             raise ValueError(f"the settings of {name} have different numbers of questions: {of_each}; ask the same under each")
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.1%}"
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}"
-
-
-def times(value: float) -> str:
-    """A ratio in words."""
-    return f"{value:.2f}×"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deltamem.evaluation.leave_one_out import leave_one_out
-from deltamem.evaluation.summary import times
+from deltamem.evaluation.summary_table import times
 from deltamem.intervals import Numbers, interval
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from deltamem.evaluation import continuation, harm
 from deltamem.evaluation.lm_eval.task import weighted
 from deltamem.evaluation.summary import mean_over_seeds, resampled, summarise_seeds
 from deltamem.evaluation.task import Metric, mean, perplexity, share
@@ -18,6 +19,8 @@ from deltamem.report.results import TaskResults
 NO_FIGURES = ("index", "gold")
 LOG_LIKELIHOOD = "log_likelihood"
 PERPLEXITY = "perplexity"  # of lm-evaluation-harness: rows have log-likelihoods under its name
+# What the rows of a task do not tell of their figures, by task.
+KNOWN = {continuation.NAME: continuation.METRICS, harm.NAME: harm.METRICS}
 SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")
 # Figures that many tasks have, or that are the better the smaller they are; whatever else there is says more about a task.
 GENERAL = ("gold_first", LOG_LIKELIHOOD, PERPLEXITY)
@@ -38,8 +41,9 @@ class TaskFigures:
         """What all rows have a figure for, what is special to the task first."""
         rows = [row for seed in self.results.seeds for several in seed.values() for row in several]
         found = {name: _metric(name, [row.get(name) for row in rows]) for name in rows[0] if name not in NO_FIGURES}
-        known = {name: metric for name, metric in found.items() if metric is not None}
-        return dict(sorted(known.items(), key=lambda item: GENERAL.index(item[0]) if item[0] in GENERAL else -1))
+        known = KNOWN.get(self.results.name, {})
+        there = {name: known.get(name, metric) for name, metric in found.items() if metric is not None}
+        return dict(sorted(there.items(), key=lambda item: GENERAL.index(item[0]) if item[0] in GENERAL else -1))
 
     @property
     def main(self) -> str | None:

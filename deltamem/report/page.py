@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.off_task import BARE
-from deltamem.evaluation.summary import COMPARED, FULL, shown
+from deltamem.evaluation.summary import FULL
+from deltamem.evaluation.summary_table import COMPARED, shown
 from deltamem.html.page import render
 from deltamem.io.files import write_atomically
 from deltamem.report.average import Average, averages
@@ -63,7 +64,7 @@ class TaskSection:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The entries of all questions by metric."""
+        """The entries of all questions by metric, and by what metrics derive from several settings."""
         return self._by_metric(None)
 
     @property
@@ -88,7 +89,8 @@ class TaskSection:
 
     def _by_metric(self, group: str | None) -> dict[str, list[dict[str, Any]]]:
         of_group = [entry for entry in self.figures.entries if entry["group"] == group]
-        return {name: [entry for entry in of_group if entry["metric"] == name] for name in self.figures.metrics}
+        names = dict.fromkeys(entry["metric"] for entry in of_group)
+        return {name: [entry for entry in of_group if entry["metric"] == name] for name in names}
 
 
 def bars_of(entries: Sequence[Mapping[str, Any]]) -> list[Bar]:

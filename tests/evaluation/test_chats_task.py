@@ -7,8 +7,10 @@ import torch
 from tiny_chat import chat_model, chat_tokenizer
 
 from deltamem.evaluation import chats
+from deltamem.evaluation.history import History
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options
+from deltamem.memory.state import DeltaMemState
 
 ANNA = [{"role": "user", "content": "Anna likes teal ."}, {"role": "assistant", "content": "Where is Anna ?"}]
 BOB = [{"role": "system", "content": "Remember everything"}, {"role": "user", "content": "Bob lives in Rome ."}]
@@ -58,7 +60,7 @@ def test_questions_with_choices(tmp_path):
     assert task.histories["0"].messages == ANNA
     assert task.judge(task.questions[0], "The teal.") == {"em": 1.0, "f1": 1.0}
     assert task.judge(task.questions[1], "Oslo") == {"em": 0.0, "f1": pytest.approx(2 / 3)}
-    assert task.histories["1"].passages[1] == "user: Bob lives in Rome ."
+    assert task.histories["1"].passages == ("user: Bob lives in Rome .",)  # the system prompt stands in every prompt
 
 
 def test_questions_without_choices(tmp_path):
@@ -79,13 +81,13 @@ def by_hand(subject, chat, prompt, answer, memory):
     return sum(predicted[len(ids) - 1 + place, token].item() for place, token in enumerate(gold)), len(gold)
 
 
-@pytest.mark.parametrize("setting", ["none", "full", "memory", "shuffled"])
+@pytest.mark.parametrize("setting", ["none", "full", "memory", "shuffled", "zero"])
 def test_settings_by_hand(tmp_path, subject, setting):
     task = made(tmp_path)
     task.prepare(subject, [setting])
     for question, row in zip(task.questions, task.answer(subject, [setting], range(3))[setting], strict=True):
         own, other = (ANNA, BOB) if question.history == "0" else (BOB, ANNA)
-        chat = own if setting == "full" else []
+        chat = own if setting == "full" else [message for message in own if message["role"] == "system"]
         told = {"memory": own, "shuffled": other}.get(setting)
         memory = subject.write([told]) if told else subject.model.new_memory()
         scores = [by_hand(subject, chat, question.prompt, text, memory) for text in (question.golds[0], *question.wrong)]
@@ -110,8 +112,36 @@ def test_all_settings_and_memories_that_are_kept(tmp_path, subject):
     rows = task.answer(subject, SETTINGS, range(3))
     assert {len(several) for several in rows.values()} == {3}
     assert rows["none"] == [pytest.approx(row) for row in rows["zero"]]
-    grown = sorted((tmp_path / "memory" / "0").iterdir())
-    assert len(grown) == (1 if subject.model.active_peft_config.writes_segments else 2)  # messages
+    assert len([*(tmp_path / "memory" / "0").iterdir()]) == 1  # turn
+
+
+def refuses_a_system_prompt_alone(tokenizer):
+    condition = "{% if messages | length == 1 and messages[0]['role'] == 'system' %}"
+    tokenizer.chat_template = f"{condition}{{{{ raise_exception('no user') }}}}{{% endif %}}{tokenizer.chat_template}"
+    return tokenizer
+
+
+def test_memories_grow_turn_by_turn_and_the_system_prompt_is_of_the_first(tmp_path):
+    subject = Subject(chat_model(spread=0.3), refuses_a_system_prompt_alone(chat_tokenizer()), system="")
+    task = made(tmp_path, [{**RECORDS[1], "messages": [*BOB, *ANNA[1:], *ANNA]}])
+    task.keep_memories(tmp_path / "memory")
+    task.prepare(subject, ["memory"])
+    task.answer(subject, ["memory"], [0])
+    grown = [DeltaMemState.load(file) for file in sorted((tmp_path / "memory" / "0").iterdir())]
+    starts = [subject.tokens(task.histories["0"].messages[:count]).ids for count in (3, 5)]
+    assert [state.tokens for state in grown] == [[len(ids)] for ids in starts]
+    with pytest.raises(ValueError, match="no user"):  # the control
+        subject.tokens(BOB[:1])
+
+
+def test_parts_of_chats():
+    def roles(*given):
+        chat = [{"role": role, "content": str(place)} for place, role in enumerate(given)]
+        return [[int(message["content"]) for message in part] for part in History.of_chat(chat).parts]
+
+    assert roles("system", "user", "assistant", "user", "assistant") == [[0, 1, 2], [3, 4]]
+    assert roles("assistant", "user", "user") == [[0, 1], [2]]
+    assert roles("system", "assistant") == [[0, 1]]
 
 
 @pytest.mark.parametrize(

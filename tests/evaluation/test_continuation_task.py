@@ -43,6 +43,18 @@ def rendered(subject, messages):
     return subject.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def said(ids):
+    """The places of what somebody says, and of what ends it: all behind a header of three tokens up to <|im_end|>."""
+    within, places = 0, []
+    for place, token in enumerate(ids):
+        within = 1 if token == 2 else within and within + 1  # <|im_start|>, role, line break
+        if within > 3:
+            places.append(place)
+        if token == 3:
+            within = 0
+    return places
+
+
 @torch.no_grad()
 def by_hand(subject, number, setting):
     """The oracle: whole chats, rendered at once, with a memory that `write` makes."""
@@ -54,15 +66,16 @@ def by_hand(subject, number, setting):
     ids = rendered(subject, [*system, *read])
     if setting == "full":
         ids = rendered(subject, messages)
-    if setting == "full_shuffled":
-        ids = [*rendered(subject, another[:-4]), *ids[-scored:]]
+    if setting == "full_shuffled":  # another's messages behind the own system prompt
+        without = [message for message in another[:-4] if message["role"] != "system"]
+        ids = [*rendered(subject, [*system, *without]), *ids[-scored:]]
     memory = subject.model.new_memory()
     if setting in ("memory", "shuffled"):
         memory = subject.write([own if setting == "memory" else another[:-4]])
     with subject.model.memory(memory, write=False):
         predicted = subject.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    places = range(len(ids) - scored, len(ids))
-    return -sum(predicted[place - 1, ids[place]].item() for place in places) / scored
+    places = [place for place in said(ids) if place >= len(ids) - scored]
+    return -sum(predicted[place - 1, ids[place]].item() for place in places) / len(places)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -96,8 +109,36 @@ def test_long_chats_lose_the_beginning_of_the_history_and_the_end_of_the_continu
     cut = CutChat.of(subject, CHATS[2]["messages"])
     assert cut.history.ids.tolist() == whole.history.ids[-7:].tolist()
     assert cut.continuation.tolist() == whole.continuation[:5].tolist()
+    assert cut.said.tolist() == whole.said[:5].tolist()
     assert len(whole.history.ids) > 7
     assert len(whole.continuation) > 5
+
+
+@pytest.mark.parametrize("write", ["token", "message"])
+def test_a_cut_history_keeps_its_own_system_prompt(monkeypatch, write):
+    subject = Subject(chat_model(write=write), chat_tokenizer(), system="")
+    monkeypatch.setattr(cut_chat, "HISTORY_TOKENS", 3)
+    cut, other = (CutChat.of(subject, CHATS[number]["messages"]) for number in (5, 2))
+    head = rendered(subject, CHATS[5]["messages"][:1])
+    assert len(head) > 3
+    assert cut.head.tolist() == head
+    assert cut.written.ids.tolist() == [*head, *cut.history.ids.tolist()]
+    assert cut.written.segment_ids.tolist() == [*[-1] * len(head), *cut.history.segment_ids.tolist()]
+    for text in (cut.behind(), cut.behind(cut.history.ids), cut.behind(other.history.ids)):
+        assert text.ids[: len(head)].tolist() == head
+    assert other.head.tolist() != head  # the control: the other chat has the system prompt of the evaluation
+
+
+@pytest.mark.parametrize("number", [*CHATS])
+def test_what_is_said_is_scored_and_the_template_s_headers_are_not(subject, number):
+    cut, read = CutChat.of(subject, CHATS[number]["messages"]), CHATS[number]["messages"][-4:]
+    expected = rendered(subject, read)[len(rendered(subject, [])) :]
+    texts = [f"{message['content']} <|im_end|>" for message in read]
+    assert subject.tokenizer.decode(cut.continuation[cut.said]) == " ".join(texts)
+    assert 0 < cut.said.sum() == len(cut.continuation) - 4 * 4 < len(expected)  # a header of three tokens, a line break behind
+    texts = [cut.behind(), cut.behind(cut.history.ids)]
+    assert texts[0].ids[-texts[0].scored :][texts[0].counts].tolist() == cut.continuation[cut.said].tolist()
+    assert texts[1].counts.tolist() == texts[0].counts.tolist()
 
 
 def test_without_a_system_prompt_the_first_token_is_not_scored():
@@ -118,8 +159,11 @@ def test_a_template_that_renders_later_messages_otherwise_is_refused():
 
 
 def test_models_without_a_memory():
-    bare = Subject(tiny_backbone(eos_token_id=3), chat_tokenizer(), system="")
-    lora = get_peft_model(tiny_backbone(eos_token_id=3), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    spread = 0.3  # of the weights, so that an adapter drawn at random surely changes something
+    bare = Subject(tiny_backbone(eos_token_id=3, initializer_range=spread), chat_tokenizer(), system="")
+    lora = get_peft_model(
+        tiny_backbone(eos_token_id=3, initializer_range=spread), LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    )
     task = continuation.ContinuationTask(CHATS, {})
     assert task.settings(bare) == ("none", "full", "full_shuffled")
     rows = asked(Subject(lora, chat_tokenizer(), system=""), ("none", "adapter"))
@@ -162,6 +206,12 @@ def test_chats_without_a_history_are_left_out(tmp_path):
     assert [*task.chats] == [1, 3]
     with pytest.raises(ValueError, match=r"last 4 messages of a chat .* none of the 2 chats has more messages; give longer"):
         continuation.tasks(write_chats(tmp_path, [short, short]))
+
+
+def test_chats_with_nothing_to_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"record 2: messages: .* not accepted; give a chat that says something in its last 4"):
+        continuation.tasks(write_chats(tmp_path, [chat(*TOLD), chat(*TOLD[:4], "", " ", "", "")]))
+    continuation.tasks(write_chats(tmp_path, [chat(*TOLD), chat(*TOLD[:4], "", " ", "", "Okay")]))
 
 
 def test_one_chat_is_not_read_with_another_s_memory():

@@ -9,7 +9,8 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 
 from deltamem.evaluation import hotpotqa, locomo
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options, share

@@ -4,7 +4,7 @@ import re
 import pytest
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.evaluation.history_task import HistoryQuestion
+from deltamem.evaluation.history import HistoryQuestion
 from deltamem.evaluation.ruler import needle, variable_tracking
 from deltamem.evaluation.ruler.haystack import NOISE, string_match_all
 from deltamem.evaluation.subject import Subject

@@ -30,6 +30,18 @@ def test_a_batch_is_scored_as_one_by_one(model_type):
         assert found.greedy == greedy
 
 
+def test_tokens_that_do_not_count():
+    model = tiny_backbone(initializer_range=0.3)
+    text = TEXTS[2]
+    masks = torch.eye(4, dtype=torch.bool)
+    texts = [Text(text.ids, 4, mask) for mask in masks]
+    scores = score(Subject(model, chat_tokenizer()), [TEXTS[0], *texts, Text(text.ids, 4, ~masks[0])])
+    every = [found.log_likelihood for found in scores[1:5]]
+    assert sum(every) == pytest.approx(alone(model, text)[0], abs=1e-4)
+    assert scores[5].log_likelihood == pytest.approx(sum(every[1:]), abs=1e-4)
+    assert scores[0].log_likelihood == pytest.approx(alone(model, TEXTS[0])[0], abs=1e-4)
+
+
 def test_a_batch_writes_and_reads_as_one_by_one():
     model = tiny_adapted()
     with model.memory(model.new_memory(len(TEXTS))):

@@ -1,7 +1,8 @@
 import pytest
 from evaluation_results import locomo_like
 
-from deltamem.evaluation.summary import print_summary, summarise_seeds
+from deltamem.evaluation.summary import summarise_seeds
+from deltamem.evaluation.summary_table import print_summary
 from deltamem.evaluation.task import Metric, mean, share
 
 METRICS = {"f1": Metric("f1", mean), "gold_first": share("gold_first"), "log_likelihood": Metric("log_likelihood", mean)}

@@ -3,6 +3,8 @@ import math
 import pytest
 from evaluation_results import write_locomo, write_task
 
+from deltamem.evaluation import continuation
+from deltamem.evaluation.summary import summarise_seeds
 from deltamem.report.figures import TaskFigures
 from deltamem.report.results import read_results
 
@@ -38,6 +40,25 @@ def test_what_lm_evaluation_harness_says(tmp_path):
     assert found.ratios("none", 0) == {}
     values = {entry["metric"]: entry["value"] for entry in found.entries}
     assert values == {"inst_level_strict_acc": pytest.approx(0.5), "perplexity": pytest.approx(math.exp(2))}
+
+
+def test_what_rows_do_not_tell(tmp_path):
+    """An empty memory changes nothing: that is no share of texts."""
+    rows = [{"index": index, "kl": 0.0, "changed": 0.0} for index in range(3)]
+    write_task(tmp_path, "harm", {"zero": rows})
+    write_task(tmp_path, "another", {"zero": rows})
+    another, harm = (TaskFigures(task) for task in read_results(tmp_path))
+    assert [metric.share for metric in harm.metrics.values()] == [False, False]
+    assert [metric.share for metric in another.metrics.values()] == [True, True]  # the control
+
+
+def test_what_a_metric_derives(tmp_path):
+    nats = {"memory": (2.0, 3.0), "shuffled": (2.5, 3.1), "full": (1.0, 2.0), "full_shuffled": (2.0, 4.0)}
+    rows = {setting: [{"index": place, "nats": value} for place, value in enumerate(two)] for setting, two in nats.items()}
+    write_task(tmp_path, "continuation", rows)
+    entries = figures(tmp_path).entries
+    assert entries == summarise_seeds("continuation", continuation.METRICS, [rows])
+    assert [entry["metric"] for entry in entries] == ["nats"] * 4 + ["specific", "bound"]
 
 
 def test_ratios_are_of_the_main_metric(tmp_path):

@@ -105,6 +105,21 @@ def test_a_task_without_a_main_metric(tmp_path):
     check_whole_and_alone(report(tmp_path))
 
 
+def test_what_is_derived_from_several_settings(tmp_path):
+    nats = {"none": 3.0, "memory": 2.0, "shuffled": 2.5, "full": 1.0, "full_shuffled": 2.0}
+    rows = {setting: [{"index": index, "nats": value + index} for index in range(3)] for setting, value in nats.items()}
+    write_task(tmp_path / "all", "continuation", rows)
+    write_task(tmp_path / "some", "continuation", {setting: rows[setting] for setting in ("none", "memory")})
+    text = report(tmp_path / "all")
+    check_whole_and_alone(text)
+    for metric, shown in {"specific": "0.500 (0.500 to 0.500)", "bound": "50.0% (50.0% to 50.0%)"}.items():
+        assert f"<h3>{metric}: 3 questions</h3>" in text
+        table = re.search(rf'aria-label="continuation, {metric}">.*?</table>', text, re.DOTALL)[0]
+        assert "<th>memory</th>" in table
+        assert f"<td>{shown}</td>" in table
+    assert not {"specific", "bound"} & {*re.findall(r"<h3>(\w+):", report(tmp_path / "some"))}  # the control
+
+
 def test_several_seeds_are_one_table(tmp_path):
     for seed in (1, 2):
         write_locomo(tmp_path / f"seed-{seed}", settings=("none", "memory"), count=40, seed=seed)

@@ -12,7 +12,8 @@ from huggingface_hub import hf_hub_download
 
 from deltamem.evaluation.answer_scores import squad_normalised
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.memory_agent_bench.families import FAMILIES, RECALL, scores
 from deltamem.evaluation.memory_agent_bench.films import FILE, Films
 from deltamem.evaluation.memory_agent_bench.records import LongText

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltamem.evaluation.benchmark_data import sampled_numbers
-from deltamem.evaluation.history_task import History, HistoryQuestion, HistoryTask
+from deltamem.evaluation.history import History, HistoryQuestion
+from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options
 

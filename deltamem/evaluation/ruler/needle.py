@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from deltamem.evaluation.history_task import HistoryQuestion
+from deltamem.evaluation.history import HistoryQuestion
 from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, haystack_tasks
 from deltamem.evaluation.task import Options, share
 

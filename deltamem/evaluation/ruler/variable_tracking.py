@@ -6,7 +6,7 @@ import random
 import string
 from collections.abc import Sequence
 
-from deltamem.evaluation.history_task import HistoryQuestion
+from deltamem.evaluation.history import HistoryQuestion
 from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, haystack_tasks
 from deltamem.evaluation.task import Metric, Options, mean
 

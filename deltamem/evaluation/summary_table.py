@@ -1,0 +1,72 @@
+"""The figures of an evaluation in words, and as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from deltamem.evaluation.off_task import BARE
+from deltamem.evaluation.summary import FULL, SHUFFLED
+
+# What an entry compares its setting with, in words.
+COMPARED = {
+    "difference": f"against {BARE}",
+    "shuffled_difference": f"against {SHUFFLED}",
+    "ratio": f"times {BARE}",
+    "full_ratio": f"times {FULL}",
+}
+WIDE = 1000  # characters in a line where nobody says how many fit
+Show = Callable[..., str]  # a figure, perhaps with its sign
+
+
+def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `summarise_seeds` returned as one table."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for header in ("task", "setting", "metric"):
+        table.add_column(header, no_wrap=True)
+    there = [name for name in COMPARED if name == "difference" or any(name in entry for entry in entries)]
+    counted = ["questions", *(["seeds"] if any(entry["seeds"] > 1 for entry in entries) else [])]
+    for header in (*counted, "value (95%)", *(f"{COMPARED[name]} (95%)" for name in there)):
+        table.add_column(header, justify="right")
+    for entry in entries:
+        task = entry["task"] if entry["group"] is None else f"{entry['task']}: {entry['group']}"
+        cells = [shown(entry, name) for name in ("value", *there)]
+        table.add_row(task, entry["setting"], entry["metric"], *(str(entry[name]) for name in counted), *cells)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
+
+
+def shown(entry: Mapping[str, Any], name: str) -> str:
+    """A figure of an entry with its interval, in words; nothing if it is not there.
+
+    Args:
+        entry: one that `summarise_seeds` returned.
+        name: `value`, `difference`, `shuffled_difference`, `ratio` or `full_ratio`.
+    """
+    if name not in entry:
+        return ""
+    show: Show = times if name.endswith("ratio") else _percent if entry["share"] else _number
+    if name.endswith("difference"):
+        show = partial(show, sign="+")
+    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    return f"{show(entry[name])} ({show(entry[low])} to {show(entry[high])})"
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.1%}"
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}"
+
+
+def times(value: float) -> str:
+    """A ratio in words."""
+    return f"{value:.2f}×"
