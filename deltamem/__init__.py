@@ -14,6 +14,7 @@ from deltamem.hook.registered import register_hook
 from deltamem.hub.push_to_hub import keep_card
 from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
+from deltamem.rule import register_memory_kind
 
 if DELTA_MEM not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name=NAME, config_cls=DeltaMemConfig, model_cls=DeltaMemModel)
@@ -27,4 +28,5 @@ __all__ = [
     "DeltaMemState",
     "SessionStore",
     "register_hook",
+    "register_memory_kind",
 ]

@@ -107,7 +107,9 @@ def test_what_is_no_memory_is_refused(model, state):
         model.memory(state)
 
 
-@pytest.mark.parametrize("other", [tiny_config(r=2), tiny_config(num_states=2), tiny_config(layers_to_transform=[0])])
+@pytest.mark.parametrize(
+    "other", [tiny_config(r=2), tiny_config(kind="delta", num_states=2), tiny_config(layers_to_transform=[0])]
+)
 def test_the_memory_of_another_shape_is_refused(model, other):
     state = tiny_adapted(other).new_memory()
     with pytest.raises(ValueError, match="does not fit the active adapter"):

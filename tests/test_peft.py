@@ -82,6 +82,7 @@ def test_save_and_load(tmp_path):
     assert torch.equal(logits(empty), expected)
 
 
+@pytest.mark.delta_rule
 def test_several_adapters_one_active():
     model = tiny_adapted()
     first = logits(model)
@@ -132,6 +133,7 @@ def damaged(weights, damage):
     return changed
 
 
+@pytest.mark.delta_rule
 @pytest.mark.parametrize("damage", ["missing", "unknown", "misshapen", "of the backbone"])
 def test_weights_that_are_not_the_adapters_are_refused(tmp_path, damage):
     tiny_adapted().save_pretrained(tmp_path)
@@ -141,6 +143,7 @@ def test_weights_that_are_not_the_adapters_are_refused(tmp_path, damage):
         PeftModel.from_pretrained(tiny_backbone(), tmp_path)
 
 
+@pytest.mark.delta_rule
 @pytest.mark.parametrize("layers", [[1], 1])
 def test_only_some_layers(layers):
     model = tiny_adapted(tiny_config(layers_to_transform=layers))
@@ -167,6 +170,7 @@ def test_initialisation(init):
         assert correction.std() > 0.1
 
 
+@pytest.mark.delta_rule
 def test_tied_queries_start_equal_to_keys():
     layer = tiny_adapted(tiny_config(tie_query_init=True)).base_model.model.model.layers[0].self_attn
     queries, keys = layer.delta_mem_in["default"].weight[:8].chunk(2)

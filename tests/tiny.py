@@ -1,5 +1,7 @@
 """Tiny random models, made in milliseconds. Import as `from tiny import ...`; see conftest.py."""
 
+import os
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,6 +17,10 @@ from deltamem.layer import DeltaMemLayer
 FAMILIES = ("llama", "qwen3", "mistral", "gemma3_text", "phi3", "gpt_neox", "falcon_h1")
 MODEL_TYPES = (*FAMILIES, "qwen2", "smollm3")
 VOCAB, PAD = 61, 0
+# The update rule of tiny adapters: `MEMORY_KIND=hebbian` runs whatever test uses them with that of `hebbian.py`.
+KIND = os.environ.get("MEMORY_KIND", "delta")
+if KIND != "delta":
+    import_module(KIND)
 
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
@@ -60,7 +66,7 @@ def tiny_backbone(
 
 def tiny_config(**options: Any) -> DeltaMemConfig:
     """An adapter with a visible effect from the start."""
-    return DeltaMemConfig(**{"task_type": "CAUSAL_LM", "init": "random", "beta_bias": 0.0, "r": 4, **options})
+    return DeltaMemConfig(**{"task_type": "CAUSAL_LM", "init": "random", "beta_bias": 0.0, "r": 4, "kind": KIND, **options})
 
 
 def tiny_adapted(

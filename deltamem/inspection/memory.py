@@ -60,7 +60,7 @@ def inspect_memory(place: str) -> dict[str, Any]:
         "fingerprint": state.fingerprint,
         "bytes": state.nbytes,
         "rows": [{"tokens": tokens, "norm": norm} for tokens, norm in zip(state.tokens, norms.tolist(), strict=True)],
-        "layers": [{"name": name, **describe_layer(tensor)} for name, tensor in state.tensors.items()],
+        "layers": [{"name": name, **describe_layer(tensor)} for name, tensor in state.matrices.items()],
     }
 
 

@@ -66,7 +66,7 @@ def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[s
     names, states = ([*part] for part in zip(*([*memories.items()][index] for index in kept), strict=True))
     layers = []
     for name in states[0].tensors:
-        tensor = torch.cat([state.tensors[name].cpu() for state in states])
+        tensor = torch.cat([state.matrices[name].cpu() for state in states])
         ranks = effective_rank(torch.linalg.svdvals(tensor)).mean(1)
         norms = tensor.flatten(1).norm(dim=1)
         layers.append({"states": _packed(tensor), "norms": _rounded(norms), "ranks": _rounded(ranks)})

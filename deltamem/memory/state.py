@@ -40,6 +40,14 @@ class DeltaMemState:
         return self.snapshot.states()
 
     @property
+    def matrices(self) -> dict[str, Tensor]:
+        """The states as matrices, to look at: `[batch, matrices, rows, columns]` each; a vector is a matrix of one row."""
+        return {
+            name: tensor[:, None, None] if tensor.ndim == 2 else tensor.reshape(len(tensor), -1, *tensor.shape[-2:])
+            for name, tensor in self.tensors.items()
+        }
+
+    @property
     def tokens(self) -> list[int]:
         """How many tokens were written to each row."""
         return self.snapshot.tokens.tolist()

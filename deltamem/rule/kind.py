@@ -137,7 +137,7 @@ def register_memory_kind(name: str, make: Callable[[Any], MemoryKind]) -> None:
     Raises:
         ValueError: another kind has this name.
     """
-    if _MAKERS.setdefault(name, make) is not make:
+    if _MAKERS.setdefault(name, make) != make:
         raise ValueError(f"there is a kind of memory named {name!r} already; give another name")
 
 

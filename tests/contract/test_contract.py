@@ -10,6 +10,7 @@ from checks import CHECKS, TOLERANCE, logits
 from families import FAMILIES
 from family import adapted, bare, tokens
 from peft import PeftModel
+from tiny import KIND
 
 from deltamem.layer import DeltaMemLayer
 
@@ -35,7 +36,7 @@ def test_every_attention_layer_has_a_memory_and_nothing_else(model_type, family)
     model = adapted(bare(model_type, family))
     layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
     assert len(layers) == family.attention
-    assert [*model.new_memory().tensors] == [*layers]
+    assert [*model.new_memory().snapshot.layers] == [*layers]
     assert not [n for n, p in model.named_parameters() if p.requires_grad and not any(layer in n for layer in layers)]
 
 
@@ -64,7 +65,7 @@ def test_a_correction_enters_where_the_method_says(model_type, family, role):
     model = adapted(bare(model_type, family), corrections=(role,))
     state, by_hand = memory_of(model), bare(model_type, family)
     layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
-    hooked = 0
+    hooked, memories = 0, {name: state.snapshot.state(name) for name in layers}
     for name, layer in layers.items():
         projection = layer.projections.get(role)
         if projection is None:
@@ -72,9 +73,13 @@ def test_a_correction_enters_where_the_method_says(model_type, family, role):
         config, weights = layer.adapters["default"].config, layer.adapter_weights("default")
         seen, attention = {}, by_hand.get_submodule(name)
 
-        def read(module, args, config=config, weights=weights, seen=seen, state=state.tensors[name][:, 0]):
-            query = F.normalize(torch.tanh(args[0] @ weights["in"][: config.r].T), dim=-1, eps=1e-6)
-            seen["reads"] = query @ state.mT
+        def read(module, args, config=config, weights=weights, seen=seen, state=memories[name]):
+            projected = args[0] @ weights["in"][: config.r].T
+            if KIND == "delta":
+                query = F.normalize(torch.tanh(projected), dim=-1, eps=1e-6)
+                seen["reads"] = query @ state["state"][:, 0].mT
+            else:
+                seen["reads"] = config.memory_kind.read(projected, state, None)
 
         def alter(module, args, output, config=config, weights=weights, seen=seen):
             output = output.clone()

@@ -59,6 +59,7 @@ def test_rows_with_gaps_cut_anywhere(not_written, cuts):
     assert state.tokens == (segment_ids >= 0).sum(1).tolist()
 
 
+@pytest.mark.delta_rule
 def test_another_id_completes_the_open_segment():
     model, ids = ssw(), random_tokens(2, 9)
     first, second = torch.tensor([[0, 0, 0, 1]] * 2), torch.tensor([[1, 1, 2, 2, 2], [5, 5, 5, 6, 6]])
@@ -176,6 +177,7 @@ def test_token_writers_have_no_segments():
             model.memory(model.new_memory(), **options)
 
 
+@pytest.mark.delta_rule
 def test_order_of_the_ids_is_the_order_of_writes():
     model, ids = ssw(), random_tokens(1, 6)
     orders = [

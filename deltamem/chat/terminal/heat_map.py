@@ -31,7 +31,7 @@ def picture(memory: DeltaMemState, colours: bool) -> Group:
         colours: whether the terminal has colours; without, there are only the norms.
     """
     names = sorted(memory.tensors, key=_numbers_by_size)  # a file has them in any order
-    labels, states = _labels(names), [memory.tensors[name][0].cpu() for name in names]  # [states, r, r] each
+    labels, states = _labels(names), [memory.matrices[name][0].cpu() for name in names]  # [states, r, r] each
     drawn = [_draw(label, state, colours) for label, state in zip(labels, states, strict=True)]
     written = f"{memory.tokens[0]:,} tokens written, {memory.nbytes:,} bytes"
     return Group(
