@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,26 +11,24 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import _get_submodules
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from deltamem.adapter.checks import check_fits, shape_of_weight
+from deltamem.adapter.checks import check_fits, check_weight_shapes, shape_of_weight
 from deltamem.adapter.embeddings import embeddings_in
-from deltamem.config import MEMORY_OPTIONS, DeltaMemConfig
-from deltamem.forward.call import begin_pass, end_pass, new_tokens, release_pass
+from deltamem.adapter.fingerprint import fingerprint_of
+from deltamem.config import DeltaMemConfig
 from deltamem.forward.decode_weights import DecodeWeights
-from deltamem.forward.generation import GenerateHandle, carry_through_generate
-from deltamem.forward.kv_cache import MemoryCacheLayer, cache_in
-from deltamem.forward.running import PASS_KEYWORD, pass_in, running
+from deltamem.forward.model_hooks import ModelHooks
 from deltamem.forward.scope import MemoryScope, ScopeGuard
-from deltamem.forward.sharding import is_sharded, whole
+from deltamem.forward.sharding import is_sharded
 from deltamem.forward.unsupported import check_call
 from deltamem.hook import AttentionHook
-from deltamem.hook.backbone_identity import IDENTITY_FIELDS, backbone_identity, check_backbone
+from deltamem.hook.backbone_identity import backbone_identity, check_backbone
 from deltamem.hook.registered import attention_modules, hook_for
-from deltamem.hook.text_decoder import may_skip_tokens, text_config
+from deltamem.hook.text_decoder import text_config
 from deltamem.layer import DeltaMemLayer
 from deltamem.memory.segments import whole_numbers
 from deltamem.memory.snapshot import OPEN_SUMS, Snapshot
+from deltamem.memory.soundness import check_fits_adapter, shapes_of
 from deltamem.memory.state import DeltaMemState
 
 
@@ -53,10 +48,6 @@ class DeltaMemModel(BaseTuner):
     _attention: dict[str, nn.Module]
     # The open blocks of all threads and tasks, newest last; only for torch.compile, see MemoryScope.find.
     open_scopes: list[MemoryScope]
-    # The names of the positional arguments of the model's forward.
-    forward_names: tuple[str, ...]
-    # Whether the model is to be told the tokens whose logits are asked for, not their number.
-    _may_skip_tokens: bool
     _decode_weights: DecodeWeights | None
     # Of adapters that were cast to another dtype: the fingerprint before, by that after it.
     _cast_from: dict[str, str]
@@ -90,7 +81,8 @@ class DeltaMemModel(BaseTuner):
             ValueError: no δ-mem adapter is attached to the model.
         """
         hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-        found = [owner for owner in (getattr(hook, "__self__", None) for hook in hooks) if isinstance(owner, cls)]
+        attached = [hooks for hooks in (getattr(hook, "__self__", None) for hook in hooks) if isinstance(hooks, ModelHooks)]
+        found = [hooks.owner for hooks in attached if isinstance(hooks.owner, cls)]
         if not found:
             raise ValueError(f"this {type(model).__name__} has no δ-mem adapter; load one, or attach one with get_peft_model")
         return found[0]
@@ -204,45 +196,6 @@ class DeltaMemModel(BaseTuner):
         found = fingerprint_of(self.active_peft_config, weights)
         return self._cast_from.get(found, found)
 
-    # ------------------------------------------------------------------------------------------ one pass of the model
-
-    def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Forward pre-hook of the whole model: make the pass and send it down with the keywords."""
-        if not self.has_active_layers:
-            return None
-        memory = begin_pass(self, model, self._named(args, kwargs))
-        kept = kwargs.get("logits_to_keep")
-        if self._may_skip_tokens and isinstance(kept, int) and kept:
-            positions = torch.arange(max(memory.tokens - kept, 0), memory.tokens, device=self.device)
-            kwargs = {**kwargs, "logits_to_keep": positions}
-        if self.hands_keywords_down:
-            return args, {**kwargs, PASS_KEYWORD: memory}
-        running.memory_pass = memory
-        return None
-
-    def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Forward hook of the whole model: take the pass's outcome over."""
-        memory = pass_in(kwargs)
-        if memory is not None:
-            self._check_reached(memory.reached)
-            end_pass(memory, output)
-            return
-        call = self._named(args, kwargs)
-        carried = MemoryCacheLayer.find(cache_in(call))
-        if carried is not None:
-            carried.record_unread(new_tokens(call).shape[1])
-
-    def _release(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Forward hook of the whole model, the last one, also after an error."""
-        memory = pass_in(kwargs)
-        if memory is not None:
-            release_pass(memory)
-        running.memory_pass = None
-
-    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call of the model by name."""
-        return {**dict(zip(self.forward_names, args, strict=False)), **kwargs}
-
     # -------------------------------------------------------------------------------------------- checks and look-ups
 
     @property
@@ -291,7 +244,12 @@ class DeltaMemModel(BaseTuner):
         """The active adapter's configuration, under the name that it has in a PeftModel."""
         return self.peft_config[self.active_adapters[0]]
 
-    def _check_reached(self, reached: Collection[str]) -> None:
+    def check_reached(self, reached: Collection[str]) -> None:
+        """Make sure that a pass has run through all layers with the active adapter.
+
+        Raises:
+            RuntimeError: some were not reached.
+        """
         if len(reached) == len(self._layers):
             return
         missing = [name for name in self._active_layers() if name not in reached]
@@ -305,22 +263,12 @@ class DeltaMemModel(BaseTuner):
     def _check_state(self, state: DeltaMemState) -> None:
         if not isinstance(state, DeltaMemState):
             raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
-        layers, segment = self._layers_in_use(), state.snapshot.open_segment
-        expected = {name: tuple(tensor.shape) for name, tensor in self.new_memory(state.batch_size).tensors.items()}
-        given = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
-        if segment is not None:
-            given |= {OPEN_SUMS + name: tuple(sums.shape) for name, sums in segment.sums.items()}
-            if self.active_peft_config.writes_segments:
-                widths = {name: layer.adapter_weights(self.active_adapters[0])["in"].shape[1] for name, layer in layers.items()}
-                expected |= {OPEN_SUMS + name: (state.batch_size, width) for name, width in widths.items()}
-        if given != expected:
-            different = sorted(name for name in {*given, *expected} if given.get(name) != expected.get(name))
-            example = different[0]
-            raise ValueError(
-                f"this memory does not fit the active adapter {self.active_adapters[0]!r}: {len(different)} tensors differ; "
-                f"{example} has {given.get(example, 'nothing')} in the memory and {expected.get(example, 'nothing')} in the "
-                "model. Use the adapter and backbone that wrote it, or start with model.new_memory()"
-            )
+        layers = self._layers_in_use()
+        expected = shapes_of(self.new_memory(state.batch_size).snapshot)
+        if state.snapshot.open_segment is not None and self.active_peft_config.writes_segments:
+            widths = {name: layer.adapter_weights(self.active_adapters[0])["in"].shape[1] for name, layer in layers.items()}
+            expected |= {OPEN_SUMS + name: (state.batch_size, width) for name, width in widths.items()}
+        check_fits_adapter(state.snapshot, expected, self.active_adapters[0])
         if state.fingerprint is not None and not self.model.training and state.fingerprint != self.fingerprint():
             raise ValueError(
                 f"this memory was written by the adapter {state.fingerprint}, but {self.active_adapters[0]!r} is "
@@ -349,17 +297,7 @@ class DeltaMemModel(BaseTuner):
         # Not of another method's PeftModel around it, which generate() leaves out.
         while isinstance(model, PeftModel):
             model = model.get_base_model()
-        self.forward_names = tuple(inspect.signature(model.forward).parameters)
-        self._may_skip_tokens = may_skip_tokens(model)
-        # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
-        self._handles: list[RemovableHandle | GenerateHandle] = [
-            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            model.register_forward_hook(self._after_forward, with_kwargs=True),
-            model.register_forward_hook(self._release, with_kwargs=True, always_call=True),
-        ]
-        carried = carry_through_generate(self, model)
-        if carried is not None:
-            self._handles.append(carried)
+        self._model_hooks = ModelHooks(self, model)
 
     def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
         backbone = backbone_identity(self.model)
@@ -431,8 +369,7 @@ class DeltaMemModel(BaseTuner):
 
     def _take_off_layers(self) -> None:
         """Give the model its attention modules back."""
-        for handle in self._handles:
-            handle.remove()
+        self._model_hooks.remove()
         for name, layer in self._layers.items():
             parent, _, target_name = _get_submodules(self.model, name)
             self._replace_module(parent, target_name, layer.detach(), layer)
@@ -480,28 +417,5 @@ class DeltaMemModel(BaseTuner):
         }
         if len(given) < len(own):
             raise ValueError(f"{refused}: {len(own)} names in the file stand for {len(given)}; save it again")
-        for name in sorted({*expected, *given}):
-            if expected.get(name) != given.get(name):
-                raise ValueError(
-                    f"{refused}: {name} has {given.get(name, 'nothing')} in the file and {expected.get(name, 'nothing')} in "
-                    "the model. Load them with the config they were saved with, and if the vocabulary was resized before, into "
-                    "a model that is resized like that; if this was the first load of this adapter, it is attached without "
-                    f"weights: take it off with model.delete_adapter({adapter_name!r})"
-                )
+        check_weight_shapes(adapter_name, given, expected)
         return {**remapped, **loaded}
-
-
-def fingerprint_of(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> str:
-    """A hash over what a memory's numbers depend on."""
-    options = {name: getattr(config, name) for name in MEMORY_OPTIONS}
-    if config.kind != "delta":  # whose memories were saved before there were others
-        options["kind"] = config.kind
-    options |= {name: (config.backbone or {}).get(name) for name in IDENTITY_FIELDS}
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        if not weight.is_meta:
-            # A copy: the memory that NumPy shares can no longer be freed, as FSDP does between passes.
-            values = whole(weight.detach()).to("cpu", torch.float32, copy=True).contiguous()
-            digest.update(values.numpy().data)
-    return digest.hexdigest()[:16]

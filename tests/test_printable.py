@@ -13,7 +13,7 @@ from tiny import tiny_adapted
 from tiny_memory import METADATA
 from typer.testing import CliRunner, Result
 
-from deltamem.cli import app as cli
+from deltamem.cli import app, common
 from deltamem.inspection import command
 from deltamem.io.printable import all_printable, printable
 
@@ -26,7 +26,7 @@ def steers(text: str) -> bool:
 
 
 def inspected(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.app, ["inspect", *arguments])
+    return CliRunner().invoke(app, ["inspect", *arguments])
 
 
 def memory_with(folder: Path, size: int) -> str:
@@ -75,7 +75,7 @@ def test_inspect_prints_no_escape_codes(tmp_path: Path, case: str) -> None:
 
 def test_without_the_function_they_would_be_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "all_printable", lambda figures: figures)
-    monkeypatch.setattr(cli, "printable", lambda text: text)
+    monkeypatch.setattr(common, "printable", lambda text: text)
     tensors = {f"{TITLE}model": torch.zeros(1, 1, 4, 4), "@tokens": torch.zeros(1, dtype=torch.int64)}
     save_file(tensors, tmp_path / "memory", METADATA)
     assert steers(inspected(str(tmp_path / "memory")).output)

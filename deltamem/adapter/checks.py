@@ -69,6 +69,26 @@ def _check_corrections(config: DeltaMemConfig, attention: Mapping[str, Mapping[s
         )
 
 
+def check_weight_shapes(adapter: str, given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Make sure that an adapter's file has exactly the weights that the model has for it.
+
+    Args:
+        adapter: the adapter's name.
+        given, expected: the shapes of the weights by name, in the file and in the model.
+
+    Raises:
+        ValueError: missing, unknown or misshapen weights.
+    """
+    for name in sorted({*expected, *given}):
+        if expected.get(name) != given.get(name):
+            raise ValueError(
+                f"these weights are not those of the adapter {adapter!r}: {name} has {given.get(name, 'nothing')} in the file "
+                f"and {expected.get(name, 'nothing')} in the model. Load them with the config they were saved with, and if the "
+                "vocabulary was resized before, into a model that is resized like that; if this was the first load of this "
+                f"adapter, it is attached without weights: take it off with model.delete_adapter({adapter!r})"
+            )
+
+
 def _check_layer_indices(config: DeltaMemConfig, layers: int | None) -> None:
     given = config.layers_to_transform
     if given is None or layers is None:

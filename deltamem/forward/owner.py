@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -45,6 +46,10 @@ class PassOwner(Protocol):
     @property
     def hands_keywords_down(self) -> bool:
         """Whether the pass travels among the keywords of the model's modules, or beside them."""
+        ...
+
+    def check_reached(self, reached: Collection[str]) -> None:
+        """Make sure that a pass has run through all layers with the active adapter."""
         ...
 
     def fingerprint(self) -> str:

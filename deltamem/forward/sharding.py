@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deltamem.memory.snapshot import Snapshot
 
@@ -32,8 +32,3 @@ def after_output(snapshot: Snapshot, output: Any) -> Snapshot:
     """
     nothing = output[0][:0].sum()  # zero, and so are its gradients
     return replace(snapshot, parts={part: tensor + nothing.to(tensor.device) for part, tensor in snapshot.parts.items()})
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is split over processes, put together again; all of them have to ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

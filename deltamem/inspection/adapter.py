@@ -12,10 +12,11 @@ from rich.table import Table
 from torch import Tensor
 
 from deltamem.adapter.files import read_config, read_weights
+from deltamem.adapter.fingerprint import fingerprint_of
 from deltamem.config import MEMORY_OPTIONS, DeltaMemConfig
 from deltamem.hub.card_text import Size, config_in_words
 from deltamem.inspection.layer_names import in_order, short_names
-from deltamem.model import DeltaMemModel, fingerprint_of
+from deltamem.model import DeltaMemModel
 
 SAVED_UNDER = "base_model.model."
 SHOWN_OPTIONS = (*MEMORY_OPTIONS, "turn_writes")

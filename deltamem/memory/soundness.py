@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from deltamem.memory.snapshot import MOST_TOKENS, OpenSegment, Snapshot
+from deltamem.memory.snapshot import MOST_TOKENS, OPEN_IDS, OPEN_SIZES, TOKENS, OpenSegment, Snapshot
 
 
 def check_snapshot(snapshot: Snapshot) -> None:
@@ -57,3 +59,31 @@ def find_not_finite(snapshot: Snapshot) -> str | None:
         return None
     named = [*snapshot.states().items(), *sums.items()]
     return next(name for name, tensor in named if not bool(tensor.isfinite().all()))
+
+
+def shapes_of(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+    """The shapes of the states and of what is open, by their names in a file."""
+    counts = (TOKENS, OPEN_IDS, OPEN_SIZES)
+    return {name: tuple(tensor.shape) for name, tensor in snapshot.to_flat().items() if name not in counts}
+
+
+def check_fits_adapter(snapshot: Snapshot, expected: Mapping[str, tuple[int, ...]], adapter: str) -> None:
+    """Make sure that a memory has the states of an adapter.
+
+    Args:
+        snapshot: the memory.
+        expected: the shapes that it should have, see `shapes_of`.
+        adapter: the adapter's name.
+
+    Raises:
+        ValueError: it has others.
+    """
+    given = shapes_of(snapshot)
+    different = sorted(name for name in {*given, *expected} if given.get(name) != expected.get(name))
+    if different:
+        example = different[0]
+        raise ValueError(
+            f"this memory does not fit the active adapter {adapter!r}: {len(different)} tensors differ; {example} has "
+            f"{given.get(example, 'nothing')} in the memory and {expected.get(example, 'nothing')} in the model. Use the "
+            "adapter and backbone that wrote it, or start with model.new_memory()"
+        )
