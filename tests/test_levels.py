@@ -18,8 +18,9 @@ LEVELS = (
     ("model",),
     ("chat",),
     ("__init__", "training"),
-    ("inspection", "evaluation"),
-    ("report", "study"),
+    ("inspection",),
+    ("evaluation",),
+    ("study",),
     ("cli",),
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -151,7 +151,7 @@ def report(
 
     Tables, charts, and examples where memory helped and where it hurt.
     """
-    from deltamem.report.page import write_report
+    from deltamem.evaluation.report.page import write_report
 
     page = output or results / "report.html"
     with errors_in_words():

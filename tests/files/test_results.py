@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from tiny_chat import chat_model
 from tiny_memory import random_state
 
+from deltamem.evaluation.report.page import write_report
 from deltamem.hub.card import CARD, write_card
 from deltamem.hub.training_record import TRAINING, note_training
 from deltamem.inspection.page import write_page
 from deltamem.io.drawings import save_drawing
-from deltamem.report.page import write_report
 from deltamem.study.grid import Grid
 from deltamem.study.report import report
 from deltamem.study.results import Results

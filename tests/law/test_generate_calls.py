@@ -40,7 +40,7 @@ def test_the_memory_does_not_depend_on_who_calls(options):
 
 def test_left_alone_the_inner_model_would_write_its_prompt_again(monkeypatch):
     monkeypatch.setattr(generation, "carry_through_generate", lambda owner, model: None)
-    monkeypatch.setattr("deltamem.model.carry_through_generate", lambda owner, model: None)
+    monkeypatch.setattr("deltamem.forward.model_hooks.carry_through_generate", lambda owner, model: None)
     model = adapted()
     state = model.new_memory()
     with model.memory(state):

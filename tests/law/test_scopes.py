@@ -284,7 +284,7 @@ def test_a_block_that_no_pass_reaches_says_so():
             thread = threading.Thread(target=say, args=(model, 5))
             thread.start(), thread.join()
 
-    with pytest.warns(UserWarning, match="no pass of the model ran in this memory block"):
+    with pytest.warns(UserWarning, match="no pass of the model ran in this memory scope"):
         in_a_thread()
     assert state.tokens == [0]
     with warnings.catch_warnings():

@@ -1,8 +1,8 @@
 import pytest
 from evaluation_results import locomo_like
 
-from deltamem.report import examples as module
-from deltamem.report.examples import examples
+from deltamem.evaluation.report import examples as module
+from deltamem.evaluation.report.examples import examples
 
 
 def row(index, f1, log_likelihood=-10.0, **more):

@@ -4,9 +4,9 @@ import pytest
 from evaluation_results import write_locomo, write_task
 
 from deltamem.evaluation import continuation
+from deltamem.evaluation.report.figures import TaskFigures
+from deltamem.evaluation.report.results import read_results
 from deltamem.evaluation.summary import summarise_seeds
-from deltamem.report.figures import TaskFigures
-from deltamem.report.results import read_results
 
 
 def figures(folder):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny_memory import of, random_state, random_tensors
 
-from deltamem.report import memories
-from deltamem.report.memories import heat_map
+from deltamem.evaluation.report import memories
+from deltamem.evaluation.report.memories import heat_map
 
 
 def saved(folder, states):

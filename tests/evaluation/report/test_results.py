@@ -5,7 +5,7 @@ from evaluation_results import locomo_like, write_locomo, write_task
 from typer.testing import CliRunner
 
 from deltamem.cli import app
-from deltamem.report.results import read_results
+from deltamem.evaluation.report.results import read_results
 
 
 def refusal(folder):

@@ -9,11 +9,11 @@ from typing import Any
 
 from deltamem.evaluation import continuation, harm
 from deltamem.evaluation.lm_eval.task import weighted
+from deltamem.evaluation.report.average import Ratio
+from deltamem.evaluation.report.results import TaskResults
 from deltamem.evaluation.summary import mean_over_seeds, resampled, summarise_seeds
 from deltamem.evaluation.task import Metric, mean, perplexity, share
 from deltamem.intervals import ratio
-from deltamem.report.average import Ratio
-from deltamem.report.results import TaskResults
 
 # Numbers of a row that measure nothing: the question's place, and that of the right choice.
 NO_FIGURES = ("index", "gold")

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.evaluation.off_task import BARE
+from deltamem.evaluation.report.average import Average, averages
+from deltamem.evaluation.report.examples import Examples, examples
+from deltamem.evaluation.report.figures import LOG_LIKELIHOOD, TaskFigures
+from deltamem.evaluation.report.memories import HeatMap, heat_map
+from deltamem.evaluation.report.results import TaskResults, in_order, read_results
 from deltamem.evaluation.summary import FULL
 from deltamem.evaluation.summary_table import COMPARED, shown
 from deltamem.html.page import render
 from deltamem.io.files import write_atomically
-from deltamem.report.average import Average, averages
-from deltamem.report.examples import Examples, examples
-from deltamem.report.figures import LOG_LIKELIHOOD, TaskFigures
-from deltamem.report.memories import HeatMap, heat_map
-from deltamem.report.results import TaskResults, in_order, read_results
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def write_report(results: Path, page: Path) -> None:
     shared, own = _options(tasks)
     sections = [TaskSection(TaskFigures(task), own[task.name], _heat_maps(task)) for task in tasks]
     text = render(
-        "deltamem.report",
+        "deltamem.evaluation.report",
         f"Evaluation: {results.resolve().name}",
         shared,
         [note for task in tasks for note in task.notes],
