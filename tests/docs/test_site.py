@@ -13,7 +13,7 @@ from doc_pages import ROOT
 
 # Packages whose own names are public, and packages whose modules' names are.
 PUBLIC = ("deltamem", "deltamem.rule", "deltamem.convert", "deltamem.inspection")
-OF_MODULES = ("deltamem.training", "deltamem.evaluation")
+OF_MODULES = ("deltamem.training",)
 
 
 def names_in(module: str) -> set[str]:
