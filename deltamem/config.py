@@ -50,7 +50,7 @@ class DeltaMemConfig(PeftConfig):
         corrections: which attention projections the memory corrects, any of "q", "k", "v", "o".
         write: what makes one write: every "token" (TSW), or the mean of a "message" or a "sentence" (SSW).
         num_states: parallel memories per attention layer (MSW has 4).
-        decay: how much of the memory a write keeps: "coupled" (one minus the write gate), "learned" (a gate of its own),
+        decay: how much of the memory a write keeps: "coupled" (one minus the write gate), "learned" (a separate gate),
             or "none".
         decay_first: whether the memory decays before a token's error is measured. Only with a decay.
         rowwise_gates: one gate for each row of a state; otherwise one for the whole state.

@@ -42,7 +42,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         model_config: the configuration of the model's text decoder.
 
     Attributes:
-        projections: the attention's projections by role: "q", "k", "v", "o", those it has of its own.
+        projections: the attention's projections by role: "q", "k", "v", "o"; without those that it takes from another layer.
         adapters: what each adapter has here, by its name.
     """
 
@@ -212,7 +212,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weight[:, :columns].copy_(BASE_SLICE_GAIN * slice_)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
-        """Where the adapter's weights go: an attention module has no weight of its own for peft to look at.
+        """Where the adapter's weights go: an attention module itself has no weight that peft could look at.
 
         They keep their own dtype. The backbone's would round what is loaded, and a memory is refused by other weights than
         those that wrote it.

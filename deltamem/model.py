@@ -93,10 +93,10 @@ class DeltaMemModel(BaseTuner):
         """An empty memory for the active adapter.
 
         Args:
-            batch_size: number of rows, each a memory of its own.
+            batch_size: number of rows; each is an independent memory.
 
         Raises:
-            ValueError: `batch_size` is no whole number from 1 up, or no adapter is active.
+            ValueError: `batch_size` is not a positive integer, or no adapter is active.
         """
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is not accepted; give a whole number of at least 1")
@@ -399,7 +399,7 @@ class DeltaMemModel(BaseTuner):
         peft itself only warns of missing weights, would load a weight of the backbone if the file had one, and casts any dtype.
 
         Raises:
-            ValueError: missing, unknown or misshapen weights, or some that are no finite floating-point numbers.
+            ValueError: missing, unknown or misshapen weights, or values that are not finite floating-point numbers.
         """
         refused = f"these weights are not those of the adapter {adapter_name!r}"
         embeddings, loaded = embeddings_in(state_dict, model)

@@ -29,7 +29,7 @@ def embeddings_in(file: Mapping[str, Tensor], model: Any) -> tuple[set[str], dic
         The names of the embeddings that are accepted, and what is to be loaded by its name in the file.
 
     Raises:
-        ValueError: an embedding that is no dense tensor of finite floating-point numbers.
+        ValueError: an embedding that is not a dense tensor of finite floating-point numbers.
     """
     known = _embeddings(model)
     given = {name: known[own] for name in file for own in (name, name.removeprefix(SAVED_UNDER)) if own in known}

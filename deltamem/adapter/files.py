@@ -87,7 +87,7 @@ def backbone_of(adapter: str) -> str:
         adapter: its folder or its name on the Hub.
 
     Raises:
-        ValueError: there is no adapter, or it names none.
+        ValueError: the adapter is missing, or does not name its backbone.
     """
     name: str | None = PeftConfig.from_pretrained(adapter).base_model_name_or_path
     if name is None:

@@ -1,4 +1,4 @@
-"""Where a module's tensors are: at hand, or moved away by accelerate."""
+"""Where a module's tensors are: in the module, or offloaded by accelerate."""
 
 from __future__ import annotations
 

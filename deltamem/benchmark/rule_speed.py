@@ -16,7 +16,7 @@ from torch import Tensor
 from deltamem.benchmark.interleave import take_turns
 from deltamem.benchmark.ratios import median_interval, quartiles
 from deltamem.rule import delta_rule
-from deltamem.rule.backends import BACKENDS, OPTIONAL, choose
+from deltamem.rule.backends import BACKENDS, choose
 
 TOKEN_LOOP = "reference"
 
@@ -54,7 +54,7 @@ def time_rule(
 def _backends(device: torch.device) -> list[str]:
     """The backends that work on a device, the token loop first."""
     names = [TOKEN_LOOP]
-    for name in (*BACKENDS, *OPTIONAL):
+    for name in BACKENDS:
         with suppress(ValueError):  # it needs a package that is not here, or another device
             names += [choose(name, device.type)]
     return list(dict.fromkeys(names))

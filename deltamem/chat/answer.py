@@ -121,7 +121,7 @@ class Stop(StoppingCriteria):
 
     @property
     def is_set(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Whether the answer is no longer wanted."""
         return self._event.is_set() or not threading.main_thread().is_alive()
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:

@@ -21,7 +21,7 @@ def new_from(tokenizer: Any, messages: Sequence[Message], known: int, template_o
     Args:
         tokenizer: a fast one, with a chat template.
         messages: the chat.
-        known: how many of its messages are known, one at least; the last of them is no system prompt.
+        known: how many of its messages are known, at least one; the last of these is not a system prompt.
         template_options: see `render`.
 
     Raises:

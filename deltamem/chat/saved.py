@@ -49,7 +49,7 @@ class SavedSession:
         """
         try:
             given = json.loads(metadata["session"])
-            json.dumps(given, ensure_ascii=False).encode()  # no tokenizer takes text that is no Unicode
+            json.dumps(given, ensure_ascii=False).encode()  # no tokenizer takes text that is not valid Unicode
             notes = cls(**given)
             if notes.messages:
                 check_messages(notes.messages)
@@ -77,7 +77,7 @@ class SavedSession:
         """The notes as a file's metadata have them.
 
         Raises:
-            ValueError: options of the chat template that are no JSON.
+            ValueError: options of the chat template that are not JSON.
         """
         try:
             return json.dumps(asdict(self))
@@ -97,7 +97,7 @@ def _are_passes(passes: Any, tokens: int) -> bool:
 
 
 def notes_in(path: Path) -> SavedSession | None:
-    """The notes of the session in a file, None if there is no file.
+    """The notes of a saved session; None if the file does not exist.
 
     Raises:
         ValueError: the file holds no session.

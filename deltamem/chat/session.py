@@ -47,7 +47,7 @@ class ChatSession:
     Raises:
         ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
             template.
-        TypeError: the system prompt is no text.
+        TypeError: the system prompt is not text.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ChatSession:
                 first, with beams the best, is the answer. The KV cache is the session's: `use_cache` changes nothing.
 
         Raises:
-            ValueError: an option that the session makes by itself, such as `attention_mask`.
+            ValueError: an option that the session sets, such as `attention_mask`.
             RuntimeError: the session is in use.
         """
         with self._claimed():
@@ -127,7 +127,7 @@ class ChatSession:
                 errors.append(error)
                 streamer.end()
 
-        # A thread of its own also keeps the open memory scope away from the consumer's code between two pieces. No daemon: when
+        # A separate thread also keeps the open memory scope away from the consumer's code between two pieces. No daemon: when
         # the interpreter ends it waits for the next token, and does not kill the thread inside a kernel.
         thread = threading.Thread(target=run, daemon=False)
         with self._claimed():
@@ -159,7 +159,7 @@ class ChatSession:
 
         Raises:
             ValueError: the folder has a session that this one does not go on from; it is left as it is. Options of the
-                template that are no JSON.
+                template that are not JSON.
             RuntimeError: the session is in use.
         """
         with self._claimed():

@@ -1,4 +1,4 @@
-"""SessionStore: the sessions of many users, each in a folder of its own under one root."""
+"""SessionStore: the sessions of many users, each in a folder under one root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SessionStore:
     """Saved sessions by name. A name can only ever mean a folder directly under the root.
 
     One process at a time should work on a session: of two that save it at the same moment, one save is lost (one that was
-    made since the session was loaded is noticed, and refused). A session that is deleted while somebody holds it goes on for
+    made since the session was loaded is noticed, and refused). A session that is deleted while in use goes on for
     them, but is not saved again under its name.
 
     Args:
@@ -83,10 +83,10 @@ class SessionStore:
         saved_as.add(name)
 
     def delete(self, name: str) -> None:
-        """Forget a session for good; one that does not exist is no error.
+        """Forget a session for good; a missing one is not an error.
 
         Raises:
-            ValueError: a name that is not accepted, or of something that is no folder.
+            ValueError: a name that is not accepted, or one of something that is not a folder.
         """
         folder = self._folder(name)
         if folder.exists() and not folder.is_dir():  # a pipe would be waited for

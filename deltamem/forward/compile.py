@@ -19,7 +19,7 @@ NOT_IN_A_GRAPH = (torch.Tag.cudagraph_unsafe,)
 
 
 def outside_graphs(outcome: Snapshot) -> Snapshot:
-    """The memory that a compiled pass leaves, in tensors of its own where it may come from a CUDA graph."""
+    """The memory that a compiled pass leaves, copied where it may come from a CUDA graph."""
     if torch.is_grad_enabled():
         return outcome
     return replace(

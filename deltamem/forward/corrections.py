@@ -21,8 +21,8 @@ class Correcting(Protocol):
         Args:
             layer: the name of the attention layer.
             role: of the projection.
-            projection: see above.
-            output: see above; perhaps changed in place.
+            projection: where the projection lies in its module's output.
+            output: may be changed in place.
         """
         ...
 

@@ -10,8 +10,7 @@ Shapes: L layers, B batch rows, r width of a state.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import cache, partial
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +21,8 @@ from deltamem.forward.decode_weights import DecodeWeights, LayerTensors
 from deltamem.forward.memory_pass import MemoryPass, ReadingLayer, TokenWrites
 from deltamem.hook.projection import Projection
 from deltamem.memory.snapshot import STATE, Snapshot
-from deltamem.rule.backends import choose
+from deltamem.rule.backends import BACKENDS, choose, load
 from deltamem.rule.kind import LayerState
-
-# By the backend of the rule: the module and the class in it.
-STEPS = {
-    "compiled": ("deltamem.forward.decode_cpu", "CpuDecodeStep"),
-    "triton": ("deltamem.forward.decode_gpu", "GpuDecodeStep"),
-}
 
 
 class DecodeStep(MemoryPass):
@@ -150,11 +143,5 @@ def decode_step_for(new: Tensor, valid: Tensor | None) -> type[DecodeStep] | Non
     backend = choose("auto", new.device.type)
     if backend == "compiled" and (new.shape[0] > 1 or valid is not None):
         return None
-    return _imported(backend) if backend in STEPS else None
-
-
-@cache
-def _imported(backend: str) -> type[DecodeStep]:
-    """Imported where it is used: what it needs may not be installed."""
-    module, name = STEPS[backend]
-    return getattr(import_module(module), name)
+    place = BACKENDS[backend].decode_step
+    return None if place is None else load(place)

@@ -18,7 +18,7 @@ class Correction(NamedTuple):
 
     Args:
         weight: the map from the reads to the projection's output, [features, reads].
-        features: see above.
+        features: width of the projection's output.
         number: of the layer's corrections, from 0.
     """
 
@@ -34,7 +34,7 @@ class LayerTensors(NamedTuple):
         number: of the layer, from 0.
         weights: of the adapter.
         in_weight: the map from the hidden state to the rows that read and write, [rows, width].
-        width: see above.
+        width: of the hidden states.
         bias: of the gates.
         corrections: by role.
     """
@@ -111,7 +111,7 @@ class DecodeWeights:
         and whatever swaps an adapter's weights swaps them in every layer.
 
         Args:
-            adapter: see above.
+            adapter: its name.
             device: where the weights are to be.
             start: the memory from which a pass starts.
         """

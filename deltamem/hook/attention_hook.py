@@ -38,7 +38,7 @@ class AttentionHook:
         norm: name of a norm inside the attention module that the hidden states pass before the projections, if it has one.
         packing: for each module that holds more than one part, how they lie in its output: "q k v" (all queries, then all keys,
             then all values), "heads x (q k v)" (for each head its own), "kv_heads x (q k v)" (for each head of the keys its
-            queries, its key, its value), "heads x (q gate)". A part whose heads have a width of their own names it:
+            queries, its key, its value), "heads x (q gate)". A part whose heads have another width names it:
             "heads x (k:qk_nope_head_dim v:v_head_dim)".
         requires: what the model's configuration must say, where a family has modes that a memory does not fit.
         keywords: whether the model hands keywords that it does not know down to its attention. Where it does not, the memory
@@ -107,7 +107,7 @@ class AttentionHook:
             config: the configuration of the model's text decoder, for the numbers of heads in a packed projection.
 
         Raises:
-            ValueError: `attention` lacks the query or output projection, or one is no linear map; names what is there.
+            ValueError: `attention` lacks the query or output projection, or one is not a linear map; names what is there.
         """
         found = {}
         for role in ROLES:
@@ -136,7 +136,7 @@ class AttentionHook:
     def _check_heads(self, attention: nn.Module, found: Mapping[str, Projection]) -> None:
         """Make sure of the numbers of heads that divide a projection, where they can be told to be wrong.
 
-        A model may have fewer heads of keys than of queries under a name that nobody looks up; the output may be divisible all
+        A model may have fewer heads of keys than of queries under an unknown name; the output may be divisible all
         the same. With values as wide as queries, all queries together are as wide as what enters the output projection.
 
         Raises:
@@ -187,7 +187,7 @@ class Unsupported:
 class LikeItsDecoder:
     """Takes a hook's place for a model type around a text decoder, whose own type has the hook.
 
-    It changes nothing: such a model has its decoder's hook all the same. It says that the model was tested as a whole.
+    It changes nothing: such a model has its decoder's hook anyway. It says that the whole model was tested.
     """
 
 

@@ -1,4 +1,4 @@
-"""A hook for a model type that nobody registered, inferred from the names of its projections."""
+"""A hook for an unregistered model type, inferred from the names of its projections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deltamem.hook.text_decoder import decoder_modules
 
 logger = logging.getLogger(__name__)
 
-# Names in use for queries, keys and values, and for outputs. Packed projections are not inferred: from a name nobody can tell
+# Names in use for queries, keys and values, and for outputs. Packed projections are not inferred: a name does not tell
 # how they lie.
 QUERIES_KEYS_VALUES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -37,7 +37,7 @@ def infer_hook(model: nn.Module) -> AttentionHook | None:
 
     None if there are none, or several kinds.
 
-    What was inferred is logged, as a warning: from names alone nobody knows what a module computes.
+    The inferred hook is logged as a warning: names alone do not tell what a module computes.
     """
     alike = attention_like(model)
     understood = {name: names for name, module in alike.items() if (names := _known_names(module)) is not None}

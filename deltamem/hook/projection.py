@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 class Projection:
     """A query, key, value or output projection: a module's output, or the part of a packed one's.
 
-    Its outputs lie in `groups` groups of equal size; of each, the first `before` and the last `after` are somebody else's.
+    Its outputs lie in `groups` groups of equal size; of each, the first `before` and the last `after` belong to other roles.
     """
 
     module: nn.Module

@@ -25,7 +25,7 @@ def register_hook(model_type: str, hook: AttentionHook) -> None:
     """Say how the attention of a model type (`model.config.model_type`) is hooked. Wins over what packages register.
 
     Raises:
-        ValueError: `model_type` is no name or `hook` no AttentionHook.
+        ValueError: `model_type` is not a name, or `hook` is not an AttentionHook.
     """
     if not isinstance(model_type, str) or not model_type:
         raise ValueError(f"model_type={model_type!r} is not accepted; give the model_type of the model's config, a string")
@@ -38,7 +38,7 @@ def hook_for(model: nn.Module) -> AttentionHook:
     """The hook for a model: that of its type, else of its text decoder's type, else one inferred from its modules.
 
     Raises:
-        ValueError: the model cannot have a memory, or nobody registered its type and its attention is not understood; shows
+        ValueError: the model cannot have a memory, or its type is not registered and its attention is not understood; shows
             what was found and how to register.
     """
     for config in _configs(model):
@@ -90,13 +90,13 @@ def registered_hook(model_type: str) -> Entry | None:
 
 
 def package_of(model_type: str) -> str | None:
-    """The name of the package whose hook for a model type is in use, None if it was registered by hand or by nobody."""
+    """The name of the package whose hook for a model type is in use, None if it was registered by hand or not at all."""
     entries = [] if model_type in _registered else _packaged().get(model_type, [])
     return entries[0].package if entries else None
 
 
 def registered_types() -> list[str]:
-    """All model types that somebody registered, sorted."""
+    """All registered model types, sorted."""
     return sorted({*_packaged(), *_registered})
 
 

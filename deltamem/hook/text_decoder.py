@@ -35,7 +35,7 @@ def decoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def may_skip_tokens(model: nn.Module) -> bool:
     """Whether a model's last layers may see only the last tokens, if it is told how many of them are asked for.
 
-    Layers that share the keys of others need no token whose logits nobody wants; but their memories do. Told the tokens
+    Layers that share other layers' keys skip tokens whose logits are not asked for; their memories need them. Told the tokens
     themselves, `logits_to_keep=tensor`, the decoders that know this argument compute all.
     """
     return "logits_to_keep" in inspect.signature(_decoder(model).forward).parameters

@@ -85,7 +85,7 @@ class Segments:
             module: its name.
 
         Returns:
-            float32 `[batch, count + 1, width]`; the last one is no segment.
+            float32 `[batch, count + 1, width]`; the last one collects tokens outside any segment.
         """
         shape = (hidden.shape[0], self.count + 1, hidden.shape[2])
         index = rearrange(self.index.to(hidden.device), "b t -> b t 1").expand_as(hidden)

@@ -74,7 +74,7 @@ class Snapshot:
 
     @property
     def rows(self) -> int:
-        """Number of rows, each a memory of its own."""
+        """Number of rows; each is an independent memory."""
         return self.tokens.shape[0]
 
     def state(self, layer: str) -> dict[str, Tensor] | None:

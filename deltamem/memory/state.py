@@ -54,7 +54,7 @@ class DeltaMemState:
 
     @property
     def batch_size(self) -> int:
-        """Number of rows, each a memory of its own."""
+        """Number of rows; each is an independent memory."""
         return self.snapshot.rows
 
     @property
@@ -66,7 +66,7 @@ class DeltaMemState:
         return self.batch_size
 
     def __getitem__(self, rows: int | slice) -> DeltaMemState:
-        """One row or several, as a memory of its own: `state[0]`, `state[1:3]`."""
+        """One row or several, as an independent memory: `state[0]`, `state[1:3]`."""
         if not isinstance(rows, int | slice) or isinstance(rows, bool):
             raise TypeError(f"a memory's rows are given by an integer or a slice, got {rows!r}")
         if isinstance(rows, int):

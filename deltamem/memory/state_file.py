@@ -62,12 +62,12 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[Snapshot, str | None,
     if not os.path.exists(path) or os.path.isdir(path):
         raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
     check_regular(path)
-    # Read at once: safe_open would open the file a second time for the tensors, and find another's there if somebody saves.
+    # Read at once: safe_open would open the file a second time for the tensors, and find another file if one is being saved.
     return _parsed(Path(path).read_bytes(), repr(os.fspath(path)))
 
 
 def _parsed(data: bytes, name: str) -> tuple[Snapshot, str | None, dict[str, str]]:
-    """What `read_state_file` gives, from the bytes of a file; `name` is what it is called in an error.
+    """What `read_state_file` gives, from the bytes of a file; `name` stands for the file in errors.
 
     Raises:
         ValueError: they hold none.

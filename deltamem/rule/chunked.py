@@ -1,6 +1,6 @@
 """The delta rule chunk by chunk, in plain PyTorch: autograd and any device.
 
-Row i of the state is a memory of its own, `s <- keep s + u k` with `u = write v - erase (s . k)`; all rows share the keys.
+Each row of the state is a separate memory, `s <- keep s + u k` with `u = write v - erase (s . k)`; all rows share the keys.
 Inside a chunk the writes `u` of a row solve a unit lower-triangular system that is linear in the row's start `s0`. So every
 chunk is an affine map `s0 -> M s0 + b`; all maps are computed at once and only they are applied one after the other.
 

@@ -7,8 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from deltamem.rule.backends import backend as backend_function
-from deltamem.rule.backends import choose
+from deltamem.rule.backends import choose, rule
 from deltamem.rule.operator import delta_rule_operator
 
 
@@ -63,7 +62,7 @@ def delta_rule(
         return torch.zeros_like(q), state
     if torch.compiler.is_compiling():
         return cast(tuple[Tensor, Tensor], delta_rule_operator(q, k, v, keep, erase, write, state, backend))
-    return backend_function(backend)(q, k, v, keep, erase, write, state)
+    return rule(backend)(q, k, v, keep, erase, write, state)
 
 
 def read(q: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:

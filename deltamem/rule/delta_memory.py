@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from deltamem.rule.backends import choose
+from deltamem.rule.backends import BACKENDS, choose, load
 from deltamem.rule.delta import check_shape, delta_rule, read
 from deltamem.rule.delta_memory_operator import delta_memory_operator
 from deltamem.rule.gates import Gating, Writes, queries, writes
@@ -112,7 +112,7 @@ class DeltaKind(Gating):
         return {"q": self.query_rows, "k": self.query_rows, "v": self.query_rows, "gates": self.bias_rows}
 
     def check_fits(self, width: int) -> None:
-        """See `MemoryKind`. Each state has maps of its own, so that together states may be wider than the hidden states."""
+        """See `MemoryKind`. Each state has its own maps, so the states together may be wider than the hidden states."""
         if self.r > width or self.query_rows > MOST_WIDTHS * width:
             raise ValueError(
                 f"r={self.r} and num_states={self.num_states} are not accepted for a model with hidden_size={width}: the keys "
@@ -181,9 +181,10 @@ def delta_memory_read(projected: Tensor, state: Tensor, mask: Tensor | None, gat
     _check_shapes(projected, gating.query_rows, state, mask, gating)
     projected, state = projected.float(), state.float()
     mask = None if mask is None else mask.bool()
-    if choose(backend, projected.device.type) == "compiled" and projected.shape[1] and not torch.compiler.is_compiling():
-        bias = projected.new_empty(0)
-        return _compiled_rule()(projected, bias, state, mask, gating, reads=True, writes=False)[0]
+    sequence = BACKENDS[choose(backend, projected.device.type)].sequence
+    if sequence is not None and projected.shape[1] and not torch.compiler.is_compiling():
+        reads: Tensor = load(sequence)(projected, projected.new_empty(0), state, mask, gating, reads=True, writes=False)[0]
+        return reads
     return _joined(read(queries(projected, gating, mask), state))
 
 
@@ -198,32 +199,27 @@ def _run(
     batch, tokens, _ = projected.shape
     state = projected.new_zeros(batch, gating.num_states, gating.r, gating.r) if state is None else state.float()
     backend = choose(backend, projected.device.type)
-    one_step = backend == "triton" and reads and tokens == 1 and not _needs_gradient(projected, gate_bias, state)
-    if torch.compiler.is_compiling() and (one_step or (backend == "compiled" and tokens)):
+    fused = _fused(backend, tokens, reads, _needs_gradient(projected, gate_bias, state))
+    if fused is not None and torch.compiler.is_compiling():
         parts = (gating.r, gating.num_states, gating.decay, gating.decay_first, gating.rowwise_gates)
         return Passed(*delta_memory_operator(projected, gate_bias, state, mask, *parts, reads, backend))
-    if backend == "compiled" and tokens:
-        return Passed(*_compiled_rule()(projected, gate_bias, state, mask, gating, reads, writes=True))
-    if one_step:
-        return Passed(*_triton_step()(projected, gate_bias, state, mask, gating))
+    if fused is not None:
+        return Passed(*fused(projected, gate_bias, state, mask, gating))
     made, opened = writes(projected[..., query_rows:], gate_bias, gating, mask)
     q = queries(projected[..., :query_rows], gating, mask) if reads else made.k
     seen, state = delta_rule(q, *made, state, backend=backend)
     return Passed(_joined(seen) if reads else projected[..., :0], state, opened)
 
 
-@cache
-def _compiled_rule() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    from deltamem.rule.cpu.gated import compiled_gated_rule
-
-    return compiled_gated_rule
-
-
-@cache
-def _triton_step() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    from deltamem.rule.gpu.step import triton_step
-
-    return triton_step
+def _fused(backend: str, tokens: int, reads: bool, needs_gradient: bool) -> Callable[..., tuple[Tensor, Tensor, Tensor]] | None:
+    """What does all of it in one call; None if the backend has nothing for such a pass."""
+    made = BACKENDS[backend]
+    if made.sequence is not None and tokens:
+        return partial(load(made.sequence), reads=reads, writes=True)
+    if made.step is not None and reads and tokens == 1 and not needs_gradient:
+        step: Callable[..., tuple[Tensor, Tensor, Tensor]] = load(made.step)
+        return step
+    return None
 
 
 def _outcome(passed: Passed) -> Outcome:

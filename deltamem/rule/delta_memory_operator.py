@@ -7,8 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from deltamem.rule.backends import BACKENDS, load
 from deltamem.rule.gates import Decay, Gating
 from deltamem.rule.operator import gradients_again
+
+Passed = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op("deltamem::delta_memory", mutates_args=())
@@ -27,14 +30,13 @@ def delta_memory_operator(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `deltamem.rule.delta_memory`; all tensors checked and float32, the mask boolean.
 
-    The backend is "compiled", or "triton" for a single token without a gradient.
+    The backend has a call for sequences, or one for a step: a single token without a gradient.
     """
     gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
-    if backend == "triton":
-        from deltamem.rule.gpu.step import triton_step
-
-        return triton_step(projected, gate_bias, state, mask, gating)
-    return _compiled(projected, gate_bias, state, mask, gating, reads)
+    step = BACKENDS[backend].step
+    if step is not None:
+        return cast(Passed, load(step)(projected, gate_bias, state, mask, gating))
+    return _sequence(backend, projected, gate_bias, state, mask, gating, reads)
 
 
 @delta_memory_operator.register_fake
@@ -55,12 +57,13 @@ def _gradients(
     decay_first: bool,
     rowwise_gates: bool,
     reads: bool,
+    backend: str,
 ) -> list[Tensor]:
     """The gradients of projected, gate_bias and state."""
     gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
 
     def run(projected: Tensor, gate_bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _compiled(projected, gate_bias, state, mask, gating, reads)
+        return _sequence(backend, projected, gate_bias, state, mask, gating, reads)
 
     return gradients_again(run, inputs, gradients)
 
@@ -71,7 +74,7 @@ def _(inputs: list[Tensor], *others: Any) -> Any:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    projected, gate_bias, state, mask, *ctx.settings, _ = inputs
+    projected, gate_bias, state, mask, *ctx.settings = inputs
     ctx.save_for_backward(projected, gate_bias, state, mask)
 
 
@@ -83,9 +86,8 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("deltamem::delta_memory", _backward, setup_context=_save)
 
 
-def _compiled(
-    projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, reads: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    from deltamem.rule.cpu.gated import compiled_gated_rule
-
-    return compiled_gated_rule(projected, gate_bias, state, mask, gating, reads, writes=True)
+def _sequence(
+    backend: str, projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, reads: bool
+) -> Passed:
+    sequence = load(cast(str, BACKENDS[backend].sequence))
+    return cast(Passed, sequence(projected, gate_bias, state, mask, gating, reads, writes=True))

@@ -1,4 +1,9 @@
-"""From a layer's projections to queries, keys, values and gates: the definition, in plain PyTorch."""
+"""From a layer's projections to queries, keys, values and gates (arXiv 2605.12357): the definition, in plain PyTorch.
+
+    q = unit(tanh(Wq x))    k = unit(tanh(Wk x))    v = Wv x    β = sigmoid(Wβ x + bβ)    λ = sigmoid(Wλ x + bλ)
+
+Shapes: B batch rows, N parallel states, T tokens, r width of a state, G gates of one kind per state (r or 1).
+"""
 
 from __future__ import annotations
 
@@ -84,9 +89,9 @@ def writes(projected: Tensor, gate_bias: Tensor, gating: Gating, mask: Tensor | 
         The writes, and `[batch, num_states]`: β, its mean over the rows, summed over the tokens that count.
     """
     keys, values, logits = _unmasked(projected, mask).tensor_split([gating.query_rows, 2 * gating.query_rows], dim=-1)
-    gates = torch.sigmoid(logits + gate_bias)
+    gates = torch.sigmoid(logits + gate_bias)  # [B, T, kinds * N * G]
     gates = rearrange(gates, "b t (kind n g) -> kind b n t g", n=gating.num_states, g=gating.gate_rows)
-    gates = gates.expand(*gates.shape[:-1], gating.r)
+    gates = gates.expand(*gates.shape[:-1], gating.r)  # [kinds, B, N, T, r]
     beta = gates[0]
     keep = {"coupled": 1 - beta, "learned": gates[-1], "none": torch.ones_like(beta)}[gating.decay]
     erase = keep * beta if gating.decay_first else beta

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.rule.backends import BACKENDS
-from deltamem.rule.backends import backend as backend_function
+from deltamem.rule.backends import BACKENDS, rule
 
 
 @torch.library.custom_op("deltamem::delta_rule", mutates_args=())
@@ -21,7 +20,7 @@ def delta_rule_operator(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
     """See `deltamem.rule.delta_rule`; all tensors checked, float32 and without a mask."""
-    reads, end = backend_function(backend)(q, k, v, keep, erase, write, state)
+    reads, end = rule(backend)(q, k, v, keep, erase, write, state)
     return reads.contiguous(), end.contiguous()
 
 
@@ -32,7 +31,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tenso
 
 @torch.library.custom_op("deltamem::delta_rule_gradients", mutates_args=())
 def _delta_rule_gradients(inputs: list[Tensor], gradients: list[Tensor], backend: str) -> list[Tensor]:
-    return gradients_again(backend_function(backend), inputs, gradients)
+    return gradients_again(rule(backend), inputs, gradients)
 
 
 @_delta_rule_gradients.register_fake
@@ -46,8 +45,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-    if ctx.backend in BACKENDS:
-        return *gradients_again(BACKENDS[ctx.backend], ctx.saved_tensors, gradients), None
+    if BACKENDS[ctx.backend].package is None:  # plain PyTorch
+        return *gradients_again(rule(ctx.backend), ctx.saved_tensors, gradients), None
     return *_delta_rule_gradients(list(ctx.saved_tensors), list(gradients), ctx.backend), None
 
 

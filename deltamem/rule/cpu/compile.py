@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# Multiplying and adding may be one rounding; nothing may assume that there is no NaN, which a caller must be able to see.
+# A multiplication and an addition may round once; NaN may not be assumed away, since a caller must be able to see it.
 _OPTIONS = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Multiplications that are worth a second thread: about a millisecond's.
 _WORK_PER_THREAD = 4_000_000

@@ -148,7 +148,7 @@ def correct_token(row: int, number: int, scale: float, reads: int, output: int) 
     Args:
         row: address of the layer's row of the table.
         number: which of the layer's corrections.
-        scale: see above.
+        scale: what the correction is multiplied with.
         reads: address of the reads of all layers.
         output: address of the output.
     """

@@ -1,6 +1,6 @@
-"""Eight float32 numbers as one value inside compiled code, for what LLVM would not make vectors of by itself.
+"""Eight float32 numbers as one value inside compiled code, where LLVM would not vectorise.
 
-Loops over the few rows of a state are too short for its loop vectoriser. Here a vector is a value of its own, with `+`, `-` and
+Loops over the few rows of a state are too short for its loop vectoriser. Here a vector is a value, with `+`, `-` and
 `*`; multiplying and adding may be contracted to one rounding, nothing else is assumed (a NaN stays a NaN).
 """
 

@@ -53,7 +53,7 @@ def correct_token(output: Tensor, values: Tensor, weight: Tensor, scale: float) 
 
     Args:
         output: `[batch, 1, features]`, of any floating dtype. values: `[batch, 1, rows]`. weight: `[features, rows]`.
-        scale: see above.
+        scale: what the correction is multiplied with.
     """
     (features, rows), batch = weight.shape, len(values)
     with on_device_of(values):
