@@ -36,7 +36,7 @@ class Text:
 
     @classmethod
     def of(cls, tokenizer: Any, context: str, continuation: str) -> Text:
-        """Tokenise context and continuation together, as lm-evaluation-harness does, with the BOS token if the tokenizer adds it."""
+        """Tokenise both together, as lm-evaluation-harness does, starting with the BOS token if the tokenizer adds it."""
         start = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
         before, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation))
         return cls(torch.tensor(start + whole, dtype=torch.long, device="cpu"), len(whole) - len(before))
