@@ -1,4 +1,4 @@
-"""MiniMax: Llama's attention, in some layers beside linear attention; from M2 on with norms on queries and keys."""
+"""MiniMax: Llama's attention, with linear attention beside it in some layers; norms on queries and keys from M2 on."""
 
 from deltamem.hook import AttentionHook
 

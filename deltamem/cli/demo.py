@@ -20,9 +20,9 @@ def demo(
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Tell a frozen model some facts, drop the context, and ask.
+    """Tell a frozen model some facts, drop the context, and ask about them.
 
-    Shows one conversation, then how many questions it answers right: from its memory, and from none, as controls.
+    Shows one conversation, then the share of questions answered correctly, with the memory and with controls.
     """
     from deltamem.backbones import Placement
     from deltamem.evaluation import demo as show
