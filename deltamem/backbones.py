@@ -65,11 +65,7 @@ class Placement:
             raise ValueError(f"--dtype {self.dtype!r} is not accepted; choose one of {', '.join(DTYPES)}")
         try:
             torch.empty(0, dtype=torch.float32, device=self.device)
-        except (
-            RuntimeError,
-            AssertionError,
-            NotImplementedError,
-        ) as error:  # torch raises these for invalid or missing devices
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, for invalid or absent devices
             raise ValueError(
                 f"--device {self.device!r} cannot be used: {str(error).splitlines()[0]}. Give cpu, or a device that is here"
             ) from error

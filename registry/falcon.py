@@ -1,4 +1,4 @@
-"""Falcon: one packed projection, grouped by key head (its queries, key, value); early models share one key among all queries."""
+"""Falcon: one packed projection, grouped by key head (its queries, key, value); early models have a single shared key."""
 
 from deltamem.hook import AttentionHook
 
