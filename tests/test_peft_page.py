@@ -1,4 +1,4 @@
-"""docs/peft.md says what works, and names the tests that show it."""
+"""docs/compatibility.md says what works, and names the tests that show it."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "peft.md").read_text()
+PAGE = (ROOT / "docs" / "compatibility.md").read_text()
 TESTS = sorted({*re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)})
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if re.match(r"\| [^|]+\| ", line)]
 

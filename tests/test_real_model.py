@@ -7,8 +7,7 @@ import torch
 from peft import PeftModel
 
 from deltamem import ChatSession
-from deltamem.backbones import load_backbone
-from deltamem.evaluation.demo import SHIPPED_ADAPTER, SYSTEM
+from deltamem.backbones import SHIPPED_ADAPTER, SHIPPED_SYSTEM, load_backbone
 from deltamem.evaluation.recall import RecallTest
 from deltamem.training.facts import FactEpisodeConfig, fact_episodes
 
@@ -22,7 +21,7 @@ def adapted():
 
 
 def test_a_fact_is_recalled_from_its_own_memory_alone(adapted):
-    test = RecallTest(*adapted, system=SYSTEM)
+    test = RecallTest(*adapted, system=SHIPPED_SYSTEM)
     recalls = test.run(fact_episodes(20, 1, FactEpisodeConfig(), "held_out"))
     accuracy = {recall.setting: recall.accuracy for recall in recalls}
     assert accuracy["memory"] >= 0.8
@@ -41,7 +40,7 @@ def test_disabled_it_is_the_backbone(adapted):
 
 def test_a_chat_remembers_what_is_out_of_its_context(adapted, tmp_path):
     model, tokenizer = adapted
-    chat = ChatSession(model, tokenizer, system=SYSTEM)
+    chat = ChatSession(model, tokenizer, system=SHIPPED_SYSTEM)
     chat.observe([{"role": "user", "content": "Anna's favourite colour is red."}, {"role": "assistant", "content": "Okay."}])
     chat.save(tmp_path)
     loaded = ChatSession.load(tmp_path, model, tokenizer)

@@ -54,7 +54,8 @@ def test_they_are_written_by_the_plain_rule(variant: str) -> None:
         model(ids)
     for name, layer in layers.items():
         weights = layer.adapter_weights("default")
-        expected = plainly(weights["in"], weights["gate_bias"], seen[name], config.decay, config.decay_first, config.r)
+        gate_rows = config.r if config.rowwise_gates else 1
+        expected = plainly(weights["in"], weights["gate_bias"], seen[name], config.decay, config.decay_first, gate_rows)
         assert expected.abs().max() > 1e-3
         torch.testing.assert_close(state.tensors[name][0], expected, atol=1e-5, rtol=0)
         assert not torch.allclose(state.tensors[name][0][0], expected[1], atol=1e-3)  # the control: the states differ

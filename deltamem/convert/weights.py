@@ -89,7 +89,8 @@ def to_reference(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> tuple
 def _parts(config: DeltaMemConfig) -> dict[str, dict[str, Shape]]:
     """Our parameters of one attention module, each with the reference's parameters stacked into it, and their shapes."""
     gates = ["beta", "lambda"] if config.decay == "learned" else ["beta"]
-    rows, gate_rows = config.gating.query_rows, config.num_states * config.gating.gate_rows
+    rows = config.num_states * config.r
+    gate_rows = config.num_states * (config.r if config.rowwise_gates else 1)
     entrance: dict[str, Shape] = {f"memory_{role}_proj": (rows, None) for role in "qkv"}
     entrance |= {f"{gate}_proj": (gate_rows, None) for gate in gates}
     biases: dict[str, Shape] = {f"{gate}_bias": (gate_rows,) for gate in gates}

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from deltamem.forward.corrections import Correcting, Corrections
 from deltamem.forward.decode_weights import DecodeWeights, LayerTensors
@@ -51,7 +52,9 @@ class DecodeStep(MemoryPass):
 
     def read_and_write(self, layer: ReadingLayer, hidden: Tensor) -> Correcting | None:
         """See `MemoryPass.read_and_write`."""
-        return self if self._step(layer.name, hidden) else super().read_and_write(layer, hidden)
+        # Where only the model's forward is compiled, the pass was made outside the graph, which cannot take the fused calls.
+        fused = not is_dynamo_compiling() and self._step(layer.name, hidden)
+        return self if fused else super().read_and_write(layer, hidden)
 
     def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Correcting.apply`."""

@@ -91,7 +91,7 @@ def choose(name: str, device: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r} of the delta rule; choose 'auto' or one of {sorted(BACKENDS)}")
     package, place = BACKENDS[name].package, BACKENDS[name].device
-    if not importable(name):
+    if package is not None and not importable(name):
         raise ValueError(f"the backend {name!r} of the delta rule needs {package}; install it, or choose 'auto' or 'chunked'")
     if place not in (None, device) and not (name == "triton" and interpreted()):
         raise ValueError(f"the backend {name!r} of the delta rule is for {place}, got tensors on {device}; choose 'auto'")

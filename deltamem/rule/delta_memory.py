@@ -6,9 +6,8 @@ Shapes: B batch rows, T tokens, r width of a state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -199,27 +198,20 @@ def _run(
     batch, tokens, _ = projected.shape
     state = projected.new_zeros(batch, gating.num_states, gating.r, gating.r) if state is None else state.float()
     backend = choose(backend, projected.device.type)
-    fused = _fused(backend, tokens, reads, _needs_gradient(projected, gate_bias, state))
-    if fused is not None and torch.compiler.is_compiling():
+    of_backend = BACKENDS[backend]
+    in_sequence = of_backend.sequence is not None and tokens > 0
+    in_step = of_backend.step is not None and reads and tokens == 1 and not _needs_gradient(projected, gate_bias, state)
+    if torch.compiler.is_compiling() and (in_sequence or in_step):
         parts = (gating.r, gating.num_states, gating.decay, gating.decay_first, gating.rowwise_gates)
         return Passed(*delta_memory_operator(projected, gate_bias, state, mask, *parts, reads, backend))
-    if fused is not None:
-        return Passed(*fused(projected, gate_bias, state, mask, gating))
+    if of_backend.sequence is not None and in_sequence:
+        return Passed(*load(of_backend.sequence)(projected, gate_bias, state, mask, gating, reads, writes=True))
+    if of_backend.step is not None and in_step:
+        return Passed(*load(of_backend.step)(projected, gate_bias, state, mask, gating))
     made, opened = writes(projected[..., query_rows:], gate_bias, gating, mask)
     q = queries(projected[..., :query_rows], gating, mask) if reads else made.k
     seen, state = delta_rule(q, *made, state, backend=backend)
     return Passed(_joined(seen) if reads else projected[..., :0], state, opened)
-
-
-def _fused(backend: str, tokens: int, reads: bool, needs_gradient: bool) -> Callable[..., tuple[Tensor, Tensor, Tensor]] | None:
-    """What does all of it in one call; None if the backend has nothing for such a pass."""
-    made = BACKENDS[backend]
-    if made.sequence is not None and tokens:
-        return partial(load(made.sequence), reads=reads, writes=True)
-    if made.step is not None and reads and tokens == 1 and not needs_gradient:
-        step: Callable[..., tuple[Tensor, Tensor, Tensor]] = load(made.step)
-        return step
-    return None
 
 
 def _outcome(passed: Passed) -> Outcome:

@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "write_penalty": 0.01,
         "write_target": 0.05,
     },
-    # Made small backbones recall facts: docs/experiments.md; without decay: docs/evidence.md.
+    # Made small backbones recall facts: docs/experiments.md; without decay: docs/results.md.
     "facts": {
         "decay": "none",
         "beta_bias": -3.0,

@@ -348,7 +348,7 @@ def test_with_a_decorated_generator_some_would(monkeypatch):
 
     @contextlib.contextmanager
     def as_generator(self, state, **options):
-        block = as_scope(self, state, **options)._block
+        block = as_scope(self, state, **options)._scope
         block.begin(as_generator, None)
         try:
             yield block

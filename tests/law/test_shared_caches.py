@@ -48,7 +48,7 @@ def test_a_crop_in_a_block_takes_back_what_the_block_wrote_and_no_more(filled_by
 
 
 def test_without_that_check_the_other_users_memory_would_come(monkeypatch):
-    monkeypatch.setattr(MemoryCacheLayer, "_open_block", lambda self: self.block and self.block())
+    monkeypatch.setattr(MemoryCacheLayer, "_open_scope", lambda self: self.scope and self.scope())
     monkeypatch.setattr(MemoryCacheLayer, "check_crop", lambda self, tokens: None)
     model, cache = adapted(), DynamicCache()
     mine, others = told(model), told(model, seed=7)
