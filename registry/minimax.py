@@ -1,4 +1,4 @@
-"""MiniMax: Llama's attention, with linear attention beside it in some layers; norms on queries and keys from M2 on."""
+"""MiniMax: Llama's attention, among linear-attention layers in some models; norms on queries and keys from M2 on."""
 
 from deltamem.hook import AttentionHook
 

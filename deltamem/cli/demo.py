@@ -20,7 +20,7 @@ def demo(
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Tell a frozen model some facts, drop the context, and ask about them.
+    """Tell a frozen model some facts, drop the context, and ask.
 
     Shows one conversation, then the share of questions answered correctly, with the memory and with controls.
     """

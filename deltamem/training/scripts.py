@@ -82,7 +82,7 @@ def talk_script(
 
     Args:
         tokenizer: has a chat template.
-        messages: the chat; what is cut from it begins with a user's message.
+        messages: the chat; a long one is cut to begin with a user's message.
         parts: how many parts to draw, if it has enough messages.
         seed: seeds the sampling.
         most_written: maximum tokens of a history.
