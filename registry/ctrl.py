@@ -1,4 +1,4 @@
-"""CTRL: separate projections; the module gets the same hidden states three times."""
+"""CTRL: separate projections; the attention module receives the same hidden states three times."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,8 +1,8 @@
-"""DeepSeek, and others with its attention: low-rank queries, and keys and values expanded from a cache of latents (MLA).
+"""DeepSeek and others with its attention: low-rank queries, and keys and values expanded from a cache of latents (MLA).
 
-Queries are corrected where they leave their last projection. Keys and values cannot be: in every pass they are computed from
-the latents of the whole text anew. DeepSeek 4 has one head of keys that are the values too, and a low-rank output. Kimi's and
-Ling's linear attention has projections of the same names, but no latents.
+Queries are corrected at the output of their last projection. Keys and values cannot be corrected: every pass recomputes them
+from the latents of the whole text. DeepSeek 4 has a single key head whose keys are also the values, and a low-rank output.
+The linear attention of Kimi and Ling has projections of the same names, but no latents.
 """
 
 from dataclasses import replace

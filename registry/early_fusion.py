@@ -1,4 +1,4 @@
-"""Chameleon and Emu 3, whose images are tokens among the text's: Llama's attention, in Chameleon with norms per head."""
+"""Chameleon and Emu 3, whose images are tokens within the text: Llama's attention; Chameleon has norms per head."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""Baidu's Ernie 4.5 and PaddleOCR: Llama's attention; those that see have rotary embeddings with three positions a token."""
+"""Baidu's Ernie 4.5 and PaddleOCR: Llama's attention; the vision models' rotary embeddings have three positions per token."""
 
 from deltamem.hook import AttentionHook
 

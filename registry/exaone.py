@@ -1,4 +1,4 @@
-"""Exaone from 4 on: queries and keys are normalised per head after the projections; most layers slide."""
+"""Exaone from 4 on: queries and keys are normalised per head after the projections; most layers use a sliding window."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""Falcon: one projection, for each head of the keys its queries, key and value; in the first ones all queries share one key."""
+"""Falcon: one packed projection, grouped by key head (its queries, key, value); early models have a single shared key."""
 
 from deltamem.hook import AttentionHook
 

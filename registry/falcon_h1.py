@@ -1,4 +1,4 @@
-"""Falcon H1: in every layer an attention like Llama's beside a Mamba 2 mixer, which the memory leaves alone."""
+"""Falcon H1: every layer has attention like Llama's beside a Mamba 2 mixer, which the memory does not touch."""
 
 from deltamem.hook import AttentionHook
 

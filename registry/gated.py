@@ -1,4 +1,4 @@
-"""Llama's attention with a gate of its outcome in a projection of its own, of vendors without another family."""
+"""Llama's attention with an output gate computed by a separate projection, from vendors without another family."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,7 +1,7 @@
-"""Gemma, text: most layers slide from Gemma 2 on; Gemma 3 and 4 normalise queries and keys per head after the projections.
+"""Gemma, text: sliding windows in most layers from Gemma 2 on; Gemma 3 and 4 normalise projected queries and keys per head.
 
-Gemma 3n and 4 have layers that share the keys and values of another, and 4 also some whose values are their keys. Recurrent
-Gemma has attention in every third layer.
+Gemma 3n and 4 have layers that share another layer's keys and values, and 4 also has layers whose values are their keys.
+Recurrent Gemma has attention in every third layer.
 """
 
 from deltamem.hook import AttentionHook, Unsupported

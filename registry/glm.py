@@ -1,4 +1,4 @@
-"""GLM 4 and 4.5, also those that see: Llama's attention with the rotary embedding in a part of each head."""
+"""GLM 4 and 4.5, including the vision models: Llama's attention with rotary embeddings on part of each head."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""GPT and GPT-2: queries, keys and values in one projection, one after the other, with the weights transposed."""
+"""GPT and GPT-2: queries, keys and values concatenated in one projection, whose weights are transposed."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX: queries, keys and values in one projection, head by head."""
+"""GPT-NeoX: queries, keys and values packed into one projection, grouped by head."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""GPT-Neo and GPT-J: separate projections. CodeGen: GPT-J's in one, in four groups, the values before the keys."""
+"""GPT-Neo and GPT-J: separate projections. CodeGen: GPT-J's packed into one, in four groups, values before keys."""
 
 from deltamem.hook import AttentionHook
 

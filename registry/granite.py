@@ -1,4 +1,4 @@
-"""Granite: Llama's attention with a scale of its own."""
+"""Granite: Llama's attention with its own scale."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""HRM: layers that run several times in every pass."""
+"""HRM: its layers run several times in every pass."""
 
 from deltamem.hook import Unsupported
 

@@ -1,7 +1,7 @@
-"""Llama's attention in some layers among recurrent ones.
+"""Hybrids: Llama's attention in some layers, recurrent layers in between.
 
-Zamba's attention is one of few blocks that several layers share. Each of these layers has a memory: the blocks are modules of
-their own with tied weights.
+Zamba's attention is one of a few blocks shared by several layers. Each of these layers has its own memory, since the blocks
+are separate modules with tied weights.
 """
 
 from deltamem.hook import AttentionHook

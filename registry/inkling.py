@@ -1,4 +1,4 @@
-"""Inkling: plain projections; keys and values pass a short convolution after them, and so after the corrections."""
+"""Inkling: separate projections; keys and values then pass through a short convolution, and so after the corrections."""
 
 from deltamem.hook import AttentionHook
 

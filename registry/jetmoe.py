@@ -1,4 +1,4 @@
-"""JetMoE: a mixture of attentions."""
+"""JetMoE: a mixture of attention experts."""
 
 from deltamem.hook import Unsupported
 

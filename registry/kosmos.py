@@ -1,4 +1,4 @@
-"""Kosmos 2.5's text decoder: plain attention without rotary embedding, whose keys are computed first."""
+"""Kosmos 2.5's text decoder: plain attention without rotary embeddings, which computes its keys first."""
 
 from deltamem.hook import AttentionHook
 

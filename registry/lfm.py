@@ -1,4 +1,4 @@
-"""LFM: attention in some layers, short convolutions in the others; LFM 3 gates each head's outcome."""
+"""LFM: attention in some layers, short convolutions in the others; LFM 3 gates each head's output."""
 
 from deltamem.hook import AttentionHook
 

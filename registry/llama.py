@@ -1,7 +1,7 @@
-"""Llama, and others with its attention: separate projections, in most of them without norms on queries and keys.
+"""Llama and others with its attention: separate projections, mostly without norms on queries and keys.
 
-The layers of Llama 3.2 (mllama) that attend to an image have no memory: their attention is called cross_attn. Llama 4
-normalises queries and keys after the rotary embedding, and attends in chunks in most layers.
+In Llama 3.2 (mllama), the layers that attend to an image have no memory: their attention is called cross_attn. Llama 4
+normalises queries and keys after the rotary embedding, and uses chunked attention in most layers.
 """
 
 from deltamem.hook import AttentionHook

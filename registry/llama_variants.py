@@ -1,4 +1,4 @@
-"""Llama's projections with other mathematics behind them: differential attention, and a mask computed from the values."""
+"""Llama's projections with different attention after them: differential attention, and a mask computed from the values."""
 
 from deltamem.hook import AttentionHook
 

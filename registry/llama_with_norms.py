@@ -1,6 +1,6 @@
-"""Llama's attention with norms on queries and keys per head, of vendors without another family.
+"""Llama's attention with norms on queries and keys per head, from vendors without another family.
 
-NanoChat normalises after the rotary embedding, the others before it: either way after the corrections.
+NanoChat normalises after the rotary embedding, the others before it; both come after the corrections.
 """
 
 from deltamem.hook import AttentionHook

@@ -1,4 +1,4 @@
-"""MiMo: Llama's attention with values narrower than keys; the numbers of key heads differ between the layers."""
+"""MiMo: Llama's attention with values narrower than keys; the number of key heads differs between layers."""
 
 from deltamem.hook import AttentionHook
 

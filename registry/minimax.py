@@ -1,4 +1,4 @@
-"""MiniMax: Llama's attention, in some layers beside linear attention; from M2 on with norms on queries and keys."""
+"""MiniMax: Llama's attention, among linear-attention layers in some models; norms on queries and keys from M2 on."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""ModernBERT's decoder: separate projections, most layers slide."""
+"""ModernBERT's decoder: separate projections; most layers use a sliding window."""
 
 from deltamem.hook import AttentionHook
 

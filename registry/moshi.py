@@ -1,4 +1,4 @@
-"""Moshi: Llama's attention, each projection inside a module of its own."""
+"""Moshi: Llama's attention, with each projection wrapped in its own module."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""MPT and DBRX: queries, keys and values in one projection, one after the other, clipped behind it."""
+"""MPT and DBRX: queries, keys and values concatenated in one projection, whose output is clipped."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""MusicGen: text is not what it generates."""
+"""MusicGen: generates sound, not text."""
 
 from deltamem.hook import Unsupported
 

@@ -1,4 +1,4 @@
-"""OLMo: OLMo 2 and OLMoE normalise all queries and all keys after the projections; OLMo 3 slides in most layers."""
+"""OLMo: OLMo 2 and OLMoE normalise projected queries and keys over all heads; OLMo 3 has sliding windows in most layers."""
 
 from deltamem.hook import AttentionHook
 

@@ -1,4 +1,4 @@
-"""OPT, BioGPT and XGLM: separate projections, BART's names."""
+"""OPT, BioGPT and XGLM: separate projections, named as in BART."""
 
 from deltamem.hook import AttentionHook
 

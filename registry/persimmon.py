@@ -1,4 +1,4 @@
-"""Persimmon and Fuyu, whose text decoder it is: one projection, head by head, then norms of queries and keys."""
+"""Persimmon, and Fuyu, whose text decoder it is: one packed projection, grouped by head, then norms on queries and keys."""
 
 from deltamem.hook import AttentionHook
 

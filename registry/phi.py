@@ -1,4 +1,4 @@
-"""Phi: plain projections in the first ones; from Phi 3 on queries, keys and values in one, one after the other."""
+"""Phi: separate projections in the first models; from Phi 3 on, queries, keys and values concatenated in one."""
 
 from deltamem.hook import AttentionHook
 

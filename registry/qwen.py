@@ -1,6 +1,6 @@
-"""Qwen 2 to 4. From Qwen 3 on queries and keys are normalised per head, after the projections and so after the corrections.
+"""Qwen 2 to 4. From Qwen 3 on, queries and keys are normalised per head, after the projections and so after the corrections.
 
-From Qwen3-Next on most layers have linear attention, and the query projection holds a gate of the outcome beside each head.
+From Qwen3-Next on, most layers have linear attention, and the query projection also contains each head's output gate.
 """
 
 from deltamem.hook import AttentionHook

@@ -1,6 +1,6 @@
-"""Text decoders of models that see, of vendors without another family: Llama's attention.
+"""Text decoders of vision models, from vendors without another family: Llama's attention.
 
-In some of them with norms on queries and keys per head, and in Muse and Step with a gate of each head's outcome.
+Some have norms on queries and keys per head; Muse and Step gate each head's output.
 """
 
 from deltamem.hook import AttentionHook

@@ -1,4 +1,4 @@
-"""SmolLM3: Llama's attention, without rotary embedding in every fourth layer."""
+"""SmolLM3: Llama's attention, without rotary embeddings in every fourth layer."""
 
 from deltamem.hook import AttentionHook
 

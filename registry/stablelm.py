@@ -1,4 +1,4 @@
-"""StableLM: Llama's attention; some models normalise queries and keys per head, after the projections."""
+"""StableLM: Llama's attention; some models normalise queries and keys per head after the projections."""
 
 from deltamem.hook import AttentionHook
 

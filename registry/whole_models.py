@@ -1,4 +1,4 @@
-"""Models around a text decoder, with towers for images and sound beside it: their memory is the decoder's."""
+"""Models around a text decoder, with towers for images and sound: their memory is the decoder's."""
 
 from deltamem.hook import LikeItsDecoder
 

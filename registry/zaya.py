@@ -1,6 +1,6 @@
-"""ZAYA: queries and keys are mixed by a convolution after the projections, and so after the corrections.
+"""ZAYA: a convolution mixes queries and keys after the projections, and so after the corrections.
 
-Values come from two projections, of the token and of the one before it, so they are not corrected.
+Values come from two projections, of the current and of the previous token, so they are not corrected.
 """
 
 from deltamem.hook import AttentionHook

@@ -1,1 +1,1 @@
-"""What a memory costs: time and bytes of an adapted model beside its bare backbone. `deltamem bench` runs it."""
+"""Measures the cost of a memory: time and peak memory of an adapted model and its bare backbone (`deltamem bench`)."""

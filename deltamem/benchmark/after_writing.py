@@ -1,4 +1,4 @@
-"""Whether a memory costs the same however much was written to it."""
+"""Measures whether a memory's cost stays constant however much is written to it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from deltamem.benchmark.twins import Adapted
 from deltamem.hook.text_decoder import last_place
 from deltamem.memory.state import DeltaMemState
 
-# Tokens of one pass; the next one knows them from the memory alone.
+# Tokens per pass; the next pass sees them only through the memory.
 CHUNK = 1000
 
 
 def memories_after(
     adapted: Adapted, lengths: list[int], batch: int, most_tokens: int, progress: Progress
 ) -> Iterator[tuple[int, DeltaMemState]]:
-    """Write more and more random tokens to a memory, in chunks, each of them with an empty context.
+    """Write more and more random tokens to a memory, in chunks, each with an empty context.
 
     Args:
         adapted: the model.
-        lengths: after how many tokens to give the memory.
+        lengths: numbers of tokens after which to yield the memory.
         batch: number of rows.
-        most_tokens: the longest pass that the model is made for.
-        progress: shows the tokens.
+        most_tokens: the longest pass that the model supports.
+        progress: shows the tokens written.
 
     Yields:
-        Each of the lengths, in rising order, and the memory then.
+        Each of the lengths, in ascending order, and the memory after so many tokens.
     """
     model = adapted.model
     vocabulary = model.config.vocab_size

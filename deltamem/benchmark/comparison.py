@@ -1,4 +1,4 @@
-"""The bare backbone beside the adapted model, on every prompt, in every way that was asked for."""
+"""Compares the bare backbone with the adapted model on every prompt, in every mode requested."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TwinComparison:
     """Measures two models that share their weights.
 
     Args:
-        settings: what is measured.
+        settings: what to measure.
         bare: the backbone.
-        adapted: the same with an adapter.
+        adapted: the same backbone with an adapter.
         progress: shows the turns.
     """
 
@@ -39,7 +39,7 @@ class TwinComparison:
     progress: Progress
 
     def run(self) -> Figures:
-        """All figures: those of the first prompt, `prompts` with those of every one, and `written`."""
+        """Measure everything: the first prompt's figures, `prompts` with those of every prompt, and `written`."""
         prompts = [{"tokens": tokens, **self._of_prompt(tokens)} for tokens in self.settings.prompt]
         figures = {**prompts[0], "prompts": prompts}
         if self.settings.written:
@@ -71,8 +71,8 @@ class TwinComparison:
         return figures
 
     def _static(self, prompt: Tensor, dynamic: list[Decoding], compiler: str) -> Figures:
-        """Decoding with a static cache, as it is and compiled, and whether it says what it says with a dynamic one."""
-        # With CUDA graphs where there are any.
+        """Measure decoding with a static cache, eager and compiled, and check that both generate the dynamic cache's tokens."""
+        # With CUDA graphs if available.
         mode = "reduce-overhead" if compiler == "inductor" and self._device.type == "cuda" else None
         compiled = [torch.compile(subject.model, backend=compiler, mode=mode) for subject in self._subjects]
         figures = {}
@@ -86,7 +86,7 @@ class TwinComparison:
         return figures
 
     def _written(self) -> list[Figures]:
-        """Decoding after a short prompt, from memories that more and more was written to."""
+        """Measure decoding after a short prompt, from memories with more and more tokens written to them."""
         prompt, longest = self._prompt(min(self.settings.prompt)), self.bare.model.config.max_position_embeddings
         rows = []
         for tokens, memory in memories_after(
@@ -104,7 +104,7 @@ class TwinComparison:
         ]
 
     def _compare(self, name: str, workloads: Sequence[Workload], parts: int = 1) -> Figures:
-        """Time the bare and the adapted workload, then see what memory they take; per part of which a run has so many."""
+        """Time the bare and the adapted workload in turns, then measure their peak memory; times are divided by `parts`."""
         turns = take_turns(workloads, self.settings.runs, self._device, self.progress, name)
         figures = Comparison([(base / parts, adapted / parts) for base, adapted in turns]).figures()
         figures["memory_bytes"] = self.adapted.model.new_memory().nbytes

@@ -1,4 +1,4 @@
-"""Times workloads that take turns in one process, so that what slows down the machine for a while slows down all of them."""
+"""Times workloads that alternate in one process, so that temporary slowdowns of the machine affect all of them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from rich.progress import Progress
 
-# Entering it prepares a run, untimed; it gives the work to be timed; leaving it clears up, untimed.
+# Entering it prepares a run, untimed, and yields the work to time; leaving it cleans up, untimed.
 Workload = Callable[[], AbstractContextManager[Callable[[], object]]]
-# Untimed runs before the timed ones: caches fill, kernels are chosen, a compiler compiles.
+# Untimed runs before the timed ones, which fill caches, select kernels and compile.
 WARM_UP = 2
 
 
 def take_turns(
     workloads: Sequence[Workload], runs: int, device: torch.device, progress: Progress, name: str
 ) -> list[list[float]]:
-    """Time every workload once in each turn; which goes first changes from turn to turn.
+    """Time every workload once per turn; the first one changes from turn to turn.
 
     Args:
-        workloads: what is timed.
+        workloads: the workloads to time.
         runs: number of turns.
-        device: where they run.
+        device: the device they run on.
         progress: shows the turns.
-        name: what is measured, for the progress bar.
+        name: the progress bar's description.
 
     Returns:
-        For every turn the milliseconds of every workload.
+        The milliseconds of every workload, for each turn.
     """
     times = []
     with _no_garbage_collection():
@@ -41,7 +41,7 @@ def take_turns(
 
 
 def milliseconds(workload: Workload, device: torch.device) -> float:
-    """How long the work takes, once, until the device has finished it."""
+    """Time the work once, until the device has finished it."""
     with workload() as work:
         wait_for(device)
         start = time.perf_counter()
@@ -51,7 +51,7 @@ def milliseconds(workload: Workload, device: torch.device) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has finished all its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

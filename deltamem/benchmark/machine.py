@@ -1,4 +1,4 @@
-"""Where figures come from: what somebody who reads them later has to know."""
+"""Describes the machine, so that figures can be interpreted later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CPU_NAME = re.compile(r"^model name\s*: (.+)$", re.MULTILINE)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """The machine, the number of threads, the versions of what computes, and the date."""
+    """The machine, the number of threads, the versions of relevant packages, and the date."""
     return {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "device": str(device),

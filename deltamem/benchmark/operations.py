@@ -1,4 +1,4 @@
-"""Which operations take the time, in the bare and in the adapted model."""
+"""Finds the operations that take the time, in the bare and in the adapted model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def compare_operations(workloads: Sequence[Workload], device: torch.device) -> l
     """Run the bare and the adapted workload in turns under PyTorch's profiler.
 
     Returns:
-        One row for each operation, those first whose time differs most: its name, and for both models the medians of how often
-        it was called in a run and of the milliseconds it took by itself: on the device, or, without one, on the CPU. The
-        profiler slows every call down, so that many small ones look dearer than they are; what runs in Python between them is
-        not listed.
+        One row per operation, those with the largest differences in time first: its name, and for both models the medians of
+        its calls per run and of its self time in milliseconds, on the device or, without one, on the CPU. The profiler slows
+        every call down, so many small calls look more expensive than they are; Python code between operations is not listed.
     """
     turns = [[_operations(workload, device) for workload in workloads] for _ in range(WARM_UP + PROFILED_RUNS)][WARM_UP:]
     rows = []

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at most."""
+"""Measures the peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 from deltamem.benchmark.interleave import Workload, wait_for
 
-# Linux: to write 5 to the first makes the process's peak, VmHWM in the second, start anew.
+# Linux: writing 5 to the first resets the process's peak, VmHWM in the second.
 _RESET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 def peak_bytes(workload: Workload, device: torch.device) -> int | None:
-    """The most memory in use while the work runs once, the model's weights included; None if the system cannot tell.
+    """The peak memory while the work runs once, including the model's weights; None if the system cannot tell.
 
-    On a CUDA device all that is allocated there, else what the process has in the machine's memory.
+    On a CUDA device, the memory allocated there; otherwise the process's resident memory.
     """
     with workload() as work:
         wait_for(device)

@@ -16,7 +16,7 @@ from deltamem.io.drawings import save_drawing
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Draw what was measured, one panel for each kind, to an image file."""
+    """Draw the measurements to an image file, with one panel per kind."""
     panels: list[Callable[[Axes], None]] = []
     if "prompts" in figures:
         panels.append(partial(_ratios, figures["prompts"]))
@@ -41,7 +41,7 @@ def _title(figures: dict[str, Any]) -> str:
 
 
 def _ratios(prompts: Sequence[dict[str, Any]], axes: Axes) -> None:
-    """Adapted to bare by length of the prompt, with the interval of the median."""
+    """Plot the ratio of adapted to bare over the prompt's length, with the median's interval."""
     for key, name in PHASES.items():
         rows = [(prompt["tokens"], prompt[key]) for prompt in prompts if key in prompt]
         if rows:
@@ -63,7 +63,7 @@ def _ratios(prompts: Sequence[dict[str, Any]], axes: Axes) -> None:
 
 
 def _written(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
-    """Time per token by what the memory has seen."""
+    """Plot the time per token over the number of tokens written to the memory."""
     tokens = [row["tokens"] for row in rows]
     for key, name in (("base", "bare"), ("adapted", "adapted")):
         axes.plot(tokens, [row[f"{key}_ms"] for row in rows], marker="o", label=name)
@@ -74,7 +74,7 @@ def _written(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
 
 
 def _rule(rows: Sequence[dict[str, Any]], direction: str, axes: Axes) -> None:
-    """Time of each backend by length."""
+    """Plot the time of each backend over the length."""
     lengths = sorted({row["tokens"] for row in rows})
     for backend in dict.fromkeys(row["backend"] for row in rows):
         of_backend = [row for row in rows if row["backend"] == backend]

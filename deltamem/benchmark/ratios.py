@@ -1,4 +1,4 @@
-"""From times to figures: medians, and how far the runs spread around them."""
+"""Summarises times: medians, and the spread of the runs around them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Of fewer runs not even the lowest and the highest hold the true median with 95% confidence.
+# With fewer runs, not even the lowest and highest enclose the true median with 95% confidence.
 FEWEST_RUNS = 6
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Times of two things that took turns.
+    """Times of two alternating workloads.
 
     Args:
-        pairs: milliseconds of the first and of the second, one pair for each turn.
+        pairs: the milliseconds of the first and of the second, one pair per turn.
     """
 
     pairs: Sequence[tuple[float, float]]
 
     @property
     def ratios(self) -> list[float]:
-        """Second to first, turn by turn: what slows down both for a while cancels out."""
+        """Second to first, per turn: slowdowns that affect both cancel out."""
         return [second / first for first, second in self.pairs]
 
     def figures(self) -> dict[str, Any]:
-        """The figures as they are printed as JSON."""
+        """The figures as JSON-serialisable data."""
         base, adapted = ([pair[side] for pair in self.pairs] for side in (0, 1))
         return {
             "base_ms": statistics.median(base),
@@ -43,16 +43,16 @@ class Comparison:
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """Between which two values the middle half lies."""
+    """The lower and the upper quartile."""
     lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
     return [lower, upper]
 
 
 def median_interval(values: Sequence[float]) -> list[float]:
-    """The two values between which the true median lies with 95% confidence, whatever the distribution.
+    """The two values that enclose the true median with 95% confidence, for any distribution.
 
-    Each run is above the true median like a coin shows heads; so many runs are cut off at either end as are all heads, or all
-    tails, in no more than 5% of the cases.
+    Each run is above the true median with probability one half, like the toss of a coin. Cut off at either end as many runs as
+    are all heads, or all tails, in at most 5% of cases.
     """
     count, ordered = len(values), sorted(values)
     cut, outside = 0, 1 / 2**count

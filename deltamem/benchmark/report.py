@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Phases by key: what is timed.
+# The timed phases, by key.
 PHASES = {
     "prefill": "prefill",
     "decode": "decoding, per token",
@@ -20,7 +20,7 @@ MOST_OPERATIONS = 15
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """Print what `run` returned."""
+    """Print the figures that `run` returned."""
     console = Console()
     console.print(_heading(figures), highlight=False)
     if "prompts" in figures:

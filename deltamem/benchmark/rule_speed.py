@@ -1,4 +1,4 @@
-"""Times the delta rule alone: every backend, beside the token loop that defines it."""
+"""Times the delta rule alone: every backend, next to the token loop that defines it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ TOKEN_LOOP = "reference"
 def time_rule(
     lengths: Sequence[int], sizes: tuple[int, int, int], runs: int, device: torch.device, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Time all backends over texts of several lengths, forward (without gradients) and backward.
+    """Time all backends on texts of several lengths, forward (without gradients) and backward.
 
     Args:
         lengths: numbers of tokens.
         sizes: batch, heads and r of the memories, `[batch, heads, r, r]`.
         runs: number of turns.
-        device: where.
+        device: the device to run on.
         progress: shows the turns.
 
     Returns:
-        One row for each length and backend.
+        One row per length and backend.
     """
     backends = _backends(device)
     rows: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ def _backends(device: torch.device) -> list[str]:
     """The backends that work on a device, the token loop first."""
     names = [TOKEN_LOOP]
     for name in BACKENDS:
-        with suppress(ValueError):  # it needs a package that is not here, or another device
+        with suppress(ValueError):  # it needs a missing package or another device
             names += [choose(name, device.type)]
     return list(dict.fromkeys(names))
 
@@ -71,7 +71,7 @@ def _figures(direction: str, times: Sequence[float], token_loop: Sequence[float]
 
 
 def _random_inputs(sizes: tuple[int, int, int], tokens: int, device: torch.device) -> list[Tensor]:
-    """q, k of unit length, v, coupled gates keep, erase, write, each `[batch, heads, tokens, r]`; and a state."""
+    """Random q, k of unit length, v, and coupled gates keep, erase, write, each `[batch, heads, tokens, r]`; and a state."""
     (batch, heads, r), generator = sizes, torch.Generator().manual_seed(0)
     float32 = partial(torch.empty, dtype=torch.float32, device="cpu")
     q, k, v = float32(3, batch, heads, tokens, r).normal_(generator=generator)

@@ -1,4 +1,4 @@
-"""`deltamem bench`: loads what is to be measured, and measures it."""
+"""`deltamem bench`: loads the models and measures them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deltamem.memory.snapshot import STATE
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Measure; draws a progress bar if standard error is a terminal.
+    """Run the benchmark; shows a progress bar if standard error is a terminal.
 
     Returns:
-        `prefill`, `decode` and, where asked for, `train`, `decode_static`, `decode_compiled` and `profile` of the first prompt;
-        `prompts`, the same of every prompt; `written` and `rule`, where asked for; and what is needed to read them later. What
-        was not measured is absent.
+        `prefill`, `decode` and, if requested, `train`, `decode_static`, `decode_compiled` and `profile` of the first prompt;
+        `prompts`, the same for every prompt; `written` and `rule`, if requested; and what is needed to interpret them later.
+        Whatever was not measured is absent.
     """
     device, console = torch.device(settings.device), Console(stderr=True)
     figures = {**describe_machine(device), "batch": settings.batch, "runs": settings.runs}

@@ -1,4 +1,4 @@
-"""What is to be measured, checked before anything is loaded."""
+"""The settings of a benchmark, validated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Settings:
-    """What `deltamem bench` measures; its options have the same names.
+    """What `deltamem bench` measures; the command's options have the same names.
 
     Args:
-        model: a shape, a folder or a Hub name. If None: the adapter's own backbone, else `DEFAULT_SHAPE`, or no model at all
-            where only the rule is timed.
-        adapter: a trained adapter, a folder or a Hub name; if None a new one.
-        variant: of a new adapter, "tsw" if None.
+        model: a shape, a folder or a Hub name. If None: the adapter's own backbone, else `DEFAULT_SHAPE`, or no model at all if
+            only the rule is timed.
+        adapter: a trained adapter, a folder or a Hub name; None for a new one.
+        variant: the variant of a new adapter; None for "tsw".
         device, dtype: where and in what precision the backbone runs.
-        prompt: lengths of prompts, in tokens.
-        new_tokens: tokens to decode.
-        batch: number of rows, each with a memory of its own.
-        runs: timed runs of everything.
-        train: also a training step.
-        rule: also the delta rule alone.
-        written: also decoding after so many tokens were written.
-        compiler: also decoding with a static cache, as it is and compiled by this backend of torch.compile.
-        profile: also which operations take the time.
-        plot: file to draw the figures to.
+        prompt: prompt lengths in tokens.
+        new_tokens: number of tokens to decode.
+        batch: number of rows, each with its own memory.
+        runs: timed runs of every workload.
+        train: also time a training step.
+        rule: also time the delta rule alone.
+        written: also time decoding after so many tokens were written.
+        compiler: also time decoding with a static cache, eager and compiled by this backend of torch.compile.
+        profile: also profile the operations.
+        plot: a file to draw the figures to.
 
     Raises:
-        ValueError: anything that cannot be measured; says what can.
+        ValueError: something cannot be measured; the message says what can.
     """
 
     model: str | None = None
@@ -64,7 +64,7 @@ class Settings:
         if self.model is not None:
             check_model_name(self.model)
         self._check_adapter()
-        Placement(self.dtype, self.device)  # refuses what is not here
+        Placement(self.dtype, self.device)  # rejects what this machine lacks
         for name, values in (("prompt", self.prompt), ("written", self.written)):
             for value in values:
                 self._check_least(name, value, 1)
@@ -79,13 +79,13 @@ class Settings:
 
     @property
     def only_rule(self) -> bool:
-        """Whether the rule was asked for, and nothing that needs a model."""
+        """Whether only the rule is timed, which needs no model."""
         needs_model = self.model or self.adapter or self.train or self.written or self.compiler or self.profile
         return self.rule and not needs_model
 
     @property
     def most_tokens(self) -> int:
-        """The longest text that the model will see."""
+        """The longest text that the model will read."""
         return max(self.prompt) + self.new_tokens
 
     def _check_adapter(self) -> None:

@@ -1,4 +1,4 @@
-"""Backbones to time: well-known shapes with random weights, which need no download, or real ones."""
+"""Backbones to time: well-known shapes with random weights, which need no download, or real models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from deltamem.backbones import load_backbone
 
-# How fast a model is depends on its shape alone. Numbers as in the models' own config.json.
+# A model's speed depends on its shape alone. The numbers are from the models' own config.json.
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "model_type": "llama",
@@ -63,10 +63,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def check_model_name(name: str) -> None:
-    """Make sure that a name can mean something, before anything is loaded.
+    """Check that a model name can be valid, before anything is loaded.
 
     Raises:
-        ValueError: it is no shape, no folder and no Hub name.
+        ValueError: it is not a shape, a folder or a Hub name.
     """
     if name in SHAPES or os.path.isdir(name) or "/" in name:
         return
@@ -79,17 +79,17 @@ def check_model_name(name: str) -> None:
 
 
 def make_backbone(name: str, device: torch.device, dtype: torch.dtype, most_tokens: int) -> PreTrainedModel:
-    """A backbone in eval mode: random weights for the name of a shape, else what the folder or the Hub has.
+    """Load a backbone in eval mode: a shape's name gives random weights, any other name a folder or a Hub model.
 
     Args:
-        name: as `check_model_name` accepts it.
-        device: where it runs.
-        dtype: of the weights.
-        most_tokens: the longest text that it will see.
+        name: any name that `check_model_name` accepts.
+        device: the device to put it on.
+        dtype: the dtype of the weights.
+        most_tokens: the longest text that it will read.
 
     Raises:
-        ValueError: the model is made for shorter texts.
-        OSError: there is no such model.
+        ValueError: the model supports only shorter texts.
+        OSError: the model does not exist.
     """
     if name not in SHAPES:
         model, _ = load_backbone(name, dtype)

@@ -1,4 +1,4 @@
-"""A bare backbone and an adapted one on the same weights, to be timed side by side in one process."""
+"""A bare backbone and an adapted one that share their weights, to be timed side by side in one process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from deltamem.config import VARIANTS, DeltaMemConfig
 from deltamem.memory.state import DeltaMemState
 
-# Length of a message where an adapter writes messages or sentences (SSW).
+# Length of a message, for adapters that write messages or sentences (SSW).
 MESSAGE_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Bare:
-    """The backbone alone, as it was before there was any adapter. It has no memory: its blocks do nothing."""
+    """The backbone alone, as it was before any adapter. It has no memory, so its contexts do nothing."""
 
     model: Any
 
@@ -41,23 +41,23 @@ class Adapted:
     model: PeftModel
 
     def writing(self, tokens: Tensor, memory: DeltaMemState | None = None, detach: bool = True) -> AbstractContextManager[Any]:
-        """The block for a pass that writes.
+        """Open a memory for a pass that writes.
 
         Args:
-            tokens: what is written, `[batch, tokens]`.
-            memory: where to; a new memory if None.
-            detach: False keeps the autograd graph of what was written.
+            tokens: the tokens to write, `[batch, tokens]`.
+            memory: the memory to write to; None for a new one.
+            detach: False keeps the autograd graph of the writes.
         """
         memory = self.model.new_memory(len(tokens)) if memory is None else memory
         segments = torch.arange(tokens.shape[1], device=tokens.device) // MESSAGE_TOKENS if self._writes_segments else None
         return self.model.memory(memory, segment_ids=None if segments is None else segments.expand_as(tokens), detach=detach)
 
     def decoding(self, batch: int, memory: DeltaMemState | None = None) -> AbstractContextManager[Any]:
-        """The block for generated tokens: every one is written, unless the adapter writes whole messages: those are only read.
+        """Open a memory for decoding: each token is written, unless the adapter writes whole messages; then it is only read.
 
         Args:
             batch: number of rows.
-            memory: what it starts from, left as it is; an empty one if None.
+            memory: the initial memory, which stays unchanged; None for an empty one.
         """
         memory = self.model.new_memory(batch) if memory is None else memory.clone()
         return self.model.memory(memory, write=not self._writes_segments)
@@ -76,15 +76,15 @@ Subject = Bare | Adapted
 
 
 def twins(backbone: nn.Module, adapter: str | None, variant: str) -> tuple[Bare, Adapted]:
-    """The bare backbone, and a copy of its modules with an adapter; both use the same weights in memory.
+    """Create the bare backbone, and a copy of its modules with an adapter; both share the same weights in memory.
 
-    An adapter changes the model that it is attached to, and disabling it leaves its hooks there: only a model that never had
-    one has the bare model's speed.
+    An adapter changes the model it is attached to, and disabling it leaves its hooks in place: only a model that never had one
+    has the bare model's speed.
 
     Args:
         backbone: a model without an adapter.
-        adapter: a trained adapter, a folder or a Hub name; if None, a new one.
-        variant: of the new one: "tsw", "ssw" or "msw".
+        adapter: a trained adapter, a folder or a Hub name; None for a new one.
+        variant: the variant of a new adapter: "tsw", "ssw" or "msw".
     """
     copied = copy.deepcopy(backbone, {id(tensor): tensor for tensor in chain(backbone.parameters(), backbone.buffers())})
     if adapter is not None:

@@ -1,6 +1,6 @@
-"""What is timed with a bare or an adapted model: a prefill, greedy decoding, a training step.
+"""The workloads to time with a bare or an adapted model: a prefill, greedy decoding, a training step.
 
-Each is a context manager: entering it prepares, untimed, and gives the work.
+Each is a context manager: entering it prepares a run, untimed, and yields the work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deltamem.memory.state import DeltaMemState
 
 @dataclass
 class Prefill:
-    """The pass over a prompt: into a new KV cache, and into a new memory, whose making, opening and closing count too.
+    """The pass over a prompt, into a new KV cache and a new memory; creating, opening and closing the memory counts as well.
 
     Args:
         subject: the model.
@@ -34,7 +34,7 @@ class Prefill:
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[], object]]:
-        """Prepare a run and give its work."""
+        """Prepare a run and yield its work."""
         model, prompt, mask = self.subject.model, self.prompt, torch.ones_like(self.prompt)
         last = last_place(prompt)
 
@@ -43,7 +43,7 @@ class Prefill:
             with self.subject.writing(prompt):
                 model(input_ids=prompt, attention_mask=mask, **{CACHE: cache}, use_cache=True, logits_to_keep=last)
 
-        with torch.no_grad():  # as generate() does
+        with torch.no_grad():  # as in generate()
             yield work
 
 
@@ -55,10 +55,10 @@ class Decoding:
         subject: the model.
         prompt: token ids `[batch, tokens]`.
         new_tokens: number of steps.
-        memory: what it starts from; it is left as it is. If None, from an empty memory.
-        static: whether the KV cache is a static one, of a fixed size.
-        forward: runs a step; the model itself if None. A compiled model, for instance.
-        tokens: what the last run said, row by row: `new_tokens + 1` token ids.
+        memory: the initial memory, which stays unchanged; None for an empty one.
+        static: whether to use a static KV cache.
+        forward: runs a step, for instance a compiled model; None for the model itself.
+        tokens: the tokens of the last run, row by row: `new_tokens + 1` token ids.
     """
 
     subject: Subject
@@ -72,15 +72,15 @@ class Decoding:
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[], object]]:
-        """Read the prompt and give the steps."""
-        step = self.subject.model if self.forward is None else self.forward  # a compiled model has no truth value
+        """Read the prompt and yield the steps."""
+        step = self.subject.model if self.forward is None else self.forward  # not `or`: a compiled model has no truth value
         cache = self._empty_cache()
         batch, read = self.prompt.shape
-        # generate() passes a mask with every step. For a static cache its shape would have to stay the same: there is none.
+        # generate() passes a mask with every step. A static cache needs a mask of constant shape, so none is passed.
         mask = None if self.static else self.prompt.new_ones(batch, read + self.new_tokens)
 
         def greedy(forward: Callable[..., Any], tokens: Tensor, seen: int) -> Tensor:
-            """The likeliest next token, `[batch, 1]`, after a pass that ends at token `seen`."""
+            """The most likely next token, `[batch, 1]`, after a pass that ends at token `seen`."""
             masked = {} if mask is None else {"attention_mask": mask[:, :seen]}
             output = forward(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(tokens), **masked)
             return output.logits[:, -1].argmax(-1, keepdim=True)
@@ -100,7 +100,7 @@ class Decoding:
             return DynamicCache(config=config)
         if self._cache is None:
             self._cache = StaticCache(config=config, max_cache_len=self.prompt.shape[1] + self.new_tokens)
-        else:  # the same tensors again, whose addresses a compiled graph may know
+        else:  # reuse the tensors: a compiled graph may hold their addresses
             self._cache.reset()
         return self._cache
 
@@ -109,8 +109,8 @@ class Decoding:
 class TrainingStep:
     """The write pass of a training step, forward and backward, without the optimiser.
 
-    The gradients of an adapted model come from what was written and go to the adapter's weights; those of a bare one come from
-    its last logits and go to its inputs, for its weights are frozen.
+    The gradients of an adapted model come from the writes and go to the adapter's weights; those of a bare model come from its
+    last logits and go to its inputs, since its weights are frozen.
 
     Args:
         subject: the model.
@@ -122,7 +122,7 @@ class TrainingStep:
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[], object]]:
-        """Prepare a step and give its work."""
+        """Prepare a step and yield its work."""
         model = self.subject.model.train()
         try:
             yield self._adapted if isinstance(self.subject, Adapted) else self._bare
@@ -141,6 +141,6 @@ class TrainingStep:
         self._logits(inputs_embeds=embeddings).float().sum().backward()
 
     def _logits(self, **inputs: Tensor) -> Tensor:
-        """Of the last token alone, as in training."""
+        """The logits of the last token only, as in training."""
         mask, last = torch.ones_like(self.prompt), last_place(self.prompt)
         return self.subject.model(**inputs, attention_mask=mask, use_cache=False, logits_to_keep=last).logits

@@ -1,4 +1,4 @@
-"""The `deltamem` command with all of its own; `--help` lists them in the order in which they are imported."""
+"""The `deltamem` command with all its subcommands; `--help` lists them in import order."""
 
 from deltamem.cli import demo, chat, bench, inspect, train, convert, evaluate, study, push  # noqa: F401, I001
 from deltamem.cli.common import app

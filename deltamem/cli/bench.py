@@ -24,37 +24,39 @@ def bench(
     variant: Annotated[str | None, typer.Option(help="A new adapter instead: tsw, ssw or msw.  [default: tsw]")] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    prompt: Annotated[list[int] | None, typer.Option(help="Tokens; may be given several times.  [default: 512]")] = None,
+    prompt: Annotated[list[int] | None, typer.Option(help="Prompt length in tokens; repeatable.  [default: 512]")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode after each prompt.")] = 32,
-    batch: Annotated[int, typer.Option(help="Rows, each with a memory of its own.")] = 1,
-    runs: Annotated[int, typer.Option(help="Timed runs of everything, at least 6.")] = 15,
-    train: Annotated[bool, typer.Option("--train", help="Also a training step: the write pass, forward and backward.")] = False,
+    batch: Annotated[int, typer.Option(help="Number of rows, each with its own memory.")] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs of each workload, at least 6.")] = 15,
+    train: Annotated[
+        bool, typer.Option("--train", help="Time a training step as well: forward and backward of the write pass.")
+    ] = False,
     rule: Annotated[
         bool,
         typer.Option(
             "--rule",
-            help="Also the delta rule alone, every backend, over --prompt tokens. Without --model only that.",
+            help="Also time the delta rule alone, with every backend, over --prompt tokens. Without --model, time only that.",
         ),
     ] = False,
     written: Annotated[
         list[int] | None,
-        typer.Option(help="Also decoding after so many tokens were written to the memory; may be given several times."),
+        typer.Option(help="Also time decoding after this many tokens were written to the memory; repeatable."),
     ] = None,
     compiler: Annotated[
         str | None,
         typer.Option(
             "--compile",
-            help="Also decoding with a static cache, as it is and by this backend of torch.compile: inductor, eager, ...",
+            help="Also time decoding with a static cache, eager and with this backend of torch.compile: inductor, eager, ...",
         ),
     ] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Also which operations take the time.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also profile the operations.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures to this file: .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Time an adapted model beside its bare backbone.
+    """Time an adapted model next to its bare backbone.
 
-    Prefill, decoding, and the memory that they take. Both run in turns in one process, on the same weights.
-    docs/performance.md says what is measured and how.
+    Measures prefill, decoding and their peak memory. Both models alternate in one process and share their weights.
+    docs/performance.md explains what is measured and how.
     """
     from deltamem.benchmark import run, settings
 

@@ -16,24 +16,24 @@ def chat(
         str | None, typer.Argument(help="Backbone: a folder or a Hub name. The adapter's own by default.", show_default=False)
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="Adapter: a folder or a Hub name. The shipped one by default.")] = None,
-    session: Annotated[Path, typer.Option(metavar="FOLDER", help="Where /save and /load keep sessions.")] = Path("sessions"),
+    session: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for /save and /load.")] = Path("sessions"),
     system: Annotated[
         str | None,
         typer.Option(
             help='System prompt of new sessions, "" for none. By default the template\'s own; with the shipped adapter none.'
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 256,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, help="Sample at this temperature; 0: the likeliest token every time. The model's own by default."),
+        typer.Option(min=0, help="Sampling temperature; 0 for greedy decoding. The model's own by default."),
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
-    """Talk to a model with a memory in the terminal.
+    """Chat in the terminal with a model that has a memory.
 
-    /help there lists what can be done with the memory.
+    Inside, /help lists the commands for the memory.
     """
     from deltamem.backbones import Placement
     from deltamem.chat.terminal import command

@@ -1,4 +1,4 @@
-"""What all commands share: the application, its errors, and options that several have."""
+"""Shared by all commands: the application, its error handling, and common options."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import typer
 
 from deltamem.io.printable import printable
 
-# Commands import what they need when they run: some of it is slow to import, or in an extra.
-# Plain help: rich would take the "[default: 1]" in it for markup, and leave it out.
-Dtype = Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, ...")]
+# Commands import lazily: some modules are slow to import, or need an extra.
+# Plain help: rich would treat "[default: 1]" as markup and drop it.
+Dtype = Annotated[str, typer.Option(help="The backbone's dtype: float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Device to run on: cpu, cuda, cuda:1, ...")]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @contextmanager
 def errors_in_words() -> Iterator[None]:
-    """Wrong input ends in one line on standard error and exit status 2, not in a traceback."""
+    """Turn errors about the input into one line on standard error and exit status 2, without a traceback."""
     try:
         yield
     except (ValueError, OSError, NotImplementedError, ImportError) as error:
@@ -30,5 +30,5 @@ def errors_in_words() -> Iterator[None]:
 
 @app.callback()
 def main() -> None:
-    """A tiny online memory (δ-mem) for frozen language models. `deltamem COMMAND --help` says what a command does."""
+    """A tiny online memory (δ-mem) for frozen language models. See `deltamem COMMAND --help` for each command."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

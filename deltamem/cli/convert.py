@@ -12,24 +12,24 @@ from deltamem.cli.common import app, errors_in_words
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with an adapter.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder for the converted one: empty, or a new one.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with an adapter.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the converted adapter, empty or new.")],
     to: Annotated[
         str,
         typer.Option(
-            help="peft: from the format of the authors' code to PEFT's. reference: from PEFT's to theirs, as safetensors."
+            help="peft: convert the format of the authors' code to PEFT's. reference: convert PEFT's to theirs, as safetensors."
         ),
     ] = "peft",
     base_model: Annotated[
         str | None,
         typer.Option(
-            help="The model that the adapter was made for, a folder or a Hub name. Needed for peft: their format does not say."
+            help="The model that the adapter was made for, a folder or a Hub name. Required for peft: their format lacks it."
         ),
     ] = None,
 ) -> None:
     """Convert an adapter of the authors' code to PEFT, or back.
 
-    Theirs is a folder with delta_mem_config.json and delta_mem_adapter.pt or delta_mem_adapter.safetensors.
+    Their format is a folder with delta_mem_config.json and delta_mem_adapter.pt or delta_mem_adapter.safetensors.
     """
     from deltamem.convert import command
 

@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Tell a frozen model some facts, drop the context, and ask.
 
-    Shows one conversation, then how many questions it answers right: from its memory, and from none, as controls.
+    Shows one conversation, then the share of questions answered correctly, with the memory and with controls.
     """
     from deltamem.backbones import Placement
     from deltamem.evaluation import demo as show

@@ -24,93 +24,86 @@ def evaluate(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Backbone: a folder or a Hub name. The adapter's own by default, without an adapter SmolLM2."),
+        typer.Option(help="Backbone: a folder or a Hub name. By default the adapter's own, or SmolLM2 without an adapter."),
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="Adapter of δ-mem, or any other of PEFT: a folder or a Hub name. None by default.")
+        str | None, typer.Option(help="A δ-mem or other PEFT adapter: a folder or a Hub name. None by default.")
     ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            help="How the questions are asked; may be given several times. Tasks with a history: none (the bare backbone "
-            "without it), full (all of it in the prompt), tail (as much of it as a memory has bytes), bm25 (what a search "
-            "finds), memory, full+memory, bm25+memory, zero (an empty memory), shuffled (another's); adapter, of one without a "
-            "memory. Of facts: none, full, tail, memory, zero, shuffled, adapter. Of continuation: none, full, "
+            help="How to ask the questions; repeatable. Tasks with a history: none (the bare backbone "
+            "without it), full (all of it in the prompt), tail (as much of it as fits into a memory's bytes), bm25 (retrieved "
+            "passages), memory, full+memory, bm25+memory, zero (an empty memory), shuffled (another's); adapter, one without a "
+            "memory. For facts: none, full, tail, memory, zero, shuffled, adapter. For continuation: none, full, "
             "full_shuffled (another chat in the context), memory, zero, shuffled, adapter. Other tasks: none, zero, filled (a "
-            "memory of an unrelated conversation), writing (written while the question is read), adapter; harm zero, filled, "
+            "memory of an unrelated conversation), writing (written while the question is read), adapter; harm: zero, filled,  "
             "adapter.  [default: all]"
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The data of the task. The official data set of the Hub by default.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="A folder with the data of the tasks, each in TASK.jsonl or TASK.json.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many questions, drawn by the seed; not for facts.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The task's data. The official data set on the Hub by default.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the tasks' data, each in TASK.jsonl or TASK.json.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum questions, sampled by the seed; not for facts.")] = None,
     facts: Annotated[
         list[int] | None,
         typer.Option(
-            help="Facts told in an episode; of kv_retrieval the pairs, of needle the needles, of variable_tracking the chains; "
-            "may be given several times.  [default: 1, 4]"
+            help="Facts told in an episode; for kv_retrieval pairs, for needle needles, for variable_tracking chains; "
+            "repeatable.  [default: 1, 4]"
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the facts: train, held_out or unseen_values.")] = "held_out",
+    split: Annotated[str, typer.Option(help="Split of the facts: train, held_out or unseen_values.")] = "held_out",
     tokens_since: Annotated[
         list[int] | None,
-        typer.Option(help="Tokens of small talk between telling and asking; may be given several times.  [default: 0]"),
+        typer.Option(help="Tokens of small talk between telling and asking; repeatable.  [default: 0]"),
     ] = None,
     context_tokens: Annotated[
         list[int] | None,
         typer.Option(
             min=1,
-            help="Length of the text that needle and variable_tracking hide something in; may be given several times.  "
-            "[default: 1000]",
+            help="Length of the text in which needle and variable_tracking hide something; repeatable.  [default: 1000]",
         ),
     ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="Data sets of memory_agent_bench, by the beginning of their names: factconsolidation_sh_6k, icl; may be given "
-            "several times.  [default: all]"
+            help="Data sets of memory_agent_bench, by the prefix of their names: factconsolidation_sh_6k, icl; "
+            "repeatable.  [default: all]"
         ),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="What is asked of the facts: value, update, count or list.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Kind of question about the facts: value, update, count or list.")] = None,
     updates: Annotated[float, typer.Option(help="Probability that a fact is replaced later: the newest counts.")] = 0.0,
-    episodes: Annotated[int, typer.Option(help="Episodes for each number of facts, or whatever else is generated.")] = 150,
+    episodes: Annotated[int, typer.Option(help="Episodes per number of facts, or of whatever else is generated.")] = 150,
     system: Annotated[
         str | None, typer.Option(help='System prompt of every chat, "" for none. The chat template\'s own by default.')
     ] = None,
     write_chunk_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Write histories in chunks of so many tokens, each in a context of its own.")
+        int | None, typer.Option(min=1, help="Write histories in chunks of this many tokens, each in a fresh context.")
     ] = None,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="Answer with the likeliest tokens where the benchmark's protocol draws them.")
+        bool, typer.Option("--greedy", help="Decode greedily even where the benchmark's protocol samples.")
     ] = False,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of chats, ifeval and lm_eval:NAME: tokens of an answer.  [default: the benchmark's protocol]"
+            min=1, help="Maximum tokens of an answer, for chats, ifeval and lm_eval:NAME.  [default: the benchmark's protocol]"
         ),
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(help="Seed of whatever is drawn; of several, the mean is printed and its interval.  [default: 0]"),
+        typer.Option(help="Seed of all sampling; repeatable, to print the mean over seeds and its interval.  [default: 0]"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 8,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     output: Annotated[
-        Path | None, typer.Option(help="Keep every answer in this folder; a run that was broken off goes on from there.")
+        Path | None, typer.Option(help="Folder to keep every answer in; an interrupted run resumes from there.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Ask questions with a memory and without.
+    """Ask questions with and without a memory.
 
-    What a memory recalls of facts and long histories, and what the adapter costs on other tasks. docs/evaluation.md has the
-    tasks, their data and their controls.
+    Measures what a memory recalls of facts and long histories, and what the adapter costs on other tasks. docs/evaluation.md
+    lists the tasks, their data and their controls.
     """
     from deltamem.backbones import Placement
     from deltamem.evaluation import command, summary_table
@@ -142,14 +135,14 @@ def evaluate(
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The folder that deltamem eval --output wrote.")],
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder written by deltamem eval --output.")],
     output: Annotated[
-        Path | None, typer.Option(metavar="PAGE", help="The page that is written; RESULTS/report.html by default.")
+        Path | None, typer.Option(metavar="PAGE", help="The page to write; RESULTS/report.html by default.")
     ] = None,
 ) -> None:
-    """Show what an evaluation found as a page.
+    """Show the results of an evaluation as an HTML page.
 
-    Tables, charts, and examples where memory helped and where it hurt.
+    With tables, charts, and examples where the memory helped and where it hurt.
     """
     from deltamem.evaluation.report.page import write_report
 

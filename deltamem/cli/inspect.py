@@ -17,36 +17,39 @@ def inspect(
         str | None,
         typer.Argument(
             metavar="BACKBONE|ADAPTER|MEMORY",
-            help="A backbone or an adapter (a folder or a Hub name), the file of a memory, or the folder of a session.",
+            help="A backbone or an adapter (a folder or a Hub name), a memory file, or a session folder.",
         ),
     ] = None,
     compare: Annotated[
-        str | None, typer.Option(help="Of a memory, or the one that --chat leaves: another memory to compare with.")
+        str | None, typer.Option(help="For a memory, or the final one of --chat: another memory to compare with.")
     ] = None,
     chat: Annotated[
         Path | None,
-        typer.Option(help='Of an adapter: JSON lines of {"messages": [...]}; one is written to a memory, turn by turn.'),
+        typer.Option(help='For an adapter: JSON Lines of {"messages": [...]}; one chat is written to a memory, turn by turn.'),
     ] = None,
-    line: Annotated[int | None, typer.Option(help="Which chat of --chat is taken, from 1.  [default: 1]")] = None,
+    line: Annotated[int | None, typer.Option(help="Which chat of --chat to use, counted from 1.  [default: 1]")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Of a memory, or with --chat: write a page with pictures to this file.")
+        Path | None, typer.Option(help="For a memory, or with --chat: write a page with pictures to this file.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Of a backbone: tsw, ssw or msw.  [default: tsw]")] = None,
-    r: Annotated[int | None, typer.Option(help="Of a backbone: width of a memory.  [default: 8]")] = None,
+    variant: Annotated[str | None, typer.Option(help="For a backbone: tsw, ssw or msw.  [default: tsw]")] = None,
+    r: Annotated[int | None, typer.Option(help="For a backbone: width of a memory.  [default: 8]")] = None,
     corrections: Annotated[
-        str | None, typer.Option(help="Of a backbone: what a memory corrects, such as qkvo.  [default: qo]")
+        str | None, typer.Option(help="For a backbone: the projections to correct, such as qkvo.  [default: qo]")
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     architectures: Annotated[bool, typer.Option("--architectures", help="List all model types instead.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="With --architectures: as docs/architectures.md.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --architectures: print Markdown, as in docs/architectures.md.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Look at a backbone, an adapter, or a memory.
+    """Look into a backbone, an adapter, or a memory.
 
-    Of a backbone only config.json is read: where a memory is attached, layer by layer, and what it adds. Of an adapter: its
-    norms and gates, layer by layer; with --chat, what each turn of a conversation writes and what later turns leave of it. Of
-    a memory: how much it holds. With --architectures: which model types are supported, and why others are not.
+    For a backbone, only config.json is read: shows where a memory is attached, layer by layer, and what it adds. For an
+    adapter:
+    its norms and gates, layer by layer; with --chat, what each turn of a conversation writes and what later turns leave of it.
+    For a memory: how much it holds. With --architectures: which model types are supported, and why others are not.
     """
     with errors_in_words():
         if architectures == (what is not None) or (markdown and not architectures) or (markdown and as_json):

@@ -13,14 +13,14 @@ from deltamem.cli.common import app, errors_in_words
 @app.command()
 def push(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a saved adapter.")],
-    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where to on the Hub.")],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository one that only its owner sees.")] = False,
-    revision: Annotated[str | None, typer.Option(help="A branch.  [default: main]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show all that would be sent.")] = False,
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.  [default: main]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload nothing; show what would be uploaded.")] = False,
 ) -> None:
-    """Check an adapter, and send it to the Hub with its card.
+    """Check an adapter, and upload it to the Hub with its card.
 
-    All files of the folder, in one commit, and the model card, completed. Who you are comes from HF_TOKEN or `hf auth login`.
+    Uploads all files of the folder and the completed model card in one commit, authenticated by HF_TOKEN or `hf auth login`.
     """
     from deltamem.hub import upload
 

@@ -1,4 +1,4 @@
-"""`deltamem train` and `deltamem baseline`, whose options are those of transformers and ours."""
+"""`deltamem train` and `deltamem baseline`, which take transformers' options and ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train(context: typer.Context) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
 )
 def baseline(context: typer.Context) -> None:
-    """Train what a memory is compared with: LoRA, a prefix."""
+    """Train a baseline to compare a memory with: LoRA or prefix tuning."""
     from deltamem.training import baselines
 
     with errors_in_words():

@@ -1,4 +1,4 @@
-"""Adapters of the authors' research code, turned into PEFT adapters, and back."""
+"""Converts adapters of the authors' research code to PEFT adapters, and back."""
 
 from deltamem.convert.weights import from_reference, to_reference
 

@@ -1,4 +1,4 @@
-"""`deltamem convert`: an adapter from the reference's format to PEFT's, or back."""
+"""`deltamem convert`: converts an adapter from the reference's format to PEFT's, or back."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ FORMATS = ("peft", "reference")
 
 
 def convert(source: Path, target: Path, to: str = "peft", base_model: str | None = None) -> dict[str, int]:
-    """Convert the adapter in a folder into a new folder.
+    """Convert the adapter in one folder into another folder.
 
     Args:
         source: a folder with an adapter in the other format.
-        target: a folder that is empty or not there.
+        target: a folder that is empty or does not exist.
         to: "peft" or "reference".
-        base_model: the model that the adapter was made for, a folder or a Hub name. For "peft", and needed there.
+        base_model: the model that the adapter was made for, a folder or a Hub name. Required for "peft", not accepted
+            otherwise.
 
     Returns:
-        `tensors` and `parameters` of what was written.
+        The number of `tensors` and `parameters` written.
 
     Raises:
-        ValueError, OSError: the adapter cannot be read or converted, or something is in the target; before anything is written.
+        ValueError, OSError: the adapter cannot be read or converted, or the target is not empty; raised before anything is
+            written.
     """
     if to not in FORMATS:
         raise ValueError(f"--to {to!r} is not accepted; choose one of {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""Adapters in folders: in the reference's format, and in PEFT's."""
+"""Reads and writes adapters in folders, in the reference's format and in PEFT's."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ REFERENCE_CONFIG, REFERENCE_PICKLE, REFERENCE_WEIGHTS = (
     "delta_mem_adapter.pt",
     "delta_mem_adapter.safetensors",
 )
-# The first torch whose weights_only unpickler cannot be made to write where it should not: GHSA-63cw-57p8-fm3p.
+# The first torch whose weights_only unpickler is safe from out-of-bounds writes: GHSA-63cw-57p8-fm3p.
 SAFE_TORCH = "2.10"
-# For the card's section about training.
+# For the training section of the card.
 ORIGIN = "that of an adapter of the authors' research code, from which `deltamem convert` took this one with the same numbers"
 
 
 def read_reference(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The options and weights of a reference adapter; of a file of safetensors, if there is one, not of the pickle.
+    """Read the options and weights of a reference adapter; a safetensors file takes precedence over the pickle.
 
     Raises:
-        FileNotFoundError: the folder has no such files.
-        ValueError: a file that holds something else, or this torch cannot read a pickle safely.
+        FileNotFoundError: the folder lacks these files.
+        ValueError: a file holds something else, or this torch cannot read a pickle safely.
     """
     path = _file(folder, REFERENCE_CONFIG, "an adapter of PEFT is converted with --to reference")
     try:
@@ -48,18 +48,18 @@ def read_reference(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def write_reference(folder: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write an adapter under the reference's names; its weights as safetensors."""
+    """Write an adapter under the reference's names, with its weights as safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(tensors), folder / REFERENCE_WEIGHTS)
     (folder / REFERENCE_CONFIG).write_text(json.dumps(options, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_adapter(folder: Path, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write an adapter as PEFT's `save_pretrained` does, with a card that says where it came from."""
+    """Write an adapter as PEFT's `save_pretrained` does, with a card that states its origin."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     note_training(folder, ORIGIN)
-    config.save_pretrained(os.fspath(folder))  # writes the card, too, of what lies there
+    config.save_pretrained(os.fspath(folder))  # also writes the card from the files in the folder
 
 
 def _file(folder: Path, name: str, otherwise: str) -> Path:
@@ -78,7 +78,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a dozen kinds, for what is damaged and for what asks to run code
+    except Exception as error:  # a dozen types, for damaged files and for ones that would run code
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{os.fspath(path)!r} is not a file of weights alone, so it is not read: {reason}") from error
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):

@@ -1,4 +1,4 @@
-"""The options of a reference adapter, which are not named as ours, and what they are here."""
+"""Translates the options of a reference adapter, which have other names, from and to ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from deltamem.config import DeltaMemConfig
 
 REQUIRED = ("rank", "alpha", "delta_heads")
-# Each with what it must say, as this library has no counterpart: its off position.
+# Options without a counterpart in this library, with the value that turns them off, which they must have.
 OFF: dict[str, Any] = {
     "normalize_qk": True,
     "num_memory_partitions": 1,
@@ -24,7 +24,7 @@ OFF: dict[str, Any] = {
     "delta_scale_init": 1.0,
     "delta_scale_parameterization": "alpha_over_rank",
 }
-# Those that only matter once one of these is on, or only for new weights.
+# Options that only matter if one of the above is on, or only for new weights.
 WITHOUT_EFFECT = {
     "output_init",
     "base_slice_ref_width",
@@ -69,10 +69,11 @@ TRANSLATED = {
 
 
 def options_from_reference(config: Mapping[str, Any]) -> DeltaMemConfig:
-    """Our config for the options of a reference adapter.
+    """Translate the options of a reference adapter into our config.
 
     Raises:
-        ValueError: an option that is missing, that this library does not have, or whose value is not accepted; named.
+        ValueError: an option is missing, has no counterpart in this library, or has a value that is not accepted; the message
+            names it.
     """
     missing = [option for option in REQUIRED if option not in config]
     if missing:
@@ -104,10 +105,10 @@ def options_from_reference(config: Mapping[str, Any]) -> DeltaMemConfig:
 
 
 def options_to_reference(config: DeltaMemConfig) -> dict[str, Any]:
-    """The reference's options for our config, those of our sessions and of new weights left out.
+    """Translate our config into the reference's options, leaving out those of chat sessions and of new weights.
 
     Raises:
-        ValueError: the reference has nothing like an option; named.
+        ValueError: an option has no counterpart in the reference; the message names it.
     """
     targets = sorted(config.target_modules or OFF["target_modules"])
     if targets != OFF["target_modules"]:
@@ -132,7 +133,7 @@ def options_to_reference(config: DeltaMemConfig) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> Any:
-    """A tuple as the list that JSON makes of it."""
+    """Convert a tuple to a list, as JSON does."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -145,7 +146,7 @@ def _list(config: Mapping[str, Any], option: str) -> list[Any]:
 
 def _translate(config: Mapping[str, Any], option: str, names: Mapping[Any, Any], default: Any) -> Any:
     value = config.get(option, default)
-    if value not in [*names]:  # in a list, as what JSON gives may have no hash
+    if value not in [*names]:  # in a list, since values from JSON may not be hashable
         known = ", ".join(map(str, names))
         raise ValueError(f"the reference's option {option}={value!r} has no counterpart here; known: {known}")
     return names[value]

@@ -1,4 +1,4 @@
-"""The weights of a reference adapter, which are cut up differently from ours."""
+"""Converts the weights of a reference adapter, which are split differently from ours."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from deltamem.config import DeltaMemConfig
 from deltamem.convert.options import options_from_reference, options_to_reference
 
-# What peft puts before the names of a model's modules, and what every parameter of ours begins with.
+# The prefix that peft adds to the names of a model's modules, and the one that all our parameters have.
 PREFIX, OURS = "base_model.model.", ".delta_mem_"
 ATTENTION = "self_attn"
-# None is any size.
+# None stands for any size.
 Shape = tuple[int | None, ...]
 
 
@@ -22,14 +22,14 @@ def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     """Convert an adapter of the reference implementation (`declare-lab/delta-Mem`).
 
     Args:
-        config: its `delta_mem_config.json`, under the reference's option names.
+        config: its `delta_mem_config.json`, with the reference's option names.
         tensors: its weights under the reference's names, `model.layers.0.self_attn.memory_q_proj` and so on.
 
     Returns:
         The config for `get_peft_model`, and the weights for `peft.set_peft_model_state_dict`.
 
     Raises:
-        ValueError: an option that this library does not have, named, or weights that the options do not call for.
+        ValueError: an option has no counterpart in this library (the message names it), or the weights do not fit the options.
     """
     ours = options_from_reference(config)
     weights: dict[str, Tensor] = {}
@@ -44,7 +44,7 @@ def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
                 raise ValueError(f"these weights of the reference adapter must have one width: {shapes}")
             used.update(names)
             weights[f"{PREFIX}{module}{OURS}{key}"] = torch.cat([tensors[name] for name in names])
-        # The reference also saves what is switched off: maps of corrections, and the gate of a decay that is not there.
+        # The reference also saves weights that are switched off: of corrections, and of the gate of an absent decay.
         used.update(f"{module}.delta_{role}_proj" for role in "qkvo" if role not in ours.corrections)
         if ours.decay == "none":
             used.update(f"{module}.lambda_{part}" for part in ("proj", "bias"))
@@ -53,18 +53,18 @@ def from_reference(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def to_reference(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Convert an adapter of ours to the names of the reference implementation; the inverse of `from_reference`.
+    """Convert one of our adapters to the reference implementation's names; the inverse of `from_reference`.
 
     Args:
-        config: the adapter's.
-        weights: its weights as `peft.get_peft_model_state_dict` gives them and as they are saved.
+        config: the adapter's configuration.
+        weights: its weights, as `peft.get_peft_model_state_dict` returns them and as they are saved.
 
     Returns:
-        The options for `delta_mem_config.json`, and the weights under the reference's names. What is switched off is left out,
-        as its sizes are the backbone's; the reference then keeps its own for it.
+        The options for `delta_mem_config.json`, and the weights under the reference's names. Weights that are switched off are
+        left out, since their sizes depend on the backbone; the reference then keeps its own for them.
 
     Raises:
-        ValueError: something that the reference does not have, named, or weights that the config does not call for.
+        ValueError: an option has no counterpart in the reference (the message names it), or the weights do not fit the config.
     """
     options = options_to_reference(config)
     tensors: dict[str, Tensor] = {}
@@ -75,19 +75,19 @@ def to_reference(config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> tuple
             raise ValueError(f"the weights of {module!r} have no place in the reference; it knows {PREFIX}….{ATTENTION} alone")
         for key, parts in _parts(config).items():
             name = f"{module}{OURS}{key}"
-            heights = [shape[0] for shape in parts.values() if shape[0] is not None]  # none for a correction, which is one part
+            heights = [shape[0] for shape in parts.values() if shape[0] is not None]  # none for a correction, a single part
             _, *rest = next(iter(parts.values()))
             _check_shape("PEFT", weights, name, (sum(heights) if heights else None, *rest))
             used.add(name)
             pieces = weights[name].split(heights or len(weights[name]))
-            # Copies, as safetensors takes no two tensors that share their memory.
+            # Copies, since safetensors does not accept tensors that share memory.
             tensors |= {f"{theirs}.{part}": piece.clone() for part, piece in zip(parts, pieces, strict=True)}
     _check_complete("PEFT", weights, used)
     return options, tensors
 
 
 def _parts(config: DeltaMemConfig) -> dict[str, dict[str, Shape]]:
-    """Our parameters of one attention module, each with the reference's that are stacked into it, and their shapes."""
+    """Our parameters of one attention module, each with the reference's parameters stacked into it, and their shapes."""
     gates = ["beta", "lambda"] if config.decay == "learned" else ["beta"]
     rows = config.num_states * config.r
     gate_rows = config.num_states * (config.r if config.rowwise_gates else 1)

@@ -1,1 +1,1 @@
-"""Evaluating a memory: recall, next to controls."""
+"""Evaluating a memory: recall and other tasks, next to controls."""

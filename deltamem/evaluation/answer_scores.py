@@ -1,4 +1,4 @@
-"""Scores of free-text answers, as the benchmarks define them."""
+"""Scores of free-text answers, as their benchmarks define them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LOCOMO_ARTICLES = re.compile(r"\b(a|an|the|and)\b")
 
 
 def squad_normalised(text: str) -> str:
-    """Lower case without punctuation and articles, as SQuAD's and HotpotQA's scores have it."""
+    """Lowercase a text and remove punctuation and articles, as SQuAD's and HotpotQA's scores do."""
     return " ".join(SQUAD_ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1 if both are the same once normalised as SQuAD does."""
+    """1 if both are equal after SQuAD's normalisation."""
     return float(squad_normalised(prediction) == squad_normalised(gold))
 
 
 def squad_scores(prediction: str, golds: Sequence[str]) -> dict[str, float]:
-    """Exact match (`em`) and token F1 (`f1`) as SQuAD defines them, each the best over the accepted answers."""
+    """SQuAD's exact match (`em`) and token F1 (`f1`), each the best over the accepted answers."""
     told = squad_normalised(prediction).split()
     return {
         "em": max(exact_match(prediction, gold) for gold in golds),
@@ -35,7 +35,7 @@ def squad_scores(prediction: str, golds: Sequence[str]) -> dict[str, float]:
 
 
 def hotpotqa_f1(prediction: str, gold: str) -> float:
-    """Token F1 as HotpotQA defines it: "yes", "no" and "noanswer" are right or wrong as a whole."""
+    """HotpotQA's token F1: "yes", "no" and "noanswer" are either right or wrong as a whole."""
     told, expected = squad_normalised(prediction), squad_normalised(gold)
     if told != expected and {told, expected} & {"yes", "no", "noanswer"}:
         return 0.0
@@ -43,12 +43,12 @@ def hotpotqa_f1(prediction: str, gold: str) -> float:
 
 
 def locomo_f1(prediction: str, gold: str) -> float:
-    """Token F1 as LoCoMo defines it: without commas, articles and punctuation, and with words cut to their stems."""
+    """LoCoMo's token F1: without commas, articles and punctuation, on stemmed words."""
     return token_f1(_locomo_tokens(prediction), _locomo_tokens(gold))
 
 
 def locomo_multi_f1(prediction: str, gold: str) -> float:
-    """LoCoMo's score of an answer of several parts: the mean over the gold's parts of the best match among the answer's."""
+    """LoCoMo's score for multi-part answers: the mean over the gold's parts of the best match among the answer's parts."""
     parts = [part.strip() for part in prediction.split(",")]
     golds = [part.strip() for part in gold.split(",")]
     return sum(max(locomo_f1(part, expected) for part in parts) for expected in golds) / len(golds)

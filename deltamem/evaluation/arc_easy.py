@@ -1,4 +1,4 @@
-"""ARC-Easy: science questions of elementary school, the answer ranked among its choices as lm-evaluation-harness does."""
+"""ARC-Easy: grade-school science questions, scored by ranking the choices as lm-evaluation-harness does."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from deltamem.training.given import Given
 
 NAME = "arc_easy"
 HUB = ("allenai/ai2_arc", "ARC-Easy", "test")
-# acc: the likeliest choice. acc_norm: the likeliest by its characters.
+# acc: the choice with the highest likelihood. acc_norm: the highest per character.
 METRICS = {"acc": share("acc"), "acc_norm": share("acc_norm")}
 
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """A question whose answer is one of several.
+    """A multiple-choice question.
 
     Args:
         query: the question.
         choices: the answers.
-        gold: the place of the right one.
+        gold: the index of the right choice.
     """
 
     query: str
@@ -33,11 +33,11 @@ class MultipleChoice:
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """The question with each of its answers."""
+        """The question, paired with each of its choices."""
         return [(f"{self.query}\nAnswer:", f" {choice}") for choice in self.choices]
 
     def figures(self, scores: Sequence[Score]) -> dict[str, Any]:
-        """Whether the right choice is the likeliest, as it is, and by its number of characters."""
+        """Whether the right choice has the highest likelihood, in total and per character."""
         likelihoods = [score.log_likelihood for score in scores]
         by_length = [likelihood / len(choice) for likelihood, choice in zip(likelihoods, self.choices, strict=True)]
         return {
@@ -49,16 +49,16 @@ class MultipleChoice:
 
 
 def tasks(options: Options) -> list[OffTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     return [off_task(NAME, HUB, METRICS, _question, options)]
 
 
 def _question(record: Given) -> MultipleChoice:
-    """Of the Hub's rows, `{"question", "choices": {"text", "label"}, "answerKey"}`, or of `{"query", "choices", "gold"}`."""
+    """Parse a Hub row, `{"question", "choices": {"text", "label"}, "answerKey"}`, or `{"query", "choices", "gold"}`."""
     if record["query"].is_given:
         choices = [choice.text() for choice in record["choices"].items()]
         return MultipleChoice(record["query"].text(), tuple(choices), record["gold"].number(range(len(choices))))

@@ -1,4 +1,4 @@
-"""The data of a benchmark: a file, one of a folder, or its official data set on the Hub; and the questions chosen of it."""
+"""Loads a benchmark's data, from a file, a folder or the Hub, and samples its questions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from deltamem.training.records import ENDINGS, read_records
 
 
 def benchmark_records(name: str, hub: tuple[str, str | None, str] | None, options: Options) -> list[Given]:
-    """The records of a benchmark: of `--data`, of a folder, or of the Hub.
+    """Load a benchmark's records from `--data`, a folder, or the Hub.
 
     Args:
-        name: of the benchmark, and so of its file in the folder.
-        hub: its official data set, configuration and split; None if it is not there.
-        options: which name the file or the folder.
+        name: the benchmark's name, which is also its file's name in the folder.
+        hub: its official data set, configuration and split; None if it is not on the Hub.
+        options: name the file or the folder.
 
     Raises:
-        ValueError: no such file, or nothing in it; the Hub cannot be asked.
+        ValueError: the file is missing or empty; the Hub cannot be reached.
     """
     wanted = f"give a file with --data, or a folder that holds {name}.jsonl with --data-dir"
     file = options.data or (options.data_dir and _in_folder(options.data_dir, name))
@@ -37,13 +37,13 @@ def benchmark_records(name: str, hub: tuple[str, str | None, str] | None, option
 
 
 def sampled_numbers(count: int, options: Options) -> list[int]:
-    """The numbers of at most `--limit` of so many questions, drawn by the seed, ascending."""
+    """Sample at most `--limit` of `count` question numbers by the seed, in ascending order."""
     wanted = count if options.limit is None else min(options.limit, count)
     return sorted(random.Random(options.seed).sample(range(count), wanted))
 
 
 def identity(options: Options) -> dict[str, Any]:
-    """What the choice of the questions depends on."""
+    """The options that determine which questions are asked."""
     return {
         "data": None if options.data is None else str(options.data),
         "data_dir": None if options.data_dir is None else str(options.data_dir),
@@ -52,6 +52,6 @@ def identity(options: Options) -> dict[str, Any]:
 
 
 def _in_folder(folder: Path, name: str) -> Path:
-    """A benchmark's file, whatever its ending; its path with the first ending if there is none."""
+    """A benchmark's file with any known ending; the path with the first ending if there is none."""
     files = [folder / f"{name}{ending}" for ending in ENDINGS]
     return next((file for file in files if file.exists()), files[0])

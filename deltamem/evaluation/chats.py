@@ -1,4 +1,4 @@
-"""Questions about chats of your own: `{"messages": [...], "questions": [...]}`, one chat a record."""
+"""Questions about your own chats, one record per chat: `{"messages": [...], "questions": [...]}`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_NEW_TOKENS = 32
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format; choices for some questions only.
+        ValueError: the data is missing or malformed; choices for some questions only.
     """
     records = benchmark_records(NAME, None, options)
     histories = {str(number): History.of_chat(chat["messages"]) for number, chat in enumerate(read_chats(records))}
@@ -48,7 +48,7 @@ def tasks(options: Options) -> list[HistoryTask]:
 
 
 def _questions(key: str, record: Given) -> Iterator[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
-    """The key of a record's history, and of each question the text, the accepted answers and the other choices."""
+    """Yield, for each question of a record, the key of its history, its text, the accepted answers and the other choices."""
     for question in record["questions"].items():
         golds = _golds(question["answer"])
         yield key, question["question"].text(), golds, _wrong(question["choices"], golds)
@@ -61,7 +61,7 @@ def _golds(answer: Given) -> tuple[str, ...]:
 
 
 def _wrong(choices: Given, golds: tuple[str, ...]) -> tuple[str, ...]:
-    """The choices that are not accepted; none if there are no choices."""
+    """The choices that are not accepted; empty if there are no choices."""
     if not choices.is_given:
         return ()
     given = [choice.text_or_number() for choice in choices.items()]

@@ -1,4 +1,4 @@
-"""`deltamem eval`: tasks asked under several settings, resumable, with intervals."""
+"""`deltamem eval`: runs tasks under several settings, resumably and with confidence intervals."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is evaluated, and how.
+    """The model to evaluate, and how to run it.
 
     Args:
-        model: the backbone, a folder or a Hub name; the adapter's own if None, and without an adapter SmolLM2.
-        adapter: of δ-mem or any other of PEFT, a folder or a Hub name; the bare backbone if None.
-        system: see `Subject`.
-        write_chunk_tokens: see `Subject`.
-        batch_size: questions at a time.
-        placement: of the backbone.
+        model: the backbone, a folder or a Hub name; if None, the adapter's own, or SmolLM2 without an adapter.
+        adapter: a δ-mem or other PEFT adapter, a folder or a Hub name; None for the bare backbone.
+        system: system prompt of chats without one; see `Subject`.
+        write_chunk_tokens: chunk size for writing histories; see `Subject`.
+        batch_size: questions per batch.
+        placement: the backbone's device and dtype.
     """
 
     model: str | None = None
@@ -53,23 +53,23 @@ def run(
     show_progress: bool,
     seeds: Sequence[int] = (0,),
 ) -> dict[str, Any]:
-    """Ask all tasks under all settings.
+    """Run all tasks under all settings.
 
     Args:
-        names: of the tasks.
-        evaluated: the model.
-        options: of the tasks.
-        settings: each task is asked under those of them that it has; under all that it has if there are none.
-        output: a folder for the rows, from which a run that was broken off goes on; each of several seeds has its part.
+        names: the tasks' names.
+        evaluated: the model to evaluate.
+        options: the tasks' options.
+        settings: the settings to run; each task runs those it supports, or all it supports if none are given.
+        output: a folder for the rows, from which an interrupted run resumes; with several seeds, each has a subfolder.
         show_progress: whether to draw a progress bar.
-        seeds: of whatever is drawn; all is asked with each.
+        seeds: seeds of all sampling; everything is asked once per seed.
 
     Returns:
-        `model`, `adapter`, and as `results` what `summarise_seeds` makes of every task.
+        `model`, `adapter`, and `results`: the entries of `summarise_seeds` for every task.
 
     Raises:
-        ValueError, OSError: unknown tasks or settings, missing data, an adapter for another backbone, results of other
-            options in `output`; before anything is asked.
+        ValueError, OSError: unknown tasks or settings, missing data, an adapter for another backbone, or results of other
+            options in `output`; raised before anything is asked.
     """
     seeds = list(dict.fromkeys(seeds))
     of_seed = {seed: make_tasks(names, replace(options, seed=seed)) for seed in seeds}
@@ -94,7 +94,7 @@ def run(
 def _prepare(
     tasks: Sequence[Task], common: Mapping[str, Any], subject: Subject, settings: Sequence[str], output: Path | None
 ) -> list[tuple[Task, dict[str, Results]]]:
-    """The tasks of one seed, each with its results so far by setting."""
+    """Prepare the tasks of one seed; return each with its results so far, by setting."""
     chosen = _chosen(tasks, subject, settings)
     for task in tasks:
         task.prepare(subject, chosen[task.name])
@@ -106,10 +106,10 @@ def _prepare(
 
 
 def load(evaluated: Evaluated) -> Subject:
-    """The model to evaluate.
+    """Load the model to evaluate.
 
     Raises:
-        ValueError, OSError: there is none, or its adapter was made for another.
+        ValueError, OSError: there is no such model, or its adapter was made for another.
     """
     if evaluated.batch_size < 2:
         raise ValueError(f"--batch-size {evaluated.batch_size} is not accepted; give 2 or more questions at a time")
@@ -126,7 +126,7 @@ def _backbone(evaluated: Evaluated) -> str:
 
 
 def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> dict[str, list[str]]:
-    """The settings that each task is asked under."""
+    """The settings under which each task runs."""
     known = {task.name: task.settings(subject) for task in tasks}
     unknown = {*given}.difference(*known.values())
     chosen = {name: [setting for setting in settings if setting in given or not given] for name, settings in known.items()}
@@ -139,15 +139,15 @@ def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> di
 
 
 def _identity(evaluated: Evaluated, seed: int, subject: Subject) -> dict[str, Any]:
-    """What all results depend on."""
+    """Everything that all results depend on."""
     fingerprint = subject.model.fingerprint() if subject.has_memory else None
     given = {**vars(evaluated), "model": _backbone(evaluated), "fingerprint": fingerprint, "seed": seed}
     placement = given.pop("placement")
-    return given if placement.dtype == Placement.dtype else {**given, "dtype": placement.dtype}  # the device changes no answer
+    return given if placement.dtype == Placement.dtype else {**given, "dtype": placement.dtype}  # not on the device
 
 
 def _ask(task: Task, subject: Subject, results: Mapping[str, Results], batch_size: int, progress: Progress) -> None:
-    """Ask what was not asked yet; always in the same batches, so that a run in two parts has the figures of one."""
+    """Ask the questions not yet answered, always in the same batches, so that a resumed run yields the same figures."""
     ends = [batch[-1] + 1 for batch in batches(range(len(task)), batch_size)]
     for kept in results.values():
         kept.keep(max((end for end in ends if end <= len(kept.rows)), default=0))

@@ -1,4 +1,4 @@
-"""What a memory knows of its own chat: how well the rest of the chat is foretold with it, and with another chat's."""
+"""How much a memory knows about its own chat: how well it predicts the rest, compared with another chat's memory."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from deltamem.memory.state import DeltaMemState
 from deltamem.training.chats import Chat, read_chats
 
 NAME = "continuation"
-# The bare backbone reads the continuation behind the chat's system prompt alone ("none"), behind that and its history ("full")
-# or behind that and the next chat's ("full_shuffled"). Or it is read behind the system prompt with a memory: of the chat's
-# system prompt and history, which were written in a context of their own ("memory"), of the next chat's ("shuffled"), an empty
-# one ("zero"). adapter: of one without a memory.
+# The bare backbone reads the continuation after the chat's system prompt alone ("none"), after that and the chat's history
+# ("full"), or after that and the next chat's history ("full_shuffled"). With a memory, the continuation follows the system
+# prompt; the memory holds the chat's system prompt and history, written in a separate context ("memory"), the next chat's
+# ("shuffled"), or nothing ("zero"). "adapter" is any adapter without a memory.
 WITHOUT_ADAPTER = ("none", "full", "full_shuffled")
 WITH_MEMORY = ("memory", "shuffled", "zero")
 OF_ANOTHER = ("full_shuffled", "shuffled")
 
 
 def specific(nats: Mapping[str, Numbers]) -> Numbers:
-    """What the own memory is worth beside another chat's, in nats a token."""
+    """How much the chat's own memory helps compared with another chat's, in nats per token."""
     return nats["shuffled"] - nats["memory"]
 
 
 def bound(nats: Mapping[str, Numbers]) -> Numbers | None:
-    """`specific` as a share of what the own history in the context is worth beside another chat's."""
+    """`specific` as a share of how much the chat's own history in context helps compared with another chat's."""
     return ratio(specific(nats), nats["full_shuffled"] - nats["full"])
 
 
@@ -52,11 +52,11 @@ METRICS = {
 
 @dataclass
 class ContinuationTask:
-    """Chats whose last messages are foretold; see `Task`.
+    """Chats whose last messages are predicted; see `Task`.
 
     Args:
-        chats: by their numbers in the data.
-        identity: the options that chose them.
+        chats: the chats, by their numbers in the data.
+        identity: the options that selected them.
     """
 
     chats: Mapping[int, Chat]
@@ -105,11 +105,11 @@ class ContinuationTask:
         return (place + 1) % len(self)
 
     def _text(self, setting: str, place: int, told: int) -> Text:
-        """The continuation of one chat, behind the history of another or the same where the setting has one in the context."""
+        """A chat's continuation, after a history (its own or another's) if the setting has one in context."""
         return self._cut[place].behind(self._cut[told].history.ids if setting in ("full", "full_shuffled") else None)
 
     def _under(self, subject: Subject, setting: str, told: Sequence[int]) -> AbstractContextManager[Any]:
-        """The context of a setting, with a row of memory for each chat; `told` are the places of those that were written."""
+        """The context of a setting, with a memory row per chat; `told` are the indices of the chats that were written."""
         if setting in WITHOUT_ADAPTER:
             return subject.bare()
         if setting == "adapter":
@@ -127,10 +127,10 @@ class ContinuationTask:
 
 
 def tasks(options: Options) -> list[ContinuationTask]:
-    """The task, as one; chats that are too short to have a history are left out.
+    """Create the task; chats too short to have a history are left out.
 
     Raises:
-        ValueError: no data, or of another format; no chat that has a history.
+        ValueError: the data is missing or malformed; no chat that has a history.
     """
     records = benchmark_records(NAME, None, options)
     chats = read_chats(records)

@@ -1,4 +1,4 @@
-"""A chat cut in two: a history, and messages that go on from it."""
+"""A chat cut in two: a history, and the messages that continue it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from deltamem.evaluation.subject import Subject
 from deltamem.training.chats import Chat
 from deltamem.training.scripts import token_ids
 
-READ_MESSAGES = 4  # at the end of a chat; before them is its history
+READ_MESSAGES = 4  # messages at the end of a chat; its history precedes them
 HISTORY_TOKENS, CONTINUATION_TOKENS = 512, 256  # a longer history loses its beginning, a longer continuation its end
 
 
 @dataclass(frozen=True)
 class CutChat:
-    """A chat as the tokens of its parts; the continuation's are the same behind the head as behind a history.
+    """A chat as the tokens of its parts; the continuation's tokens are the same after the head as after a history.
 
     Args:
-        head: what the chat template puts before a first message: the system prompt, `[tokens]`.
-        history: the messages before the cut, with the segments that the adapter writes.
-        continuation: what is read, `[tokens]`.
-        said: which tokens of the continuation are scored: those of a message's content, and the one that ends the turn; not
-            the template's others, `[tokens]`.
+        head: what the chat template puts before the first message, the system prompt, `[tokens]`.
+        history: the messages before the cut, with the segments for the adapter to write.
+        continuation: the messages to read, `[tokens]`.
+        said: which tokens of the continuation are scored, `[tokens]`: those of a message's content and its end-of-turn token,
+            but no other tokens of the template.
     """
 
     head: Tensor
@@ -40,10 +40,11 @@ class CutChat:
 
     @classmethod
     def of(cls, subject: Subject, messages: Sequence[Message]) -> CutChat:
-        """Cut a chat before the last messages, and tokenise the parts.
+        """Cut a chat before its last messages, and tokenise the parts.
 
         Raises:
-            ValueError: a chat template that renders messages in different ways, or one of those that are read not as it is.
+            ValueError: the chat template renders messages differently depending on their position, or alters a message that is
+                read.
         """
         messages, tokenizer = subject.behind_system(messages), subject.tokenizer
         told, alone = messages[:-READ_MESSAGES], [*system_prompt(messages), *messages[-READ_MESSAGES:]]
@@ -60,36 +61,36 @@ class CutChat:
 
     @property
     def written(self) -> ChatTokens:
-        """What a memory is told: the system prompt and the history."""
+        """The tokens to write to a memory: the system prompt and the history."""
         segment_ids = torch.cat([torch.full_like(self.head, -1), self.history.segment_ids])
         return ChatTokens(torch.cat([self.head, self.history.ids]), segment_ids)
 
     def behind(self, history: Tensor | None = None) -> Text:
-        """The continuation behind the system prompt and perhaps a history, `[tokens]`; the same is scored of all of these."""
+        """The continuation after the system prompt and, if given, a history, `[tokens]`; both have the same scored tokens."""
         context = [self.head] if history is None else [self.head, history]
-        scored = len(self.continuation) - (len(self.head) == 0)  # with nothing before it, a first token is not predicted
+        scored = len(self.continuation) - (len(self.head) == 0)  # a first token without context is not predicted
         return Text(torch.cat([*context, self.continuation]), scored, self.said[-scored:])
 
 
 def can_be_cut(chat: Chat) -> bool:
-    """Whether a chat has a message before those that are read."""
+    """Whether a chat has messages before those that are read."""
     messages = chat["messages"]
     return len(messages) - len(system_prompt(messages)) > READ_MESSAGES
 
 
 def has_something_to_read(chat: Chat) -> bool:
-    """Whether something is said in the messages that are read."""
+    """Whether the messages that are read have any content."""
     return any(message["content"].strip() for message in chat["messages"][-READ_MESSAGES:] if message["role"] != "system")
 
 
 def _head(tokenizer: Any, messages: Sequence[Message], told: Sequence[Message], alone: Sequence[Message]) -> str:
-    """What the template puts before a first message.
+    """What the template puts before the first message.
 
     Args:
-        tokenizer: with a chat template.
+        tokenizer: has a chat template.
         messages: the chat.
-        told: its beginning.
-        alone: the rest, behind the system prompt.
+        told: the messages before the cut.
+        alone: the messages after the cut, with the system prompt before them.
     """
     whole, before, rest = (render(tokenizer, chat) for chat in (messages, told, alone))
     continuation = whole.removeprefix(before)
@@ -100,7 +101,7 @@ def _head(tokenizer: Any, messages: Sequence[Message], told: Sequence[Message], 
 
 
 def _behind(head: Tensor, tokens: ChatTokens) -> ChatTokens:
-    """The tokens behind a head."""
+    """The tokens that follow a head."""
     if not torch.equal(tokens.ids[: len(head)], head):
         _refuse()
     return tokens.slice(len(head), len(tokens.ids))
@@ -114,7 +115,7 @@ def _refuse() -> NoReturn:
 
 
 def _said(read: ChatTokens, subject: Subject) -> Tensor:
-    """Which tokens are of a message, or end its turn right behind it, `[tokens]`."""
+    """Mark the tokens of a message's content, and the end-of-turn token directly after it, `[tokens]`."""
     of_message = read.segment_ids >= 0
     ends = torch.isin(read.ids, torch.tensor([*subject.ends], dtype=torch.long, device="cpu"))
     return of_message | (F.pad(of_message, (1, -1)) & ends)

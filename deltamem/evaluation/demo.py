@@ -1,4 +1,4 @@
-"""What `deltamem demo` shows: facts that a frozen model recalls from its memory once the context is gone."""
+"""Implements `deltamem demo`: a frozen model recalls facts from its memory once they have left the context."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ SHOWN: dict[Setting, str] = {
 def run(
     model: str | None, adapter: str | None, episodes: int, seed: int, show_progress: bool, placement: Placement
 ) -> dict[str, Any]:
-    """Ask one person's facts, then measure recall over held-out episodes.
+    """Ask for one episode's facts, then measure recall over held-out episodes.
 
     Args:
-        model: the backbone, a folder or a Hub name; the adapter's own if None.
-        adapter: the adapter, likewise; the shipped one if None.
+        model: the backbone, a folder or a Hub name; None for the adapter's own.
+        adapter: the adapter, a folder or a Hub name; None for the shipped one.
         episodes: number of held-out episodes for each number of facts.
-        seed: of the episodes.
+        seed: seeds the episodes.
         show_progress: whether to draw a progress bar.
-        placement: of the backbone.
+        placement: the backbone's device and dtype.
 
     Returns:
-        `accuracy` by setting and number of facts (people and sentences that training never had; the answer ranked first among
+        `accuracy` by setting and number of facts (people and sentences not seen in training; the answer ranked first among
         ten), `generated` likewise (the answer generated exactly), `unseen_values` and `unseen_generated` by number of facts
-        (words, too, that were no answer in training), `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
+        (also with values that were never an answer in training), `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
     """
     test = RecallTest(*load_adapted(adapter, model, placement), system=SHIPPED_SYSTEM)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -74,7 +74,7 @@ def _told(facts: int) -> FactEpisodeConfig:
 def _recall(
     test: RecallTest, episodes: int, seed: int, progress: Progress, split: Split, settings: Sequence[Setting]
 ) -> list[dict[str, dict[str, float]]]:
-    """Recall by setting and number of facts: ranked first, and generated exactly."""
+    """Recall by setting and number of facts: of answers ranked first, and of answers generated exactly."""
     recalls: dict[int, list[Recall]] = {}
     for facts in NUMBERS_OF_FACTS:
         task = progress.add_task(f"{split.replace('_', ' ')}: {_plural(facts)}", total=episodes)
@@ -94,8 +94,8 @@ def _plural(facts: int) -> str:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print what `run` returned as tables."""
-    result = all_printable(result)  # the answers are a model's
+    """Print the result of `run` as tables."""
+    result = all_printable(result)  # a model may generate any character
     console = Console()
     console.print("\n[bold]Told, then dropped from the context:[/]", *result["told"])
     examples = Table("question", "right answer", *(f"with {name}" for name in SHOWN.values() if name != "an empty memory"))
@@ -120,7 +120,7 @@ def _percentages(ranked: dict[str, float], generated: dict[str, float]) -> list[
 
 
 def _examples(test: RecallTest, questions: Sequence[FactEpisode], others: FactEpisode) -> list[dict[str, str]]:
-    """Every fact of an episode asked in turn: from its own memory, from none, and from that of another episode."""
+    """Ask for every fact of an episode with its own memory, without one, and with another episode's memory."""
     chat, other_chat = (ChatSession(test.model, test.tokenizer, system=SHIPPED_SYSTEM) for _ in range(2))
     chat.observe(questions[0].history)
     other_chat.observe(others.history)
@@ -135,5 +135,5 @@ def _examples(test: RecallTest, questions: Sequence[FactEpisode], others: FactEp
 
 
 def _kv_cache_bytes(test: RecallTest, episode: FactEpisode) -> int:
-    """What keeping an episode's history in the context costs: its keys and values in every layer."""
+    """The size of the KV cache that keeps an episode's history in context."""
     return test.history_tokens(episode) * kv_numbers(test.model.config) * test.model.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Schema-Guided Dialogue (arXiv 1909.05855): what was settled on in a dialogue with a service, asked for when it is over."""
+"""Schema-Guided Dialogue (arXiv 1909.05855): asks for what was agreed on in a dialogue with a service, once it is over."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RETRIEVED = 2  # messages
 
 @dataclass(frozen=True)
 class Settled:
-    """What was settled on in a dialogue.
+    """A slot value agreed on in a dialogue.
 
     Args:
-        dialogue: its place in the data.
-        slot, value: such as "pickup_city" and "San Jose".
+        dialogue: the dialogue's index in the data.
+        slot, value: for example "pickup_city" and "San Jose".
     """
 
     dialogue: int
@@ -39,10 +39,10 @@ class Settled:
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format; nothing in them that can be asked.
+        ValueError: the data is missing or malformed; nothing in them that can be asked.
     """
     records = benchmark_records(NAME, None, options)
     chats: list[Sequence[Message]] = [chat["messages"] for chat in read_chats(records)]
@@ -71,20 +71,20 @@ def tasks(options: Options) -> list[HistoryTask]:
 
 
 def is_said(value: str, text: str) -> bool:
-    """Whether a text has a value as whole words, and not in a longer word or number; both without their cases."""
+    """Whether a text contains a value as whole words, not within a longer word or number; both are case-folded."""
     whole = rf"(?<!\w)(?<!\d[.:,]){re.escape(value)}(?!\w|[.:,]\d)"
     return value in text and re.search(whole, text) is not None
 
 
 def _questions(settled: Sequence[Settled], told: Sequence[Sequence[str]], seed: int) -> Iterator[HistoryQuestion]:
-    """A question for whatever was settled on, where there are enough candidates that its dialogue does not say.
+    """Yield a question for each settled slot that has enough candidates which its dialogue does not mention.
 
     Args:
-        settled: in all dialogues.
-        told: the messages of each dialogue, without their cases.
-        seed: of the candidates.
+        settled: the settled slots of all dialogues.
+        told: the messages of each dialogue, case-folded.
+        seed: seeds the choice of candidates.
     """
-    values: Mapping[str, dict[str, str]] = defaultdict(dict)  # of each slot, by the value without its case
+    values: Mapping[str, dict[str, str]] = defaultdict(dict)  # by slot and case-folded value
     for one in settled:
         values[one.slot].setdefault(one.value.casefold(), one.value)
     for number, one in enumerate(settled):
@@ -97,20 +97,20 @@ def _questions(settled: Sequence[Settled], told: Sequence[Sequence[str]], seed: 
 
 
 def _settled(dialogue: int, record: Given, told: Sequence[str]) -> Iterator[Settled]:
-    """The slots of a dialogue with their newest values, where one was said by the turn in which it was settled on.
+    """Yield the newest value of each slot of a dialogue, if it was mentioned by the turn that settled it.
 
     Args:
-        dialogue: its place in the data.
-        record: has its facts.
-        told: its messages, without their cases.
+        dialogue: the dialogue's index in the data.
+        record: the record with its facts.
+        told: its messages, case-folded.
     """
-    values: Mapping[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))  # of each slot, by turn
+    values: Mapping[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))  # by slot and turn
     for fact in record["facts"].items(empty=True):
         turn = fact["turn"].number(range(len(told)))
         values[fact["slot"].text()][turn].add(fact["value"].text())
     for slot, by_turn in values.items():
         newest = max(by_turn)
         value, *more = {value.casefold(): value for value in sorted(by_turn[newest])}.items()
-        # Of two services, one slot may have two values.
+        # With two services, a slot may have two values.
         if not more and is_said(value[0], "\n".join(told[: newest + 1])):
             yield Settled(dialogue, slot, value[1])

@@ -1,4 +1,4 @@
-"""Packages that only evaluation needs."""
+"""Optional packages that only evaluation needs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from types import ModuleType
 
 
 def needs(module: str) -> ModuleType:
-    """A module of a package of the extra `eval`.
+    """Import a module from a package of the `eval` extra.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: the package is not installed.
     """
     try:
         return importlib.import_module(module)

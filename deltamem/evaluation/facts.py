@@ -1,4 +1,4 @@
-"""The task "facts": generated facts, recalled after they left the context."""
+"""The task "facts": recall of generated facts after they have left the context."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deltamem.training.facts import (
 from deltamem.training.facts.config import ALL_OF_KIND
 from deltamem.training.facts.fillers import SMALL_TALK
 
-# What the command calls the settings of a RecallTest.
+# The command's names for the settings of a RecallTest.
 SETTINGS: dict[str, Setting] = {
     "memory": "memory",
     "none": "no_memory",
@@ -33,20 +33,20 @@ SETTINGS: dict[str, Setting] = {
     "full": "full_context",
     "tail": "tail",
 }
-# The answer ranked first among the candidates, and generated exactly.
+# Whether the answer is ranked first among the candidates, and whether it is generated exactly.
 METRICS = {"recall": share("recall"), "generated": share("generated")}
 
 
 @dataclass
 class Facts:
-    """Episodes with so many facts, told so long ago.
+    """Episodes with a given number of facts, told a given time ago.
 
     Args:
-        config: of the episodes.
-        split: that they are of.
-        count: how many there are.
-        tokens_since: tokens of other talk between telling and asking, at least.
-        seed: of the episodes.
+        config: configures the episodes.
+        split: their split.
+        count: their number.
+        tokens_since: minimum tokens of other talk between telling and asking.
+        seed: seeds the episodes.
     """
 
     config: FactEpisodeConfig
@@ -82,7 +82,7 @@ class Facts:
         return tuple(name for name, setting in SETTINGS.items() if setting in known)
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
-        """See `Task`: draws the episodes."""
+        """Draw the episodes; see `Task`."""
         drawn = fact_episodes(self.count, self.seed, self.config, self.split)
         self._episodes = [self._told_long_ago(subject, episode, place) for place, episode in enumerate(drawn)]
 
@@ -120,10 +120,10 @@ class Facts:
 
 
 def tasks(options: Options) -> list[Facts]:
-    """A task for every number of facts and every distance.
+    """Create a task for every number of facts and every distance.
 
     Raises:
-        ValueError: an unknown split or kind, or numbers out of range.
+        ValueError: a split or kind is unknown, or a number is out of range.
     """
     if options.split not in get_args(Split):
         raise ValueError(f"--split {options.split!r} is not accepted; choose one of {', '.join(get_args(Split))}")

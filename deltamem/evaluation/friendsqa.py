@@ -1,4 +1,4 @@
-"""FriendsQA (W19-5923): questions about scenes of the series Friends, answered in words of the scene."""
+"""FriendsQA (W19-5923): questions about scenes of the series Friends, answered with words from the scene."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from deltamem.training.given import Given
 NAME = "friendsqa"
 INSTRUCTION = "Answer the question about the scene with a few words.\nQuestion: {question}\nShort answer:"
 MAX_NEW_TOKENS = 32
-SECTION = 8  # lines that are told at once
+SECTION = 8  # lines per message
 RETRIEVED = 5  # lines
-UTTERANCES = "utterances:"  # with the colon, as the official files have it
+UTTERANCES = "utterances:"  # the official files spell it with the colon
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     scenes = [scene for record in benchmark_records(NAME, None, options) for scene in record["paragraphs"].items()]
     asked = [(str(key), question) for key, scene in enumerate(scenes) for question in scene["qas"].items()]

@@ -1,4 +1,4 @@
-"""GPQA-Diamond: questions that experts find hard, zero-shot, the letter of the answer ranked among four."""
+"""GPQA-Diamond: questions that are hard for experts, zero-shot, scored by ranking the letters of four options."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LETTERS = ("(A)", "(B)", "(C)", "(D)")
 
 
 def tasks(options: Options) -> list[OffTask]:
-    """The task, as one; prompt and choices are those of lm-evaluation-harness, but the order of the options.
+    """Create the task, with lm-evaluation-harness's prompt and choices, but our own order of the options.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     return [off_task(NAME, HUB, METRICS, _question, options)]
 
@@ -36,5 +36,5 @@ def _question(record: Given) -> MultipleChoice:
 
 
 def _hash(question: str, option: str) -> str:
-    """Shuffles the options of a question: the same everywhere, and nothing to do with which one is right."""
+    """Sort key that shuffles a question's options deterministically, regardless of which one is right."""
     return sha256(f"{question}\n{option.strip()}".encode()).hexdigest()

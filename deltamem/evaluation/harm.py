@@ -1,4 +1,4 @@
-"""What a memory does to texts that it has nothing to do with: how far the model's expectations move from the backbone's."""
+"""How a memory affects unrelated texts: how far the model's predictions move away from the backbone's."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from deltamem.evaluation.task import Metric, Options, Row, mean
 from deltamem.evaluation.texts import AnyText, read_texts
 
 NAME = "harm"
-MOST_TOKENS = 256  # of each text
-# zero: an empty memory. filled: one that holds a conversation, another for each text. adapter: one without a memory.
+MOST_TOKENS = 256  # per text
+# zero: an empty memory. filled: one that holds a conversation, different for each text. adapter: an adapter without a memory.
 WITH_MEMORY = ("zero", "filled")
-# kl: of the backbone's expectations from the model's, in nats a token. changed: tokens behind which another is the likeliest.
+# kl: KL(backbone || model), in nats per token. changed: share of tokens after which the most likely next token differs.
 METRICS = {"kl": Metric("kl", mean), "changed": Metric("changed", mean)}
 
 
 @dataclass
 class HarmTask:
-    """Texts that the backbone and the model read; see `Task`. A figure of a text is the mean over its tokens.
+    """Texts that the backbone and the model read; see `Task`. A text's figures are means over its tokens.
 
     Args:
-        texts: by their numbers in the data.
-        identity: the options that chose them.
-        seed: of the conversations that fill memories.
+        texts: the texts, by their numbers in the data.
+        identity: the options that selected them.
+        seed: seeds the conversations that fill memories.
     """
 
     texts: Mapping[int, AnyText]
@@ -49,7 +49,7 @@ class HarmTask:
         """See `Task`.
 
         Raises:
-            ValueError: a model without an adapter.
+            ValueError: the model has no adapter.
         """
         if not isinstance(subject.model, PeftModel):
             raise ValueError(f"{self.name} compares a model with its bare backbone; give an adapter with --adapter")
@@ -61,7 +61,7 @@ class HarmTask:
         subject.check_window(longest, f"the longest text of {self.name}")
 
     def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
-        """See `Task`; text by text, for expectations over a whole vocabulary are large."""
+        """See `Task`; runs one text at a time, since predictions over a whole vocabulary are large."""
         numbers = [[*self.texts][place] for place in places]
         several = [self._of_text(subject, settings, number) for number in numbers]
         return {setting: [rows[setting] for rows in several] for setting in settings}
@@ -85,17 +85,17 @@ class HarmTask:
 
 
 def compared(expected: Tensor, found: Tensor) -> dict[str, float]:
-    """What moved between log-probabilities `[tokens, vocabulary]`: the metrics of a text."""
+    """Compute a text's metrics from log-probabilities `[tokens, vocabulary]`."""
     kl = (expected.exp() * (expected - found)).sum(-1)  # [tokens]
     changed = expected.argmax(-1) != found.argmax(-1)
     return {"kl": kl.mean().item(), "changed": changed.float().mean().item()}
 
 
 def tasks(options: Options) -> list[HarmTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     texts = read_texts(NAME, options)
     chosen = {number: texts[number] for number in sampled_numbers(len(texts), options)}
@@ -103,13 +103,13 @@ def tasks(options: Options) -> list[HarmTask]:
 
 
 def _ids(subject: Subject, text: AnyText) -> Tensor:
-    """The first tokens of a text, `[tokens]`."""
+    """Tokenise a text and keep its first tokens, `[tokens]`."""
     ids = Text.of(subject.tokenizer, "", text).ids if isinstance(text, str) else subject.tokens(text).ids
     return ids[:MOST_TOKENS]
 
 
 @torch.no_grad()
 def _expectations(subject: Subject, ids: Tensor) -> Tensor:
-    """Log-probabilities behind each token of a text, `[tokens, vocabulary]`, in float32."""
+    """Log-probabilities of the next token after each token of a text, `[tokens, vocabulary]`, in float32."""
     logits = subject.model(input_ids=ids[None].to(subject.model.device), use_cache=False).logits
     return cast(Tensor, logits[0].float().log_softmax(-1))

@@ -1,4 +1,4 @@
-"""A history, and the questions about it."""
+"""Histories, and questions about them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deltamem.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class History:
-    """What the questions are about.
+    """The text that questions are about.
 
     Args:
-        sections: put into a prompt one after the other, or written to the memory, each a message.
-        passages: what a search can find.
-        chat: in place of sections: put before a prompt, or written to the memory, as it is; its system prompt stands before
+        sections: its sections, each a message when it is put into a prompt or written to the memory.
+        passages: the units that a search retrieves.
+        chat: a chat in place of sections, put before a prompt or written to the memory as it is; its system prompt precedes
             every prompt.
     """
 
@@ -30,18 +30,18 @@ class History:
 
     @classmethod
     def of_chat(cls, messages: Sequence[Message]) -> History:
-        """A chat, of whose messages a search finds those that match; the system prompt is not searched for."""
+        """Create a history from a chat; each message, except the system prompt, can be retrieved."""
         said = messages[len(system_prompt(messages)) :]
         return cls((), tuple(f"{message['role']}: {message['content']}" for message in said), tuple(messages))
 
     @property
     def system(self) -> list[Message]:
-        """The chat's own system prompt, as the only message; nothing if it has none."""
+        """The chat's own system prompt as a single message; empty if it has none."""
         return system_prompt(self.chat)
 
     @property
     def parts(self) -> list[list[Message]]:
-        """As a chat, to be written part by part. Each part of a chat begins with a user's message, the first with the chat.
+        """The history as a chat, split into parts to be written one by one. Each starts with a user's message or with the chat.
 
         So no part is a system prompt alone, which some chat templates refuse.
         """
@@ -52,7 +52,7 @@ class History:
 
     @property
     def messages(self) -> list[Message]:
-        """As a chat, to be written."""
+        """The history as a chat, to be written."""
         return [message for part in self.parts for message in part]
 
 
@@ -61,14 +61,14 @@ class HistoryQuestion:
     """A question about a history.
 
     Args:
-        number: in the data.
-        history: key of its history.
-        prompt: the user's message, with whatever instruction there is.
-        golds: accepted answers; the likelihood of the first is measured.
-        wrong: candidates that the first gold is ranked among; none for no ranking.
-        group: its kind, to be summed up separately.
-        query: what is searched for; the prompt if None.
-        answer_start: what the assistant's turn has already; an answer goes on behind a space.
+        number: its number in the data.
+        history: the key of its history.
+        prompt: the user's message, including any instruction.
+        golds: accepted answers; the first one's likelihood is measured.
+        wrong: candidates to rank the first gold against; empty for no ranking.
+        group: its kind, which is summarised separately.
+        query: the search query; None for the prompt.
+        answer_start: the given beginning of the assistant's turn; the answer follows after a space.
     """
 
     number: int
@@ -81,12 +81,12 @@ class HistoryQuestion:
     answer_start: str = ""
 
     def tokens(self, subject: Subject, before: Sequence[str] = (), chat: Sequence[Message] = ()) -> Tensor:
-        """The ids of a chat, of the prompt, behind other texts, and of the answer's start, `[tokens]`."""
+        """Tokenise a chat, then the prompt with other texts before it, then the answer's start, `[tokens]`."""
         asked: Message = {"role": "user", "content": "\n\n".join((*before, self.prompt))}
         start = subject.tokenizer(self.answer_start, add_special_tokens=False)["input_ids"]
         ids = [*subject.tokens([*chat, asked], add_generation_prompt=True).ids, *start]
         return torch.tensor(ids, dtype=torch.long, device="cpu")
 
     def answer_ids(self, subject: Subject, answer: str) -> Tensor:
-        """The ids of an answer behind its start, `[tokens]`."""
+        """Tokenise an answer as it follows the answer's start, `[tokens]`."""
         return subject.answer_ids(f" {answer}" if self.answer_start else answer)

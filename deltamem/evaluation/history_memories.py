@@ -1,4 +1,4 @@
-"""The memories of histories: each is written once, and perhaps kept in a folder."""
+"""The memories of histories: each is written once, and optionally saved in a folder."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from deltamem.evaluation.history import History
 from deltamem.evaluation.subject import Subject
 from deltamem.memory.state import DeltaMemState
 
-MOST_OF_A_NAME = 100  # characters of a folder
+MOST_OF_A_NAME = 100  # characters of a folder's name
 
 
 @dataclass
 class HistoryMemories:
-    """Writes the memories."""
+    """Writes and caches the memories."""
 
     _memories: dict[str, DeltaMemState] = field(default_factory=dict)
     _folder: Path | None = None
     _grown: str | None = None
 
     def keep(self, folder: Path, grown: str) -> None:
-        """Keep what is written in a folder.
+        """Save the memories to a folder.
 
         Args:
-            folder: for the memory of each history.
-            grown: the key of the history whose memory is also kept as it grew, in a folder of its own.
+            folder: holds the memory of each history.
+            grown: the key of the history whose memory is also saved after each part, in a subfolder.
         """
         self._folder, self._grown = folder, grown
 
     def of(self, subject: Subject, key: str, history: History) -> DeltaMemState:
-        """The memory of a history, known by its key."""
+        """The memory of a history, identified by its key."""
         if key not in self._memories:
             self._memories[key] = self._written(subject, key, history)
         return self._memories[key]
 
     def _written(self, subject: Subject, key: str, history: History) -> DeltaMemState:
-        """The memory of a history: one that was kept, or written now."""
+        """Load the memory of a history if it was saved; otherwise write it."""
         messages = history.messages
         if self._folder is None:
             return subject.write([messages])
@@ -51,7 +51,7 @@ class HistoryMemories:
             memory = subject.write([messages])
         else:
             *_, memory = grown = subject.write_in_parts(history.parts)
-            # Whatever the data have for a key, it names a folder in this one.
+            # Whatever the key contains, it must name a folder inside this one.
             named = re.sub(r"[^\w-]", "_", key)[:MOST_OF_A_NAME]
             (self._folder / named).mkdir(parents=True, exist_ok=True)
             for number, state in enumerate(grown, 1):

@@ -1,4 +1,4 @@
-"""What stands before an answer under each setting of a task about histories."""
+"""The prompts under each setting of a task about histories."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from deltamem.evaluation.history import History, HistoryQuestion
 from deltamem.evaluation.retrieval import Search
 from deltamem.evaluation.subject import Subject
 
-WHOLE = ("full", "full+memory")  # the settings with all of the history in the prompt
-SEARCHED = ("bm25", "bm25+memory")  # those with what a search finds
+WHOLE = ("full", "full+memory")  # settings with the whole history in the prompt
+SEARCHED = ("bm25", "bm25+memory")  # settings with retrieved passages in the prompt
 
 
 @dataclass
 class HistoryPrompts:
-    """Makes the prompts.
+    """Builds the prompts.
 
     Args:
-        retrieved: how many passages a search puts into a prompt.
+        retrieved: how many passages a search adds to a prompt.
     """
 
     retrieved: int
@@ -30,11 +30,11 @@ class HistoryPrompts:
     _tails: dict[str, Tensor] = field(default_factory=dict)
 
     def index(self, histories: Mapping[str, History]) -> None:
-        """Make the passages of histories, by key, ready to be searched."""
+        """Build a search index over the passages of each history."""
         self._searches = {key: Search(history.passages) for key, history in histories.items()}
 
     def of(self, subject: Subject, setting: str, question: HistoryQuestion, history: History) -> Tensor:
-        """The token ids of a prompt for a question about a history, `[tokens]`."""
+        """Tokenise the prompt for a question about a history, `[tokens]`."""
         before: Sequence[str] = ()
         if setting in WHOLE:
             return question.tokens(subject, history.sections, history.chat)

@@ -1,4 +1,4 @@
-"""Tasks that ask about a history: it stands in the prompt, in the memory, in both, in neither, or in what a search finds."""
+"""Tasks about a history that is in the prompt, in the memory, in both, in neither, or available through search."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Row, mean, share
 from deltamem.memory.state import DeltaMemState
 
-# What stands in the prompt and what in the memory. The history was written to a memory before, and is not in the context
-# ("memory", "bm25+memory"); nothing was written ("zero"), or another history ("shuffled"); "full+memory" writes an empty memory
-# while the history is read, as in the paper's main table (adapters that write segments have it written before). The bare
-# backbone has no history ("none"), all of it ("full"), its last tokens, as many as a KV cache of a memory's size holds
-# ("tail"), or what a search finds ("bm25").
+# What is in the prompt and in the memory. The history was written to a memory beforehand and is not in context ("memory",
+# "bm25+memory"); or nothing was written ("zero"), or another history ("shuffled"). "full+memory" writes an empty memory while
+# reading the history, as in the paper's main table (for adapters that write segments, it is written beforehand). The bare
+# backbone gets no history ("none"), all of it ("full"), as many of its last tokens as fit into a KV cache of the memory's size
+# ("tail"), or retrieved passages ("bm25").
 WITHOUT_ADAPTER = ("none", "full", "tail", "bm25")
 WITH_MEMORY = ("memory", "full+memory", "bm25+memory", "zero", "shuffled")
-WRITTEN = ("memory", "bm25+memory", "shuffled")  # the settings for which histories are written beforehand
+WRITTEN = ("memory", "bm25+memory", "shuffled")  # settings that write histories beforehand
 SAID = {"log_likelihood": Metric("log_likelihood", mean)}
 RANKED = {"gold_first": share("gold_first")}
 
@@ -36,21 +36,21 @@ class HistoryTask:
     """Questions about histories, answered in free text; see `Task`.
 
     Args:
-        name: of the task.
-        histories: by key.
-        questions: in the order in which they are asked; those of one history next to each other.
-        judge: figures of an answer.
-        metrics: of the judge's figures; the likelihood of the gold answer, and where all questions have candidates its rank,
-            are added.
+        name: the task's name.
+        histories: the histories by key.
+        questions: in the order to ask them; those about one history are adjacent.
+        judge: scores an answer.
+        metrics: computed from the judge's scores; the gold answer's likelihood is added and, if all questions have candidates,
+            its rank.
         identity: the options that its results depend on.
-        max_new_tokens: of an answer.
-        system: the benchmark's system message; "" leaves it to the options of the evaluation.
-        sampling: how answers are drawn, the seed being that of the evaluation and the question's number; greedily if None.
-        first_line: the answer is the first line of what is said.
-        retrieved: how many passages a search puts into the prompt.
-        ranked_per_token: candidates are ranked by their log-likelihood a token, or else the short ones would win; by that of
-            all their tokens if False.
-        seed: of the drawn answers.
+        max_new_tokens: maximum tokens of an answer.
+        system: the benchmark's system message; "" uses that of the evaluation's options.
+        sampling: how answers are sampled, seeded by `seed` plus the question's number; None for greedy decoding.
+        first_line: only the first line generated counts as the answer.
+        retrieved: how many passages a search adds to the prompt.
+        ranked_per_token: rank candidates by log-likelihood per token, so that short ones have no advantage; if False, by their
+            total log-likelihood.
+        seed: seeds the sampling of answers.
     """
 
     name: str
@@ -81,7 +81,7 @@ class HistoryTask:
         """See `Task`."""
         if subject.has_memory:
             return (*WITHOUT_ADAPTER, *WITH_MEMORY)
-        bare = tuple(setting for setting in WITHOUT_ADAPTER if setting != "tail")  # there is no memory to be as large as
+        bare = tuple(setting for setting in WITHOUT_ADAPTER if setting != "tail")  # "tail" depends on a memory's size
         return (*bare, "adapter") if isinstance(subject.model, PeftModel) else bare
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
@@ -109,17 +109,17 @@ class HistoryTask:
         subject, questions = self._with_system(subject), [self.questions[place] for place in places]
         rows: dict[str, list[Row]] = {}
         for setting in settings:
-            # Candidates behind a whole history each: one question's KV caches at a time are enough.
+            # Each candidate follows the whole history: hold the KV caches of one question at a time.
             parts = [[question] for question in questions] if setting in WHOLE else [questions]
             rows[setting] = [row for part in parts for row in self._rows(subject, setting, part)]
         return rows
 
     def keep_memories(self, folder: Path) -> None:
-        """Keep what is written in a folder, for a run that goes on from there, and for `deltamem report` to draw.
+        """Save memories to a folder, for a resumed run and for `deltamem report`.
 
         Args:
-            folder: for the memory of each history; and in `KEY/001.safetensors` and so on those of the history that is asked
-                about first, as it grew: after each section or turn, or each chunk of `write_chunk_tokens`.
+            folder: holds the memory of each history and, in `KEY/001.safetensors` and so on, the growing memory of the first
+                question's history: after each section or turn, or each chunk of `write_chunk_tokens`.
         """
         self._memories.keep(folder, self.questions[0].history)
 
@@ -144,7 +144,7 @@ class HistoryTask:
         ]
 
     def _rank(self, likelihoods: Sequence[float], tokens: Sequence[int]) -> Row:
-        """Whether the first of several candidates is the likeliest."""
+        """Whether the first candidate ranks highest."""
         gold, *wrong = [
             likelihood / count if self.ranked_per_token else likelihood
             for likelihood, count in zip(likelihoods, tokens, strict=True)
@@ -165,11 +165,11 @@ class HistoryTask:
         }
 
     def _under(self, subject: Subject, setting: str, questions: Sequence[HistoryQuestion]) -> AbstractContextManager[Any]:
-        """The context of a setting, with a row of memory for each question."""
+        """The context of a setting, with a memory row for each question."""
         if setting in WITHOUT_ADAPTER:
             return subject.bare()
         if setting == "adapter" or (setting == "full+memory" and not subject.model.active_peft_config.writes_segments):
-            return nullcontext()  # without a block, a memory begins with the KV cache and is written as that grows
+            return nullcontext()  # outside `model.memory`, a memory lives in the KV cache and is written as that grows
         if setting == "zero":
             memory = subject.model.new_memory(len(questions))
         else:
@@ -178,7 +178,7 @@ class HistoryTask:
         return cast(AbstractContextManager[Any], subject.model.memory(memory, write=False))
 
     def _key(self, setting: str, question: HistoryQuestion) -> str:
-        """The key of the history that the memory was told."""
+        """The key of the history written to the memory."""
         if setting != "shuffled":
             return question.history
         keys = list(self.histories)

@@ -38,10 +38,10 @@ class _Record:
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     records = [_Record.of(record) for record in benchmark_records(NAME, HUB, options)]
     answers = sorted({record.answer for record in records})
@@ -62,7 +62,7 @@ def tasks(options: Options) -> list[HistoryTask]:
 
 
 def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """The official scores."""
+    """Compute the official scores."""
     return {"em": exact_match(prediction, question.golds[0]), "f1": hotpotqa_f1(prediction, question.golds[0])}
 
 

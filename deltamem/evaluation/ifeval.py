@@ -1,4 +1,4 @@
-"""IFEval: instructions whose following a program can check, by lm-evaluation-harness's checkers."""
+"""IFEval: verifiable instructions, scored by lm-evaluation-harness's checkers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from deltamem.training.given import Given
 
 NAME = "ifeval"
 HUB = ("google/IFEval", None, "train")
-# Of prompts: all instructions of one are followed. Of instructions: each by itself. Loose: also if the answer's first line, its
-# last or its asterisks are left out.
+# Prompt level: all instructions of a prompt are followed. Instruction level: each counts separately. Loose: the answer also
+# passes without its first line, its last line or its asterisks.
 PROMPTS = ("prompt_level_strict_acc", "prompt_level_loose_acc")
 INSTRUCTIONS = ("inst_level_strict_acc", "inst_level_loose_acc")
 METRICS = {**{name: share(name) for name in PROMPTS}, **{name: weighted(name) for name in INSTRUCTIONS}}
-PUNKT = "punkt_tab"  # NLTK's data for finding sentences, which some instructions count
+PUNKT = "punkt_tab"  # NLTK's sentence tokenizer, for instructions that count sentences
 
 
 def tasks(options: Options) -> list[LmEvalTask]:
-    """The task, as one: prompts as messages of a chat, answered greedily with at most 1,280 tokens.
+    """Create the task: each prompt is a chat message, answered greedily with at most 1,280 tokens.
 
     Raises:
-        ValueError: no data, or of another format; the checkers, or data that they need, are not installed.
+        ValueError: the data is missing or malformed; the checkers, or data that they need, are not installed.
     """
     records = benchmark_records(NAME, HUB, options)
     lm_eval = needs("lm_eval")
@@ -43,14 +43,14 @@ def tasks(options: Options) -> list[LmEvalTask]:
     manager = TaskManager(include_defaults=False, include_path=folder)
     rows = [dict(record.mapping()) for record in records]
     ours = {"task": NAME, "custom_dataset": lambda **_: {"train": Dataset.from_list(rows)}}
-    found = manager.load({"group": "ours", "task": [ours]})  # in a group, a task's own configuration is overridden
+    found = manager.load({"group": "ours", "task": [ours]})  # only within a group can a task's configuration be overridden
     task = capped(found["tasks"][NAME], options)
     numbers = sampled_numbers(len(records), options)
     return [LmEvalTask(NAME, task, numbers, METRICS, task_identity(task, options), _figures, chat=True, seed=options.seed)]
 
 
 def _figures(judged: Mapping[str, Any]) -> Row:
-    """For prompts whether all is followed, for instructions how many are, of how many."""
+    """Whether all of a prompt's instructions are followed, and how many of how many are."""
     return {
         **{name: float(judged[name]) for name in PROMPTS},
         **{name: [float(sum(judged[name])), float(len(judged[name]))] for name in INSTRUCTIONS},
@@ -58,10 +58,10 @@ def _figures(judged: Mapping[str, Any]) -> Row:
 
 
 def _find_punkt() -> None:
-    """Make sure that sentences can be counted, hours before the first answer that asks for it.
+    """Check that NLTK's sentence data is available, or download it, before the long run that needs it starts.
 
     Raises:
-        ValueError: the data is neither there nor to be had.
+        ValueError: it is neither installed nor downloadable.
     """
     nltk = needs("nltk")
     try:
@@ -76,7 +76,7 @@ def _find_punkt() -> None:
 
 
 def _check(record: Given) -> None:
-    """Make sure that the checkers take an instruction's `kwargs`, hours before they see an answer."""
+    """Check that the checkers accept an instruction's `kwargs`, before the long run that needs them starts."""
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
 
     record["prompt"].text()
@@ -90,7 +90,7 @@ def _check(record: Given) -> None:
         options = {name: value for name, value in given[place].mapping().items() if value is not None}
         try:
             INSTRUCTION_DICT[instruction.value](instruction.value).build_description(**options)
-        except Exception as error:  # each of the checkers has its own
+        except Exception as error:  # each checker raises its own types
             given[place].refuse(f"what the checker of {instruction.value} takes ({error!r})")
     if len(given) != len(record["instruction_id_list"].value):
         record["kwargs"].refuse("as many as there are instructions")

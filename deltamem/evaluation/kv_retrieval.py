@@ -19,16 +19,16 @@ NAME = "kv_retrieval"
 INSTRUCTION = 'Extract the value of the key below from the JSON data that you were given.\nKey: "{key}"\nValue:'
 MAX_NEW_TOKENS = 100
 CANDIDATES = 10
-PAIRS_PER_SECTION = 15  # some 1,000 tokens
+PAIRS_PER_SECTION = 15  # about 1,000 tokens
 
 
 @dataclass(frozen=True)
 class Record:
-    """Pairs, and the one that is asked for.
+    """Key-value pairs, and the one asked for.
 
     Args:
-        pairs: keys with their values, in the order in which they are told.
-        key, value: one of them.
+        pairs: the pairs, in the order told.
+        key, value: the pair asked for.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -37,10 +37,10 @@ class Record:
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """The task of the data; without data one for each of `--facts`, which are then numbers of generated pairs.
+    """Create the task from the data or, without data, one for each `--facts`, the number of generated pairs.
 
     Raises:
-        ValueError: data that are not there, or of another format; numbers out of range.
+        ValueError: the data is missing or malformed; a number is out of range.
     """
     if options.data is not None or options.data_dir is not None:
         records = [_checked(record) for record in benchmark_records(NAME, None, options)]
@@ -75,7 +75,7 @@ def _task(name: str, records: Sequence[Record], options: Options, chosen: dict[s
 
 
 def _question(number: int, record: Record) -> HistoryQuestion:
-    """A question whose candidates are values of the record's other keys, and where these are too few, values of no key."""
+    """Create a question; its candidates are the values of other keys, filled up with random values if there are too few."""
     rng = random.Random(f"{NAME}-{number}")
     others = [value for key, value in record.pairs if key != record.key]
     wrong = rng.sample(others, min(CANDIDATES - 1, len(others)))

@@ -1,4 +1,4 @@
-"""LAMBADA, in OpenAI's version: the last word of a passage, which only the whole passage tells."""
+"""LAMBADA, in OpenAI's version: predict a passage's last word, which takes the whole passage."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from deltamem.training.given import Given
 
 NAME = "lambada_openai"
 HUB = ("EleutherAI/lambada_openai", "en", "test")
-# acc: all tokens of the word are the likeliest. perplexity: of the word, not of its tokens.
+# acc: whether greedy decoding yields the word. perplexity: per word, not per token.
 METRICS = {"acc": share("acc"), "perplexity": perplexity("log_likelihood")}
 
 
 @dataclass(frozen=True)
 class LastWord:
-    """A passage whose last word is to be told.
+    """A passage whose last word is to be predicted.
 
     Args:
-        passage: what stands before it.
-        word: the word.
+        passage: the text before the word.
+        word: the last word.
     """
 
     passage: str
@@ -35,22 +35,22 @@ class LastWord:
         return [(self.passage, f" {self.word}")]
 
     def figures(self, scores: Sequence[Score]) -> dict[str, Any]:
-        """Whether the word is what the model would say, and how likely it is."""
+        """Whether greedy decoding yields the word, and its log-likelihood."""
         (score,) = scores
         return {"acc": float(score.greedy), "log_likelihood": score.log_likelihood}
 
 
 def tasks(options: Options) -> list[OffTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     return [off_task(NAME, HUB, METRICS, _question, options)]
 
 
 def _question(record: Given) -> LastWord:
-    """Of `{"text"}` of several words, or of `{"context", "continuation"}`."""
+    """Parse `{"text"}` with several words, or `{"context", "continuation"}`."""
     if not record["text"].is_given:
         return LastWord(record["context"].text(), record["continuation"].text().removeprefix(" "))
     passage, _, word = record["text"].text().rpartition(" ")

@@ -1,4 +1,4 @@
-"""How much of an average over benchmarks one of them carries."""
+"""How much each benchmark contributes to an average over benchmarks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Figure = TypeVar("Figure", float, Numbers)
 
 
 def leave_one_out(ratios: Mapping[str, Figure]) -> tuple[Figure, dict[str, Figure]]:
-    """The mean of what benchmarks come to, and what it would be without each of them.
+    """Compute the mean over benchmarks, and the mean without each of them.
 
     Args:
-        ratios: of each benchmark its figure as a multiple of the baseline's; or resamples of it, `[RESAMPLES]`.
+        ratios: each benchmark's figure as a multiple of the baseline's, or its resamples, `[RESAMPLES]`.
 
     Returns:
-        The mean over all, and by the name of the benchmark that is left out the mean over the others.
+        The mean over all benchmarks, and, by the name of the one left out, the mean over the others.
 
     Raises:
-        ValueError: fewer than two benchmarks.
+        ValueError: there are fewer than two benchmarks.
     """
     if len(ratios) < 2:
         raise ValueError(f"to leave one out, two benchmarks are needed, got {', '.join(ratios) or 'none'}")

@@ -1,4 +1,4 @@
-"""LoCoMo (arXiv 2402.17753): questions about conversations that go on for months, in the categories 1 to 4."""
+"""LoCoMo (arXiv 2402.17753): questions about conversations that span months, in categories 1 to 4."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop"}  # the 
 OPEN, UNANSWERED = 3, 5
 SYSTEM = "You answer questions about a conversation."
 INSTRUCTION = "Answer with a short phrase, or a date.\nQuestion: {question}\nShort answer:"
-# The published sampling; the seed is 42 plus the question's number.
+# Sampling as published; the seed is 42 plus the question's number.
 SAMPLING, SEED = Sampling(temperature=0.4, top_p=0.9, top_k=10), 42
 MAX_NEW_TOKENS = 50
 CANDIDATES = 5
-RETRIEVED = 5  # turns, of some forty tokens each
+RETRIEVED = 5  # turns, of about forty tokens each
 SESSION = re.compile(r"session_(\d+)")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of a conversation.
+    """A question about a conversation.
 
     Args:
-        conversation: its key.
-        text, gold, category: the question, the answer, and one of `CATEGORIES`.
+        conversation: the conversation's key.
+        text, gold, category: the question, its answer, and the number of its category in `CATEGORIES`.
     """
 
     conversation: str
@@ -45,10 +45,10 @@ class Asked:
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """The task, as one.
+    """Create the task.
 
     Raises:
-        ValueError: no data, or of another format; the stemmer is missing.
+        ValueError: the data is missing or malformed; the stemmer is missing.
     """
     needs("nltk")
     histories: dict[str, History] = {}
@@ -80,7 +80,7 @@ def tasks(options: Options) -> list[HistoryTask]:
 
 
 def judge(question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """The official score of an answer: of questions with several hops the parts are matched."""
+    """The official score of an answer; multi-hop questions are matched part by part."""
     score = locomo_multi_f1 if question.group == CATEGORIES[1] else locomo_f1
     return {"f1": score(prediction, question.golds[0])}
 
@@ -100,7 +100,7 @@ def _asked(key: str, questions: Given) -> Iterator[Asked]:
         if category == UNANSWERED:
             continue
         gold = question["answer"].text_or_number()
-        if category == OPEN:  # what stands before the first semicolon
+        if category == OPEN:  # only the text before the first semicolon counts
             gold = gold.split(";")[0].strip() or question["answer"].refuse("an answer before the first semicolon")
         yield Asked(key, question["question"].text(), gold, category)
 

@@ -1,4 +1,4 @@
-"""Does an adapter cost general ability? Questions that have nothing to do with its memory, asked with and without one."""
+"""Does an adapter cost general ability? Questions unrelated to its memory, asked with and without it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from deltamem.memory.state import DeltaMemState
 from deltamem.training.facts import FactEpisodeConfig, fact_episode
 from deltamem.training.given import Given
 
-# none: the bare backbone. zero: an empty memory, and nothing is written. filled: a memory that holds a conversation, another
-# for each question, and nothing is written. writing: an empty memory that is written while the question is read. adapter: one
-# without a memory.
+# none: the bare backbone. zero: an empty memory, nothing is written. filled: a memory that holds a conversation, different for
+# each question, nothing is written. writing: an empty memory that the question is written to. adapter: an adapter without a
+# memory.
 BARE, ADAPTER = "none", "adapter"
 SETTINGS = (BARE, "zero", "filled", "writing")
-# What a filled memory was told: four facts, and small talk between them.
+# The conversation in a filled memory: four facts, with small talk between them.
 CONVERSATION = FactEpisodeConfig(min_facts=4, max_facts=4, separate_turns=0.5, min_fillers=2, max_fillers=6)
 
 
 class Question(Protocol):
-    """Continuations of texts, and what their scores say."""
+    """Continuations of texts, and the interpretation of their scores."""
 
     @property
     def texts(self) -> Sequence[tuple[str, str]]:
-        """What is scored: contexts with their continuations."""
+        """The texts to score: contexts with their continuations."""
 
     def figures(self, scores: Sequence[Score]) -> dict[str, Any]:
-        """What the scores, one of each text, say about the answer."""
+        """Derive the question's figures from the scores, one for each text."""
 
 
 @dataclass
@@ -45,11 +45,11 @@ class OffTask:
     """A benchmark whose questions are answered by scoring continuations.
 
     Args:
-        name: of the benchmark.
-        questions: by their numbers in the data.
-        metrics: what the questions' figures make.
-        identity: the options that chose the questions.
-        seed: of the conversations that fill memories.
+        name: the benchmark's name.
+        questions: the questions, by their numbers in the data.
+        metrics: computed from the questions' figures.
+        identity: the options that selected the questions.
+        seed: seeds the conversations that fill memories.
     """
 
     name: str
@@ -67,7 +67,7 @@ class OffTask:
         return off_task_settings(subject)
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
-        """See `Task`; the longest questions come first, so that those of a batch are alike, and memory runs out at once."""
+        """See `Task`; sorts questions longest first, which makes batches uniform and shows at once if memory runs out."""
         texts = {
             number: [Text.of(subject.tokenizer, *text) for text in question.texts]
             for number, question in self.questions.items()
@@ -92,7 +92,7 @@ class OffTask:
     def _under(
         self, subject: Subject, setting: str, asked_of: Sequence[int], texts: Sequence[Text]
     ) -> AbstractContextManager[Any]:
-        """The context of a setting, for texts of the questions of these numbers."""
+        """The context of a setting, for texts of the questions with these numbers."""
         if setting == BARE:
             return subject.bare()
         if setting == ADAPTER:
@@ -108,21 +108,21 @@ class OffTask:
         return cast(AbstractContextManager[Any], subject.model.memory(memory, segment_ids=segment_ids))
 
     def _filled(self, subject: Subject, asked_of: Sequence[int]) -> DeltaMemState:
-        """For each text the memory of its question's conversation, `[texts]`."""
+        """The memory of each text's conversation, one per question, `[texts]`."""
         numbers = [*dict.fromkeys(asked_of)]
         memory = subject.write([conversation(self.seed, number) for number in numbers])
         return DeltaMemState.stack(memory[numbers.index(number)] for number in asked_of)
 
 
 def off_task_settings(subject: Subject) -> tuple[str, ...]:
-    """The settings of a benchmark that has nothing to do with a memory."""
+    """The settings of a benchmark that is unrelated to the memory."""
     if subject.has_memory:
         return SETTINGS
     return (BARE, ADAPTER) if isinstance(subject.model, PeftModel) else (BARE,)
 
 
 def conversation(seed: int, number: int) -> Sequence[Message]:
-    """A generated conversation that has nothing to do with the question of this number."""
+    """Generate the conversation for a question's number, unrelated to that question."""
     return fact_episode(random.Random(f"{seed}-{number}"), CONVERSATION, "held_out").history
 
 
@@ -133,17 +133,17 @@ def off_task(
     question: Callable[[Given], Question],
     options: Options,
 ) -> OffTask:
-    """A benchmark as the options choose its questions.
+    """Create a benchmark task from the questions that the options select.
 
     Args:
-        name: of the benchmark, and so of its file in a folder of data.
+        name: the benchmark's name, which is also its file's name in a folder of data.
         hub: its official data set, configuration and split.
-        metrics: what the questions' figures make.
-        question: makes one of a record.
-        options: of the command.
+        metrics: computed from the questions' figures.
+        question: creates a question from a record.
+        options: the command's options.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     questions = [question(record) for record in benchmark_records(name, hub, options)]
     chosen = {number: questions[number] for number in sampled_numbers(len(questions), options)}

@@ -1,4 +1,4 @@
-"""Prompts that a model has read: how likely it finds continuations, and what it says itself."""
+"""Prompts that a model has read: the likelihood of continuations, and generation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from transformers import Cache
 from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place
 
-# Next tokens `[rows]` of log-probabilities `[rows, vocabulary]`, and of which prompts the rows are.
+# Chooses next tokens `[rows]`, given log-probabilities `[rows, vocabulary]` and the rows' prompt indices.
 Choose = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 @dataclass
 class Reading:
-    """Prompts after one pass of a model, with whatever memory is open in it.
+    """Prompts after one pass of a model, with any open memory.
 
     Args:
-        model: read them.
-        cache: their keys and values; a memory rides in it.
-        mask: `[rows, tokens]`, which of its tokens count.
+        model: the model that read them.
+        cache: their KV cache, which also carries a memory.
+        mask: `[rows, tokens]`, the attention mask of the cached tokens.
         predicted: log-probabilities of the next token, `[rows, vocabulary]`.
     """
 
@@ -42,10 +42,10 @@ class Reading:
         """Read prompts.
 
         Args:
-            model: reads them.
+            model: the model to read them.
             ids, mask: `[rows, tokens]`, padded on the left.
-            cache: empty, or with what stands before every prompt.
-            before: how many tokens that is.
+            cache: empty, or with a prefix common to all prompts.
+            before: the length of that prefix in tokens.
         """
         mask = F.pad(mask, (before, 0), value=1)
         positions = mask.cumsum(1).sub(1).clamp(min=0)[:, before:]
@@ -53,10 +53,10 @@ class Reading:
 
     @torch.no_grad()
     def log_likelihoods(self, continuations: Sequence[Sequence[Tensor]]) -> list[list[float]]:
-        """How likely continuations of each prompt are, in nats; the reading can be used again.
+        """Compute the log-likelihood of continuations of each prompt, in nats; the reading stays usable.
 
         Args:
-            continuations: token ids `[tokens]` each, any number for each prompt.
+            continuations: token ids, `[tokens]` each; any number per prompt.
         """
         device = self.mask.device
         every = [continuation for several in continuations for continuation in several]
@@ -67,7 +67,7 @@ class Reading:
         cache, mask = copy.deepcopy(self.cache), self.mask[rows]
         cache.batch_select_indices(rows)
         scores = self.predicted[rows].gather(1, targets[:, :1]).squeeze(1)
-        rows = torch.arange(len(every), device=device)  # the continuations that are not at their end yet
+        rows = torch.arange(len(every), device=device)  # the continuations that have tokens left
         for position in range(1, targets.shape[1]):
             longer = (lengths[rows] > position).nonzero().squeeze(1)
             mask = F.pad(_kept(cache, mask, longer), (0, 1), value=1)
@@ -79,12 +79,12 @@ class Reading:
 
     @torch.no_grad()
     def say(self, most: int, ends: Collection[int], choose: Choose) -> list[list[int]]:
-        """What the model says to each prompt: token ids, without the one that ended it; the reading can be used again.
+        """Generate an answer to each prompt, as token ids without the end token; the reading stays usable.
 
         Args:
-            most: tokens, at most.
-            ends: ids of tokens that end what is said.
-            choose: the next tokens.
+            most: maximum number of tokens.
+            ends: ids of the tokens that end an answer.
+            choose: chooses the next tokens.
         """
         said: list[list[int]] = [[] for _ in self.predicted]
         talking = list(range(len(said)))
@@ -104,19 +104,19 @@ class Reading:
 
 
 def _kept(cache: Cache, mask: Tensor, rows: Tensor) -> Tensor:
-    """The mask of the rows that go on; the others leave the cache, which is copied only then."""
+    """The mask of the rows that continue; the others are dropped from the cache, which is copied only in that case."""
     if len(rows) < len(mask):
         cache.batch_select_indices(rows)
     return mask[rows]
 
 
 def _next(model: Any, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-    """Log-probabilities `[rows, vocabulary]` behind one more token of each row, `[rows]`."""
+    """Log-probabilities `[rows, vocabulary]` after one more token per row, `[rows]`."""
     return _log_probs(model, tokens[:, None], mask, mask.sum(1, keepdim=True) - 1, cache)
 
 
 def _log_probs(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Of the token after the last one: `[rows, tokens]` to `[rows, vocabulary]`."""
+    """Log-probabilities of the next token: `[rows, tokens]` to `[rows, vocabulary]`."""
     last = last_place(ids)
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, **{CACHE: cache}, logits_to_keep=last)
     return output.logits[:, -1].float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""How many facts a model recalls after they left its context, next to controls: no memory, another's, the context itself."""
+"""Recall of facts after they have left the context, next to controls: no memory, another memory, the full context."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from deltamem.training.facts import FactEpisode, Kind
 
 T = TypeVar("T")
 
-# With a δ-mem adapter: its own memory, an empty one, another episode's. With any other adapter: `adapter`, which has nothing
-# of the history. The bare backbone: `no_memory` has nothing of the history, `full_context` all of it in the prompt, `tail` its
-# last tokens, as many as a KV cache of a memory's size holds, one at least.
+# With a δ-mem adapter: its own memory, an empty one, another episode's. With any other adapter: `adapter`, without the history.
+# The bare backbone: `no_memory` without the history, `full_context` with all of it in the prompt, `tail` with as many of its
+# last tokens as fit into a KV cache of the memory's size (at least one).
 Setting = Literal["memory", "no_memory", "zero_memory", "shuffled_memory", "adapter", "full_context", "tail"]
-# What a memory is compared with: none of these has the history in its context.
+# The default comparison; none of these has the history in context.
 SETTINGS: tuple[Setting, ...] = ("memory", "no_memory", "zero_memory", "shuffled_memory")
-MOST_SAID = 12  # tokens of an answer
+MOST_SAID = 12  # maximum tokens of an answer
 WITH_MEMORY: tuple[Setting, ...] = (*SETTINGS, "full_context", "tail")
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Answers to episodes under one setting.
+    """A model's answers to episodes under one setting.
 
     Args:
-        setting: the memory there was.
+        setting: the setting.
         episodes: the episodes.
-        choices: the candidate ranked first, for each.
-        said: what the model says itself, greedily, for each.
+        choices: the top-ranked candidate of each episode.
+        said: the greedily generated answer to each episode.
     """
 
     setting: Setting
@@ -51,17 +51,17 @@ class Recall:
 
     @property
     def right(self) -> list[bool]:
-        """For each episode, whether its answer was ranked first among the candidates."""
+        """For each episode, whether the right answer was ranked first."""
         return [choice == episode.answer for choice, episode in zip(self.choices, self.episodes, strict=True)]
 
     @property
     def exact(self) -> list[bool]:
-        """For each episode, whether what was said is the answer, but for case and a full stop."""
+        """For each episode, whether the generated answer is right, ignoring case and a full stop."""
         return [_plain(said) == _plain(episode.answer) for said, episode in zip(self.said, self.episodes, strict=True)]
 
     @property
     def generated(self) -> float:
-        """Share of episodes whose answer was generated exactly."""
+        """Share of episodes whose generated answer is exactly right."""
         return sum(self.exact) / len(self.episodes)
 
     @property
@@ -71,11 +71,11 @@ class Recall:
 
     @property
     def interval(self) -> Interval:
-        """Wilson's 95% interval of the accuracy."""
+        """Wilson's 95% interval for the accuracy."""
         return wilson(sum(self.right), len(self.episodes))
 
     def by_kind(self) -> dict[Kind, Recall]:
-        """The same answers for each kind of question."""
+        """The same answers, grouped by kind of question."""
         return {kind: self._of_kind(kind) for kind in dict.fromkeys(episode.kind for episode in self.episodes)}
 
     def _of_kind(self, kind: Kind) -> Recall:
@@ -86,46 +86,46 @@ class Recall:
 
 @dataclass(frozen=True)
 class RecallTest(Subject):
-    """Asks a model for facts that it was told before its context was dropped.
+    """Asks a model about facts that it was told before its context was dropped.
 
     Args:
-        model: a model with a δ-mem adapter, with any other adapter of PEFT, or bare; `settings` says what each can be asked.
+        model: a model with a δ-mem adapter, with another PEFT adapter, or bare; `settings` lists what each supports.
         tokenizer: its tokenizer.
-        system: the system prompt of every pass; the chat template's own if None.
-        write_chunk_tokens: histories are written in chunks of so many tokens, each in a context of its own; at once if None.
-        batch_size: episodes at a time.
+        system: the system prompt of every pass; None for the chat template's own.
+        write_chunk_tokens: write histories in chunks of this many tokens, each in a fresh context; None for all at once.
+        batch_size: episodes per batch.
     """
 
     batch_size: int = 20
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """The settings that the model can be asked under."""
+        """The settings that the model supports."""
         if self.has_memory:
             return WITH_MEMORY
         return ("adapter", "no_memory", "full_context") if isinstance(self.model, PeftModel) else ("no_memory", "full_context")
 
     @cached_property
     def tail_tokens(self) -> int:
-        """How many tokens of a history stand in the prompt under the setting "tail"."""
+        """How many tokens of the history are in the prompt under the setting "tail"."""
         return tail_tokens(self.model)
 
     def run(
         self, episodes: Sequence[FactEpisode], settings: Sequence[Setting] = SETTINGS, step: Callable[[int], None] | None = None
     ) -> list[Recall]:
-        """Write every history, drop it, and let the model rank the candidates, and answer, under every setting.
+        """Write every history, drop it, then rank the candidates and generate an answer under every setting.
 
         Args:
-            episodes: at least two for "shuffled_memory", so that there is another's memory.
-            settings: what to answer from.
-            step: called with the number of episodes done, for a progress bar.
+            episodes: at least two for "shuffled_memory", which needs another episode's memory.
+            settings: the settings to answer under.
+            step: called with the number of episodes finished, for a progress bar.
 
         Raises:
-            ValueError: a setting that the model cannot be asked under, too few episodes, or too long ones.
+            ValueError: the model does not support a setting; there are too few episodes, or one is too long.
         """
         self._check(episodes, settings)
         if "tail" in settings:
-            _ = self.tail_tokens  # known before the adapter, and with it the memory's size, is switched off
+            _ = self.tail_tokens  # cache it while the adapter is on: it depends on the memory's size
         answers: dict[Setting, list[tuple[str, str]]] = {setting: [] for setting in settings}
         for batch in batches(episodes, self.batch_size):
             memory = self._memory(batch, settings)
@@ -136,7 +136,7 @@ class RecallTest(Subject):
         return [Recall(setting, episodes, *zip(*answers[setting], strict=True)) for setting in settings]
 
     def under(self, setting: Setting, memory: DeltaMemState | None) -> AbstractContextManager[Any]:
-        """The context in which questions are asked under a setting; `memory` has one row per question, for a δ-mem adapter."""
+        """The context for asking questions under a setting; `memory`, for a δ-mem adapter, has one row per question."""
         if setting in ("no_memory", "full_context", "tail"):
             return self.bare()
         if memory is None:
@@ -149,11 +149,11 @@ class RecallTest(Subject):
 
     @torch.no_grad()
     def asked(self, episodes: Sequence[FactEpisode], setting: Setting = "memory") -> list[tuple[str, str]]:
-        """For each question the candidate that is likeliest as its answer, end of turn included, and what the model says.
+        """For each question, return the most likely candidate (including the end of the turn) and the generated answer.
 
         Args:
-            episodes: what is asked; all have as many candidates.
-            setting: that `under` opened: it decides what of the history the prompt holds.
+            episodes: the episodes to ask about; all have the same number of candidates.
+            setting: the setting that `under` opened; it determines how much of the history is in the prompt.
         """
         model, cache, before = self.start(len(episodes), with_adapter=setting == "adapter")
         ids, mask = self.left_padded([self._prompt(episode, setting) for episode in episodes])
@@ -165,7 +165,7 @@ class RecallTest(Subject):
 
     @torch.no_grad()
     def answer(self, episode: FactEpisode, max_new_tokens: int = MOST_SAID) -> str:
-        """What the model says, greedily, when asked the question."""
+        """Ask the question and generate an answer greedily."""
         ids, mask = self.left_padded([self.tokens([episode.question], add_generation_prompt=True).ids])
         output = self.model.generate(
             input_ids=ids,
@@ -177,7 +177,7 @@ class RecallTest(Subject):
         return str(self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
     def history_tokens(self, episode: FactEpisode) -> int:
-        """Length of an episode's history as it is written."""
+        """The length in tokens of an episode's history as it is written."""
         return len(self.tokens(episode.history).ids)
 
     def _check(self, episodes: Sequence[FactEpisode], settings: Sequence[Setting]) -> None:
@@ -195,7 +195,7 @@ class RecallTest(Subject):
             self.check_window(longest, "the longest history")
 
     def _memory(self, episodes: Sequence[FactEpisode], settings: Sequence[Setting]) -> DeltaMemState | None:
-        """The memories of episodes, empty if no setting looks into them; None without a δ-mem adapter."""
+        """The memories of episodes (empty if no setting reads them); None without a δ-mem adapter."""
         if not self.has_memory:
             return None
         if not {*settings} & {"memory", "shuffled_memory"}:
@@ -206,13 +206,13 @@ class RecallTest(Subject):
     def _answers(
         self, episodes: Sequence[FactEpisode], setting: Setting, memory: DeltaMemState | None
     ) -> list[tuple[str, str]]:
-        # Ten candidates behind a whole history each: one episode's KV caches at a time are enough.
+        # Ten candidates each follow the whole history: hold the KV caches of one episode at a time.
         parts = [[episode] for episode in episodes] if setting == "full_context" else [episodes]
         with self.under(setting, memory):
             return [answer for part in parts for answer in self.asked(part, setting)]
 
     def _prompt(self, episode: FactEpisode, setting: Setting) -> Tensor:
-        """Token ids of what stands before the answer, `[tokens]`."""
+        """Tokenise the prompt, `[tokens]`."""
         if setting == "full_context":
             return self.tokens([*episode.history, episode.question], add_generation_prompt=True).ids
         question = self.tokens([episode.question], add_generation_prompt=True).ids
@@ -226,7 +226,7 @@ def _plain(answer: str) -> str:
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Batches of at least two where there are as many, for the control with another's memory."""
+    """Split items into batches of at least two (if there are two), for the control with another's memory."""
     start = 0
     while start < len(items):
         end = start + size if len(items) - start - size != 1 else len(items)

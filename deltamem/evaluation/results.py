@@ -1,4 +1,4 @@
-"""Rows of an evaluation, kept in files so that a run that was broken off can go on."""
+"""Rows of an evaluation, saved to files so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from deltamem.evaluation.task import Row
 from deltamem.io.files import check_regular, write_atomically
 from deltamem.io.json_lines import whole_lines
 
-# Of a task's folder: what its results depend on, and a folder of memories for each history that was kept.
+# In a task's folder: the file of options that its results depend on, and the folder of saved memories.
 OPTIONS, MEMORIES = "options.json", "memory"
-SEED_FOLDER = "seed-{}"  # where several seeds were asked, each has its tasks' folders in one of its own
+SEED_FOLDER = "seed-{}"  # with several seeds, each has its own folder of tasks
 
 
 class Results:
-    """The rows of one task under one setting, in the order in which the questions were asked.
+    """The rows of one task under one setting, in the order asked.
 
     Args:
-        file: of JSON lines, one for each row; what it holds is taken over, but for a line that was broken off. None to keep
-            them nowhere.
+        file: JSON Lines, one row per line. Existing rows are loaded, except for a truncated last line. None keeps rows in
+            memory only.
 
     Raises:
-        ValueError: the file is no file of results.
+        ValueError: the file is not a results file.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -36,13 +36,13 @@ class Results:
             self.rows = [_row(line, f"{file}, line {number}") for number, line in enumerate(whole_lines(file)[0], 1)]
 
     def keep(self, count: int) -> None:
-        """Drop all but the first rows."""
+        """Drop all but the first `count` rows."""
         self.rows = self.rows[:count]
         if self.file is not None:
             write_atomically(self.file, "".join(map(_line, self.rows)).encode())
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Add rows, on disk when this returns."""
+        """Append rows; they are on disk when this returns."""
         self.rows += rows
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as file:
@@ -52,10 +52,10 @@ class Results:
 
 
 def open_results(folder: Path | None, settings: Sequence[str], identity: Mapping[str, Any]) -> dict[str, Results]:
-    """The results of one task by setting, in a folder that says what they depend on.
+    """Open one task's results by setting, in a folder that records the options they depend on.
 
     Raises:
-        ValueError: the folder has results of other options; names them.
+        ValueError: the folder holds results of other options; the message names them.
     """
     if folder is None:
         return {setting: Results() for setting in settings}

@@ -1,4 +1,4 @@
-"""What a search by BM25 finds for a question."""
+"""BM25 search over passages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from deltamem.evaluation.extras import needs
 
 
 class Search:
-    """An index of passages.
+    """A BM25 index of passages.
 
     Args:
-        passages: what can be found; at least one.
+        passages: the passages, at least one.
 
     Raises:
         ValueError: the package bm25s is missing.
@@ -21,17 +21,15 @@ class Search:
 
     def __init__(self, passages: Sequence[str]) -> None:
         self._bm25s = needs("bm25s")
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index it makes
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index it builds
         self.passages = passages
         tokens = self._tokens(passages)
-        self._index = (
-            self._bm25s.BM25() if any(tokens.ids) else None
-        )  # words of one letter, or stop words only: nothing to find
+        self._index = self._bm25s.BM25() if any(tokens.ids) else None  # only stop words or one-letter words: nothing to find
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
 
     def find(self, question: str, count: int) -> list[str]:
-        """The best passages for a question, at most so many, in the order in which they were told."""
+        """The best passages for a question, at most `count`, in their original order."""
         count = min(count, len(self.passages))
         if self._index is None:
             return [*self.passages[:count]]

@@ -1,4 +1,4 @@
-"""How the next token is chosen: the likeliest, or drawn, each question with a seed of its own."""
+"""Chooses the next token: greedily, or by sampling with a seed per question."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deltamem.evaluation.reading import Choose
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of sampling, by transformers' names."""
+    """Sampling parameters, under transformers' names."""
 
     temperature: float
     top_p: float
@@ -22,22 +22,22 @@ class Sampling:
 
 
 def greedy(predicted: Tensor, rows: Sequence[int]) -> Tensor:
-    """The likeliest tokens, `[rows]`."""
+    """The most likely tokens, `[rows]`."""
     return predicted.argmax(1)
 
 
 def sampled(sampling: Sampling, seeds: Sequence[int]) -> Choose:
-    """Draws tokens; what a row is dealt depends on its seed alone, not on its batch.
+    """Create a sampler whose draws for a row depend on the row's seed alone, not on its batch.
 
     Args:
-        sampling: how.
-        seeds: of the rows.
+        sampling: the sampling parameters.
+        seeds: one seed per row.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)])
 
     def choose(predicted: Tensor, rows: Sequence[int]) -> Tensor:
-        likeliest, tokens = predicted.topk(sampling.top_k)  # first, so that the rest need not be sorted: [rows, top_k]
+        likeliest, tokens = predicted.topk(sampling.top_k)  # top-k first, so that the rest need not be sorted: [rows, top_k]
         shares = warpers(tokens, likeliest).softmax(1).cpu()
         drawn = [torch.multinomial(share, 1, generator=generators[row]) for share, row in zip(shares, rows, strict=True)]
         return tokens.gather(1, torch.stack(drawn).to(tokens.device)).squeeze(1)

@@ -1,4 +1,4 @@
-"""How likely a model finds continuations of texts."""
+"""Scores the likelihood of continuations of texts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Text:
     """A text whose end is scored.
 
     Args:
-        ids: the whole, `[tokens]`.
-        scored: how many tokens at its end are the continuation.
-        counted: which of these count, `[scored]`; all if None.
+        ids: the context and its continuation, `[tokens]`.
+        scored: how many tokens at the end are the continuation.
+        counted: which of these count, `[scored]`; None for all.
     """
 
     ids: Tensor
@@ -36,7 +36,7 @@ class Text:
 
     @classmethod
     def of(cls, tokenizer: Any, context: str, continuation: str) -> Text:
-        """Tokenise both together, as lm-evaluation-harness does, behind the token that the tokenizer starts a text with."""
+        """Tokenise both together, as lm-evaluation-harness does, starting with the BOS token if the tokenizer adds it."""
         start = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
         before, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation))
         return cls(torch.tensor(start + whole, dtype=torch.long, device="cpu"), len(whole) - len(before))
@@ -44,11 +44,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a continuation is.
+    """The likelihood of a continuation.
 
     Args:
-        log_likelihood: of all its tokens that count, in nats.
-        greedy: whether each of them is the likeliest at its place.
+        log_likelihood: summed over its tokens that count, in nats.
+        greedy: whether each of them is the most likely token at its position.
     """
 
     log_likelihood: float
@@ -57,12 +57,12 @@ class Score:
 
 @torch.no_grad()
 def score(subject: Subject, texts: Sequence[Text], with_adapter: bool = False) -> list[Score]:
-    """Score texts in one pass; an open memory has one row for each.
+    """Score texts in one pass; an open memory has one row per text.
 
     Args:
         subject: the model.
-        texts: what is scored.
-        with_adapter: see `Subject.start`.
+        texts: the texts to score.
+        with_adapter: whether an adapter without a memory is on; see `Subject.start`.
     """
     ids, mask = subject.left_padded([text.ids for text in texts])
     most = max(text.scored for text in texts)

@@ -1,4 +1,4 @@
-"""Answers of a few words: exact match and token F1."""
+"""Scores for short answers: exact match and token F1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is evaluated: a bare backbone, or one with an adapter, which may have a memory."""
+"""The model under evaluation: a bare backbone, or one with an adapter, with or without a memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from deltamem.training.writing import ChunkWriter
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be evaluated.
+    """A model under evaluation.
 
     Args:
-        model: a model with a δ-mem adapter, with any other adapter of PEFT, or bare.
+        model: a model with a δ-mem adapter, with another PEFT adapter, or bare.
         tokenizer: its tokenizer.
-        system: the system prompt of every chat that does not begin with one of its own; the chat template's own if None.
-        write_chunk_tokens: histories are written in chunks of so many tokens, each in a context of its own; at once if None.
+        system: the system prompt of chats that do not begin with one; None for the chat template's own.
+        write_chunk_tokens: write histories in chunks of this many tokens, each in a fresh context; None for all at once.
     """
 
     model: PeftModel | PreTrainedModel
@@ -40,16 +40,16 @@ class Subject:
 
     @property
     def has_memory(self) -> bool:
-        """Whether its adapter is one of δ-mem."""
+        """Whether the model has a δ-mem adapter."""
         return isinstance(getattr(self.model, "base_model", None), DeltaMemModel)
 
     def bare(self) -> AbstractContextManager[Any]:
-        """A context in which the model is its backbone alone."""
+        """A context in which the adapter is off."""
         return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
 
     @property
     def ends(self) -> set[int]:
-        """The tokens that end an answer."""
+        """The ids of the tokens that end an answer."""
         given = self.model.generation_config.eos_token_id
         several = given if isinstance(given, list) else [given]
         return {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
@@ -58,7 +58,7 @@ class Subject:
     def write(
         self, histories: Sequence[Sequence[Message]], after_chunk: Callable[[DeltaMemState], None] | None = None
     ) -> DeltaMemState:
-        """Write one history per row to an empty memory; `after_chunk` sees it after each chunk."""
+        """Write one history per row to an empty memory; `after_chunk` is called with it after each chunk."""
         write = self.model.active_peft_config.write
         return self.write_tokens([self.tokens(history, write) for history in histories], after_chunk)
 
@@ -66,7 +66,7 @@ class Subject:
     def write_tokens(
         self, tokens: Sequence[ChatTokens], after_chunk: Callable[[DeltaMemState], None] | None = None
     ) -> DeltaMemState:
-        """As `write`, of tokens with the segments that the adapter writes."""
+        """Write tokens with their segments as `write` does."""
         ids, mask = self.left_padded([row.ids for row in tokens])
         batch = {"input_ids": ids, "attention_mask": mask}
         if self.model.active_peft_config.writes_segments:
@@ -77,15 +77,15 @@ class Subject:
 
     @torch.no_grad()
     def write_in_parts(self, parts: Sequence[Sequence[Message]]) -> list[DeltaMemState]:
-        """Write one history as `write` does, and keep what the memory was on the way.
+        """Write one history as `write` does, and also return the intermediate memories.
 
         Args:
-            parts: the history's messages, one part after the other.
+            parts: the history's messages, in consecutive parts.
 
         Returns:
-            The memory after each part; with `write_chunk_tokens` after each chunk. After all of them only where the parts
-            would make another memory: the chat template renders one otherwise once another follows, or the adapter writes
-            segments, and reads in a pass what was written before it.
+            The memory after each part or, with `write_chunk_tokens`, after each chunk. Only the final memory if writing part by
+            part would change it: if the chat template renders a part differently once another follows, or if the adapter writes
+            segments and so reads only what was written before the pass.
         """
         messages = [message for part in parts for message in part]
         kept: list[DeltaMemState] = []
@@ -108,48 +108,48 @@ class Subject:
     def tokens(
         self, messages: Sequence[Message], write: WriteUnit = "token", add_generation_prompt: bool = False
     ) -> ChatTokens:
-        """A chat behind the system prompt as tokens."""
+        """Tokenise a chat with its system prompt."""
         return ChatTokens.of(self.tokenizer, self.behind_system(messages), write, add_generation_prompt)
 
     def behind_system(self, messages: Sequence[Message]) -> list[Message]:
-        """A chat with a system prompt: its own if it begins with one."""
+        """Prepend the system prompt, unless the chat begins with its own."""
         return with_system(None if system_prompt(messages) else self.system, messages)
 
     def answer_ids(self, answer: str) -> Tensor:
-        """An answer as tokens with the end of the assistant's turn, `[tokens]`."""
+        """Tokenise an answer and its end of turn, `[tokens]`."""
         ids = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
         return torch.tensor(ids, dtype=torch.long, device="cpu")
 
     def left_padded(self, rows: Sequence[Tensor], fill: int | None = None) -> tuple[Tensor, Tensor]:
-        """Rows of different lengths as `[rows, tokens]` and their mask, on the model's device."""
+        """Pad rows on the left to `[rows, tokens]`, and create their mask, on the model's device."""
         device = self.model.device
         fill = (self.tokenizer.pad_token_id or 0) if fill is None else fill
         ids, mask = left_padded(rows, fill), left_padded([torch.ones_like(row) for row in rows], 0)
         return ids.to(device), mask.to(device)
 
     def start(self, rows: int, with_adapter: bool = False) -> tuple[Any, Cache, int]:
-        """What reads prompts: a model, a KV cache, and how many tokens of a trained prefix it holds already.
+        """Set up reading: return the model to call, a KV cache, and the number of trained prefix tokens in the cache.
 
         Args:
             rows: number of prompts.
-            with_adapter: whether an adapter without a memory is on.
+            with_adapter: whether to keep an adapter without a memory on.
 
         Raises:
-            ValueError: an adapter that puts something else before the prompt.
+            ValueError: the adapter is of a prompt-learning type other than prefix tuning.
         """
         config = self.model.active_peft_config if with_adapter else None
         if config is None or not config.is_prompt_learning:
             return self.model, DynamicCache(config=self.model.config), 0
         if config.peft_type != PeftType.PREFIX_TUNING:
             raise ValueError(f"{config.peft_type.value} adapters cannot be evaluated here; LoRA and prefix tuning can")
-        # peft itself would start every pass with the prefix, and so forget the prompt.
+        # peft's own forward starts every pass with the prefix, and so would forget the prompt.
         return self.model.base_model, self.model.get_prompt(rows), config.num_virtual_tokens
 
     def check_window(self, tokens: int, what: str) -> None:
-        """Make sure that so many tokens fit into the model's window.
+        """Check that a number of tokens fits into the model's window.
 
         Raises:
-            ValueError: they do not; names `what`.
+            ValueError: it does not; the message names `what`.
         """
         window = getattr(text_config(self.model), "max_position_embeddings", None)
         if window is not None and tokens > window:

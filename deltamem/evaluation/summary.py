@@ -1,4 +1,4 @@
-"""What an evaluation's rows come to: a figure for every task, setting and metric, with its interval and what is lost or won."""
+"""Summarises an evaluation: a figure for every task, setting and metric, with its interval and its comparisons."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.task import Metric, Row
 from deltamem.intervals import Interval, Numbers, interval, ratio, resample, wilson
 
-MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the history in question, and another's
-FULL = "full"  # the bare backbone with everything in its prompt
-Rows = Mapping[str, Sequence[Row]]  # by setting; those of all settings are of the same questions, in the same order
+MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the question's history, and another's
+FULL = "full"  # the bare backbone with the whole history in its prompt
+Rows = Mapping[str, Sequence[Row]]  # by setting; all settings have the same questions in the same order
 
 
 def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Rows]) -> list[dict[str, Any]]:
-    """The figures of one task, as means over the seeds that it was asked with.
+    """Compute the figures of one task, as means over its seeds.
 
     Args:
-        name: of the task.
+        name: the task's name.
         metrics: its metrics.
         seeds: the rows of each seed; all have the same settings.
 
     Returns:
-        An entry for each setting and metric, of all questions (`group` None) and, where there are several groups of them, of
-        each: `questions`, the number of different ones; `seeds`; `value` with its 95% interval `low` to `high`. Against the
-        bare backbone, if it was asked, `difference` and `ratio`, of the memory against another's `shuffled_difference`, and
-        against the backbone's answers with everything in the prompt `full_ratio`, all with paired intervals:
-        `difference_low`, `difference_high`, and so on. There is no ratio to a figure that is not surely above 0. Behind them an
-        entry for each figure that the metric derives from several settings, where all of these were asked.
-
-        Intervals are bootstrapped over questions, with several seeds over questions and seeds (see `resample`); that of a
-        share that was asked with one seed is Wilson's.
+        An entry for each setting and metric, over all questions (`group` None) and, if there are several groups, for each
+        group: `questions`, the number of distinct questions; `seeds`; `value` with its 95% interval `low` to `high`. If the
+        settings were run, it also has `difference` and `ratio` to the bare backbone, for the memory `shuffled_difference` to
+        another's memory, and `full_ratio` to the backbone with everything in the prompt, all with paired intervals:
+        `difference_low`, `difference_high`, and so on. There is no ratio to a figure that is not reliably above 0. Then follow
+        entries for the figures that a metric derives from several settings, if all of these were run. Intervals are
+        bootstrapped over questions and, with several seeds, over seeds as well (see `resample`); for a share with one seed,
+        they are Wilson's.
 
     Raises:
         ValueError: settings of one seed have different questions, or seeds have different settings.
@@ -52,20 +51,20 @@ def summarise_seeds(name: str, metrics: Mapping[str, Metric], seeds: Sequence[Ro
 
 
 def resampled(metric: Metric, seeds: Sequence[Rows], seed: int = 0) -> dict[str, Numbers]:
-    """Resamples of a metric by setting, `[RESAMPLES]` each, paired with one another; see `resample`."""
+    """Resample a metric by setting, `[RESAMPLES]` each, paired across settings; see `resample`."""
     values = [np.stack([_values(metric, several) for several in rows.values()]) for rows in seeds]
     return dict(zip(seeds[0], resample(values, metric.aggregate, _same_questions(seeds), seed), strict=True))
 
 
 def mean_over_seeds(metric: Metric, seeds: Sequence[Rows]) -> dict[str, float]:
-    """A metric by setting, the mean over seeds."""
+    """A metric's mean over the seeds, by setting."""
     return {
         setting: float(np.mean([metric.aggregate(_values(metric, rows[setting])) for rows in seeds])) for setting in seeds[0]
     }
 
 
 def _entries(name: str, metric: Metric, seeds: Sequence[Rows]) -> list[dict[str, Any]]:
-    """The entries of a metric, and those of what is derived from it."""
+    """The entries of a metric and of the figures derived from it."""
     values, drawn = mean_over_seeds(metric, seeds), resampled(metric, seeds)
     questions = [len(rows[next(iter(rows))]) for rows in seeds]
     counted = {"questions": questions[0] if _same_questions(seeds) else sum(questions), "seeds": len(seeds)}
@@ -74,7 +73,7 @@ def _entries(name: str, metric: Metric, seeds: Sequence[Rows]) -> list[dict[str,
 
 
 def _derived(metric: Metric, values: Mapping[str, float], drawn: Mapping[str, Numbers]) -> Iterator[dict[str, Any]]:
-    """What a metric derives from several settings."""
+    """The figures that a metric derives from several settings."""
     for name, derived in metric.derived.items():
         if not {*derived.settings} <= {*values}:
             continue
@@ -129,7 +128,7 @@ def _asked(rows: Rows) -> bool:
 
 
 def _same_questions(seeds: Sequence[Rows]) -> bool:
-    """Whether all seeds asked the same questions, or each its own."""
+    """Whether all seeds have the same questions."""
     first = _questions(next(iter(seeds[0].values())))
     return all(_questions(several) == first for rows in seeds for several in rows.values())
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation in words, and as a table in the terminal."""
+"""Formats the figures of an evaluation, and prints them as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rich.table import Table
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.summary import FULL, SHUFFLED
 
-# What an entry compares its setting with, in words.
+# Column titles of an entry's comparisons.
 COMPARED = {
     "difference": f"against {BARE}",
     "shuffled_difference": f"against {SHUFFLED}",
     "ratio": f"times {BARE}",
     "full_ratio": f"times {FULL}",
 }
-WIDE = 1000  # characters in a line where nobody says how many fit
-Show = Callable[..., str]  # a figure, perhaps with its sign
+WIDE = 1000  # line width if the output is not a terminal
+Show = Callable[..., str]  # formats a figure, optionally with a sign
 
 
 def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Print what `summarise_seeds` returned as one table."""
+    """Print the entries of `summarise_seeds` as one table."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in ("task", "setting", "metric"):
         table.add_column(header, no_wrap=True)
@@ -44,10 +44,10 @@ def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def shown(entry: Mapping[str, Any], name: str) -> str:
-    """A figure of an entry with its interval, in words; nothing if it is not there.
+    """Format a figure of an entry with its interval; empty if the entry does not have it.
 
     Args:
-        entry: one that `summarise_seeds` returned.
+        entry: an entry of `summarise_seeds`.
         name: `value`, `difference`, `shuffled_difference`, `ratio` or `full_ratio`.
     """
     if name not in entry:
@@ -68,5 +68,5 @@ def _number(value: float, sign: str = "") -> str:
 
 
 def times(value: float) -> str:
-    """A ratio in words."""
+    """Format a ratio."""
     return f"{value:.2f}×"

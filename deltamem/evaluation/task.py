@@ -1,4 +1,4 @@
-"""What an evaluation's task is, and what it measures."""
+"""Defines evaluation tasks, their options and their metrics."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from deltamem.evaluation.subject import Subject
 from deltamem.intervals import Aggregate, Numbers
 
-Row = dict[str, Any]  # what is kept of one question under one setting
+Row = dict[str, Any]  # the result of one question under one setting
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `deltamem eval` that its tasks look at; the command describes them."""
+    """The options of `deltamem eval` that tasks use; the command's help describes them."""
 
     data: Path | None = None
     data_dir: Path | None = None
@@ -37,12 +37,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Derived:
-    """A figure that a metric makes under several settings together.
+    """A figure computed from a metric's values under several settings.
 
     Args:
-        settings: which; the figure says something about the first of them.
-        of: makes it of the metric's values by setting, of one shape each; None where it would say nothing.
-        share: whether it is a share, shown in percent.
+        settings: the settings it needs; it is reported under the first.
+        of: computes it from the metric's values by setting, all of one shape; None if it would be meaningless.
+        share: whether it is a share, shown as a percentage.
     """
 
     settings: tuple[str, ...]
@@ -52,13 +52,13 @@ class Derived:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of all questions.
+    """A figure over all questions.
 
     Args:
-        of: the entry of the rows that it is made of.
-        aggregate: makes it, over the last axis.
-        share: whether it is the share of questions answered right.
-        derived: figures of several settings, by name.
+        of: the rows' entry that it aggregates.
+        aggregate: aggregates over the last axis.
+        share: whether it is the share of questions answered correctly.
+        derived: figures derived from several settings, by name.
     """
 
     of: str
@@ -68,51 +68,51 @@ class Metric:
 
 
 def share(of: str) -> Metric:
-    """The share of questions whose entry is 1, not 0."""
+    """The share of questions whose entry is 1 (the others' is 0)."""
     return Metric(of, mean, share=True)
 
 
 def perplexity(of: str) -> Metric:
-    """From log-likelihoods: exp of their negative mean."""
+    """The exponential of the negative mean log-likelihood."""
     return Metric(of, lambda values: np.exp(-mean(values)))
 
 
 def mean(values: Numbers) -> Numbers:
-    """Over the questions, the last axis."""
+    """The mean over the questions, the last axis."""
     result: Numbers = values.mean(axis=-1)
     return result
 
 
 class Task(Protocol):
-    """Questions, asked under several settings."""
+    """Questions to be asked under several settings."""
 
     @property
     def name(self) -> str:
-        """Names the task and its results; letters, digits, "_" and "-"."""
+        """The name of the task and its results: letters, digits, "_" and "-"."""
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """What is measured, by name."""
+        """The metrics, by name."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The options that its results depend on: with others, they are other results."""
+        """The options that the results depend on; other options make other results."""
 
     def __len__(self) -> int:
         """Number of questions."""
 
     def settings(self, subject: Subject) -> tuple[str, ...]:
-        """The settings that a model can be asked under."""
+        """The settings that the task supports for a model."""
 
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
-        """Do what needs a tokenizer, before anything is asked under these settings.
+        """Do everything that needs a tokenizer, before anything is asked under these settings.
 
         Raises:
-            ValueError: texts that do not fit into the model's window.
+            ValueError: a text does not fit into the model's window.
         """
 
     def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
-        """Ask some of the questions, given by their places, under settings: rows by setting.
+        """Ask the questions at `places` under the settings; return rows by setting.
 
-        A row's optional "group" is the kind of its question, to be summed up separately.
+        A row's optional "group" is its question's kind, which is summarised separately.
         """

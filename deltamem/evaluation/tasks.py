@@ -27,7 +27,7 @@ from deltamem.evaluation.task import Options, Task
 
 Maker = Callable[[Options], Sequence[Task]]
 
-# Each makes the tasks that its options ask for, and reads their data. To add one: a module, and its line here.
+# Each creates tasks from the options, and loads their data. To add one, write its module and add a line here.
 TASKS: dict[str, Maker] = {
     "facts": facts.tasks,
     "arc_easy": arc_easy.tasks,
@@ -46,14 +46,14 @@ TASKS: dict[str, Maker] = {
     "needle": needle.tasks,
     "variable_tracking": variable_tracking.tasks,
 }
-WITHOUT_DATA = {"facts", "needle", "variable_tracking"}  # generated, always
+WITHOUT_DATA = {"facts", "needle", "variable_tracking"}  # always generated
 
 
 def make_tasks(names: Sequence[str], options: Options) -> list[Task]:
-    """The tasks of these names.
+    """Create the tasks with these names.
 
     Raises:
-        ValueError: an unknown name, with what exists; missing data; options that a task refuses.
+        ValueError: a name is unknown, data is missing, or a task refuses its options.
     """
     unknown = [name for name in names if _maker(name) is None]
     if unknown or not names:

@@ -1,4 +1,4 @@
-"""Texts of any kind: raw ones, or chats."""
+"""Texts of any kind: raw texts or chats."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from deltamem.training.chats import read_chats
 from deltamem.training.given import Given
 from deltamem.training.texts import paragraphs
 
-AnyText = str | Sequence[Message]  # raw, or a chat
+AnyText = str | Sequence[Message]  # a raw text or a chat
 
 
 def read_texts(name: str, options: Options) -> list[AnyText]:
-    """The texts of a task's data.
+    """Read the texts of a task's data.
 
     Args:
-        name: of the task.
-        options: which name the data: records of `{"text": ...}` or `{"messages": [...]}`, or a `.txt` file of raw texts, with
-            blank lines between them.
+        name: the task's name.
+        options: name the data: records `{"text": ...}` or `{"messages": [...]}`, or a `.txt` file of raw texts separated by
+            blank lines.
 
     Raises:
-        ValueError: no data, or of another format.
+        ValueError: the data is missing or malformed.
     """
     if options.data is not None and options.data.suffix == ".txt" and options.data.is_file():
         return [*paragraphs(options.data)]

@@ -1,1 +1,1 @@
-"""What the pages of this library share: each is one file that needs nothing else, no network and no other file."""
+"""Templates and helpers shared by the HTML pages; each page is one self-contained file."""

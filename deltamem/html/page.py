@@ -1,4 +1,4 @@
-"""Makes pages of templates."""
+"""Renders HTML pages from templates."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
 def render(package: str, title: str, facts: Mapping[str, str], notes: Sequence[str], **values: Any) -> str:
-    """A page as text; whatever is put into it is escaped.
+    """Render a page; all values are escaped.
 
     Args:
-        package: that has the template `page.html`, which extends `base.html`, in its folder `templates`.
-        title: of the page.
-        facts: what is known of it all, shown as a list.
-        notes: what a reader must know before.
-        values: what else the template shows.
+        package: has the template `page.html`, which extends `base.html`, in its folder `templates`.
+        title: the page's title.
+        facts: general facts, shown as a list.
+        notes: caveats for the reader, shown first.
+        values: all other values that the template uses.
     """
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("deltamem.html")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -24,7 +24,7 @@ def render(package: str, title: str, facts: Mapping[str, str], notes: Sequence[s
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of the first `count` numbers, evenly spaced, the first and the last among them."""
+    """At most `most` of the numbers below `count`, evenly spaced, including the first and the last."""
     if count <= most:
         return [*range(count)]
     return [round(place * (count - 1) / (most - 1)) for place in range(most)]

@@ -1,1 +1,1 @@
-"""The Hub: model cards, and adapters that are sent there."""
+"""Hugging Face Hub: model cards, and uploads of adapters."""

@@ -1,4 +1,4 @@
-"""The model card of an adapter, completed from what lies in its folder."""
+"""An adapter's model card, completed from the files in its folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deltamem.io.files import check_regular, write_atomically
 CARD = "README.md"
 TAGS = ("delta-mem", "memory")
 ADAPTER_OF = "base_model:adapter:"
-# What peft and transformers put into the Hub's template of a card by themselves.
+# Lines that peft and transformers add to the Hub's card template on their own.
 AUTOMATIC = re.compile(r"### Framework versions|- PEFT .*|This is the model card of a 🤗 transformers model .*")
 
 
 def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **metadata: Any) -> None:
-    """Write the README.md of a folder with an adapter, as `make_card` makes it; nothing where there are no weights yet.
+    """Write the README.md of an adapter's folder (see `make_card`), unless it has no weights yet.
 
     Args:
         folder, config, name, metadata: see `make_card`.
@@ -39,19 +39,19 @@ def write_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **
 
 
 def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **metadata: Any) -> ModelCard:
-    """The model card of an adapter.
+    """Create the model card of an adapter.
 
-    Metadata that the folder's README.md has is kept, and so is its text, unless nobody wrote it: then it is made of the
-    configuration, the weights' shapes, `training.json` and `evaluation.json`.
+    The metadata of the folder's README.md is kept. So is its text, unless it is generated or the Hub's template; then it is
+    rewritten from the configuration, the weights' shapes, `training.json` and `evaluation.json`.
 
     Args:
-        folder: with the adapter's weights.
-        config: of the adapter.
-        name: under which it is loaded; that of the folder if None.
-        metadata: what else the Hub is told, `license="apache-2.0"` for one.
+        folder: holds the adapter's weights.
+        config: the adapter's configuration.
+        name: the name to load it by; None for the folder's name.
+        metadata: further metadata for the Hub, such as `license="apache-2.0"`.
 
     Raises:
-        ValueError: metadata, `training.json` or `evaluation.json` that cannot be read.
+        ValueError: the metadata, `training.json` or `evaluation.json` cannot be read.
     """
     path = folder / CARD
     check_regular(path)
@@ -71,7 +71,7 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **m
 
 
 def has_hub_form(name: str | None) -> bool:
-    """Whether a name has the form of those on the Hub."""
+    """Whether a name is a valid Hub name."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -80,12 +80,12 @@ def has_hub_form(name: str | None) -> bool:
 
 
 def hub_name(name: str | None) -> str | None:
-    """The name if it can be one on the Hub: of the right form, and no folder of this machine."""
+    """Return the name if it can exist on the Hub: it is valid, and not a local folder; otherwise None."""
     return None if name is None or not has_hub_form(name) or os.path.isdir(name) else name
 
 
 def _complete(data: Any, config: DeltaMemConfig, base: str | None) -> None:
-    """Add the metadata that is missing. A folder of this machine, which peft names as the backbone, is none to others."""
+    """Add missing metadata. A local folder, which peft may name as the backbone, is dropped: it means nothing elsewhere."""
     data.library_name = "peft"
     if not isinstance(data.base_model, list) and hub_name(data.base_model) is None:
         data.base_model = base
@@ -96,19 +96,19 @@ def _complete(data: Any, config: DeltaMemConfig, base: str | None) -> None:
 
 
 def _is_template(text: str) -> bool:
-    """Whether all of a card's lines are those of the Hub's template."""
+    """Whether all lines of a card come from the Hub's template."""
     template = {*ModelCard.from_template(ModelCardData()).text.splitlines()}
     return all(line in template or AUTOMATIC.fullmatch(line) for line in text.splitlines())
 
 
 def _shapes(weights: Path) -> dict[str, list[int]]:
-    """The shapes of an adapter's weights by name; from the file's header, without the numbers."""
+    """The shapes of an adapter's weights by name, read from the file's header alone."""
     with safe_open(weights, framework="pt") as file:
-        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def _eval_result(entry: dict[str, Any]) -> EvalResult:
-    """An entry of `deltamem eval`, as the Hub's model index has it."""
+    """Convert an entry of `deltamem eval` for the Hub's model index."""
     return EvalResult(
         task_type="text-generation",
         dataset_type=entry["task"],

@@ -1,4 +1,4 @@
-"""The text of a model card: how an adapter is used, and what it is in words."""
+"""The text of a model card: how to use an adapter, and its configuration in words."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from deltamem.config import DeltaMemConfig
 
-# While a card has this line, it is written anew whenever the adapter is saved.
+# A card with this line is rewritten whenever the adapter is saved.
 GENERATED = "<!-- Written by deltamem. Take this line out, and the text below stays as you change it. -->"
 PAPER = "https://arxiv.org/abs/2605.12357"
-# How many bytes a number of a memory takes.
+# Bytes per number in a memory.
 FLOAT32 = 4
 DECAYS = {
     "coupled": "a write keeps one minus its gate of the memory",
@@ -26,7 +26,7 @@ TURNS = {"after": "after it was answered", "during": "while it is read and answe
 
 @dataclass(frozen=True)
 class Size:
-    """Of an adapter: its layers, its parameters, and the bytes of one memory."""
+    """An adapter's number of layers and parameters, and the bytes of one memory."""
 
     layers: int
     parameters: int
@@ -34,9 +34,9 @@ class Size:
 
     @classmethod
     def of(cls, config: DeltaMemConfig, shapes: Mapping[str, Sequence[int]]) -> Size:
-        """The size of an adapter whose weights, by their names in its file, have these shapes; embeddings do not count."""
+        """Compute an adapter's size from its weights' shapes, by their names in its file; embeddings do not count."""
         shapes = {name: shape for name, shape in shapes.items() if ".delta_mem_" in name}
-        layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)  # one in each
+        layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)  # one per layer
         numbers = layers * sum(map(math.prod, config.memory_kind.state_parts.values()))
         return cls(layers, sum(map(math.prod, shapes.values())), FLOAT32 * numbers)
 
@@ -49,15 +49,15 @@ def card_text(
     training: dict[str, str],
     results: Sequence[dict[str, Any]],
 ) -> str:
-    """The text below the metadata, in Markdown.
+    """The card's text below the metadata, in Markdown.
 
     Args:
-        config: of the adapter.
-        size: of the adapter.
-        name: under which it is loaded.
-        base: name of its backbone, None if it is not known.
-        training: as `training_of` gives it.
-        results: as `evaluation_of` gives them.
+        config: the adapter's configuration.
+        size: the adapter's size.
+        name: the name to load it by.
+        base: the name of its backbone; None if unknown.
+        training: as returned by `training_of`.
+        results: as returned by `evaluation_of`.
     """
     of = f" for {base}" if base else ""
     parts = [
@@ -77,7 +77,7 @@ def card_text(
 
 
 def usage(config: DeltaMemConfig, name: str, base: str) -> str:
-    """Code that loads the adapter and uses it."""
+    """Example code that loads and uses the adapter."""
     auto = "AutoModel" if config.task_type == "FEATURE_EXTRACTION" else "AutoModelForCausalLM"
     name, base = json.dumps(name, ensure_ascii=False), json.dumps(base, ensure_ascii=False)
     lines = [
@@ -104,7 +104,7 @@ def usage(config: DeltaMemConfig, name: str, base: str) -> str:
 
 
 def config_in_words(config: DeltaMemConfig, size: Size) -> list[str]:
-    """What a configuration says, a line for each thing."""
+    """Describe a configuration, one line per aspect."""
     r, scale = config.r, config.alpha / config.r
     state = " + ".join(" × ".join(map(str, shape)) for shape in config.memory_kind.state_parts.values())
     return [

@@ -1,8 +1,8 @@
-"""When the model card is written: beside what `save_pretrained` saves, and before `push_to_hub` uploads it.
+"""Hooks the model card into `save_pretrained` and `push_to_hub`.
 
-transformers' method, which every PeftModel inherits, replaces the card that was saved by one of its own, "of a transformers
-model", before it uploads the folder. `PeftModel` gets an upload step that puts δ-mem's card back and leaves other methods as
-they are.
+transformers' `push_to_hub`, which every PeftModel inherits, replaces the saved card with one of its own, "of a transformers
+model", before it uploads the folder. `PeftModel` gets an upload step that restores δ-mem's card and leaves other methods
+unchanged.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from peft import PeftModel
 from deltamem.config import DeltaMemConfig
 from deltamem.hub.card import write_card
 
-MAIN_ADAPTER = "default"  # the one that peft saves to the folder itself, the others to folders in it
+MAIN_ADAPTER = "default"  # peft saves this one to the folder itself, others to subfolders
 
 
 def keep_card() -> None:
-    """Complete the card of every adapter that is saved or pushed."""
+    """Write the card of every adapter that is saved or pushed."""
     if write_card not in DeltaMemConfig.after_saving:
         DeltaMemConfig.after_saving.append(write_card)
     PeftModel._upload_modified_files = _upload_with_card

@@ -1,4 +1,4 @@
-"""What a model card tells of an adapter's training and evaluation: two optional files beside the weights."""
+"""What a model card reports about training and evaluation: two optional files beside the weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from deltamem.io.files import check_regular, write_atomically
 
 TRAINING = "training.json"
-EVALUATION = "evaluation.json"  # what `deltamem eval ... --json` printed
+EVALUATION = "evaluation.json"  # the output of `deltamem eval ... --json`
 
 
 def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence[str] | None = None) -> None:
-    """Keep how an adapter was trained, for its model card; before the adapter is saved to the same folder.
+    """Record how an adapter was trained, for its model card; call it before saving the adapter to the same folder.
 
     Args:
-        folder: of the adapter.
-        data: what it was trained on, in words.
-        arguments: of `deltamem train`; None if that did not train it.
+        folder: the adapter's folder.
+        data: a description of the training data.
+        arguments: the arguments of `deltamem train`; None if it was trained otherwise.
     """
     command = {} if arguments is None else {"command": shlex.join(["deltamem", "train", *arguments])}
     note = {"data": data, **command}
@@ -31,7 +31,7 @@ def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence
 
 
 def training_of(folder: Path) -> dict[str, str]:
-    """What `note_training` kept, nothing if there is no such file.
+    """Read the record of `note_training`; empty if there is none.
 
     Raises:
         ValueError: the file holds something else.
@@ -43,7 +43,7 @@ def training_of(folder: Path) -> dict[str, str]:
 
 
 def evaluation_of(folder: Path) -> list[dict[str, Any]]:
-    """The results that `deltamem eval --json` printed, none if there is no such file.
+    """Read the results of `deltamem eval --json`; empty if there is no such file.
 
     Raises:
         ValueError: the file holds something else.

@@ -1,4 +1,4 @@
-"""`deltamem push`: an adapter's folder, checked, completed with its card, and sent to the Hub."""
+"""`deltamem push`: checks an adapter's folder, completes its card, and uploads it to the Hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deltamem.config import DeltaMemConfig
 from deltamem.hub.card import CARD, has_hub_form, hub_name, make_card
 from deltamem.io.printable import printable
 
-# What may be sent: nothing that is run when it is loaded, as a pickle is (.bin, .pt, .pth, .pkl).
+# The files to upload; none that run code when loaded, such as pickles (.bin, .pt, .pth, .pkl).
 SUFFIXES = {".jinja", ".jpg", ".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ".txt"}
 NAMES = {"LICENSE", "NOTICE"}
 
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Upload:
-    """What is sent to a repository of the Hub.
+    """The contents of an upload to the Hub.
 
     Args:
         repo: OWNER/NAME.
-        files: the other files' places on this machine, by name.
-        card: its README.md.
+        files: the paths of all other files on this machine, by name.
+        card: the text of README.md.
     """
 
     repo: str
@@ -38,24 +38,24 @@ class Upload:
 
     @property
     def contents(self) -> dict[str, bytes | Path]:
-        """All files by name, sorted: their contents, or where these are."""
+        """All files, sorted by name: their contents or their paths."""
         contents: dict[str, bytes | Path] = {**self.files, CARD: self.card.encode("utf-8")}
         return dict(sorted(contents.items()))
 
 
 def prepare(folder: Path, repo: str) -> Upload:
-    """Check an adapter and gather what is sent of it: the folder's files, but for hidden ones and folders in it, and its card.
+    """Check an adapter and gather its upload: the folder's files, except hidden ones and subfolders, and its card.
 
-    The folder stays as it is.
+    The folder is not changed.
 
     Args:
-        folder: of a saved adapter.
+        folder: the folder of a saved adapter.
         repo: OWNER/NAME on the Hub.
 
     Raises:
         OSError: the folder holds no adapter.
-        ValueError: an adapter of another method, weights that are not finite, a backbone that nobody else has, or files
-            that could be run when they are loaded; `repo` is no such name.
+        ValueError: the adapter is of another method; its weights are not finite; its backbone is not on the Hub; a file could
+            run code when loaded; `repo` is not a valid name.
     """
     if "/" not in repo or not has_hub_form(repo):
         raise ValueError(
@@ -76,31 +76,31 @@ def prepare(folder: Path, repo: str) -> Upload:
 
 
 def send(upload: Upload, private: bool = False, revision: str | None = None) -> str:
-    """Send all files in one commit, to a repository that is made if there is none.
+    """Upload all files in one commit, creating the repository if needed.
 
     Args:
-        upload: as `prepare` gives it.
-        private: the repository is one that only its owner sees.
-        revision: a branch, made if there is none; the main branch if None.
+        upload: as returned by `prepare`.
+        private: create the repository as private.
+        revision: a branch, created if needed; None for the main branch.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        ValueError: `private`, and the repository is there already and public; nothing is sent.
+        ValueError: `private` is set, but the repository exists and is public; nothing is uploaded.
         OSError: the Hub cannot be reached or refuses.
     """
     api = HfApi()
     try:
         return _commit(api, upload, private, revision)
     except HTTPError as error:
-        if isinstance(error, OSError):  # the Hub's own answer, in words
+        if isinstance(error, OSError):  # the Hub's own error message
             raise
         raise OSError(f"{api.endpoint} cannot be reached: {error}") from error
 
 
 def as_text(upload: Upload) -> str:
-    """All that would be sent, to be read: files with their sizes, and the card."""
+    """Describe the upload for a dry run: files with their sizes, and the card."""
     lines = [f"{_size(content):>13,}  {name}" for name, content in upload.contents.items()]
     return printable("\n".join([f"{upload.repo}:", *lines, "", f"{CARD}:", upload.card]))
 
@@ -121,7 +121,7 @@ def _commit(api: HfApi, upload: Upload, private: bool, revision: str | None) -> 
 
 
 def _check_weights(folder: Path, config: DeltaMemConfig) -> None:
-    """Make sure that the weights have the names and widths of the config's."""
+    """Check that the weights have the names and widths that the config implies."""
     shapes = {name: tuple(weight.shape) for name, weight in read_weights(folder).items()}
     corrections = [name for name in shapes if name.split(".")[-2:-1] in [[f"delta_mem_{role}"] for role in config.corrections]]
     others = [name for name in shapes if ".delta_mem_" not in name]

@@ -1,4 +1,4 @@
-"""`deltamem inspect`: what a backbone, an adapter or a memory is, and what a conversation writes to a memory."""
+"""`deltamem inspect`: describes a backbone, an adapter or a memory, and what a conversation writes to a memory."""
 
 from deltamem.inspection.backbone import inspect_model, print_inspection
 from deltamem.inspection.writes import LayerWrites, left_of, writes_of

@@ -1,4 +1,4 @@
-"""What `deltamem inspect ADAPTER` shows: an adapter's parameters, norms and gates, layer by layer, from its files alone."""
+"""Implements `deltamem inspect ADAPTER`: an adapter's parameters, norms and gates by layer, from its files alone."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ CAPTION = "Norms of the weights, and the gates where they see nothing: β, and w
 
 
 def inspect_adapter(name: str) -> dict[str, Any]:
-    """Look at an adapter without its backbone.
+    """Describe an adapter without its backbone.
 
     Args:
-        name: its folder, or a name on the Hub.
+        name: the adapter's folder, or a name on the Hub.
 
     Returns:
         `layers`, for each attention layer its `parameters`; the Frobenius norms of its `projections` (query, key, value, and
-        the gates' weights: how much the gates depend on the token) and of its `corrections` (scaled as they are used, by
-        alpha / r); and its gates at rest, where their weights see nothing: `write_gate` (β, mean, least and most over its rows)
-        and `keep_gate` (what a write keeps, likewise). Then their sums, the config, what the adapter was made for, and
+        the gates' weights, which show how much the gates depend on the token) and of its `corrections` (scaled by alpha / r, as
+        in use); and its gates at rest, for a zero input: `write_gate` (β; mean, minimum and maximum over its rows) and
+        `keep_gate` (what a write keeps, likewise). Then their sums, the config, what the adapter was made for, and
         `of_the_backbone`: the names of other weights in its file (embeddings, after a change of the vocabulary).
 
     Raises:
-        ValueError: the adapter is of another kind than δ-mem, or its weights are damaged or not those of its config.
+        ValueError: the adapter is not a δ-mem adapter, or its weights are damaged or do not fit its config.
         OSError: it has no weights.
     """
     config, saved = read_config(name), read_weights(name)
@@ -54,7 +54,7 @@ def inspect_adapter(name: str) -> dict[str, Any]:
         "in_words": config_in_words(config, size),
         "backbone": config.base_model_name_or_path,
         "made_for": {key: value for key, value in (config.backbone or {}).items() if key != "embedding"},
-        "fingerprint": fingerprint_of(config, numbers) if config.backbone else None,  # the backbone is a part of it
+        "fingerprint": fingerprint_of(config, numbers) if config.backbone else None,  # it covers the backbone
         "config": {key: getattr(config, key) for key in SHOWN_OPTIONS},
         "layers": [{"name": layer, **row} for layer, row in layers.items()],
         "of_the_backbone": others,
@@ -64,7 +64,7 @@ def inspect_adapter(name: str) -> dict[str, Any]:
 
 
 def print_adapter(figures: dict[str, Any]) -> None:
-    """Print what `inspect_adapter` returned as a table."""
+    """Print the result of `inspect_adapter` as a table."""
     console = Console()
     made_for = ", ".join(f"{key} {value}" for key, value in figures["made_for"].items()) or "not said"
     fingerprint = figures["fingerprint"] or "not known without its backbone"
@@ -88,7 +88,7 @@ def print_adapter(figures: dict[str, Any]) -> None:
 
 
 def _by_layer(saved: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The weights of an adapter by attention layer, in the order of the layers: `in`, `gate_bias` and the corrections."""
+    """An adapter's weights by attention layer, in layer order: `in`, `gate_bias` and the corrections."""
     weights: dict[str, dict[str, Tensor]] = {}
     for key, weight in sorted(saved.items(), key=lambda item: in_order(item[0])):
         layer, _, own = key.removeprefix(SAVED_UNDER).partition(f".{DeltaMemModel.prefix}")

@@ -1,4 +1,4 @@
-"""What `deltamem inspect --architectures` lists: which model types a memory can be attached to, where, and which not."""
+"""Implements `deltamem inspect --architectures`: the model types that a memory can be attached to, where, and which not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
 from deltamem.hook.attention_hook import ROLES, AttentionHook, Unsupported
 from deltamem.hook.registered import ENCODER_DECODER, package_of, registered_hook, registered_types
 
-# The package whose hooks the contract in tests/contract proves.
+# The package whose hooks tests/contract covers.
 TESTED = "deltamem"
 NOT_REGISTERED = (
     "no hook is registered, so it is not tested; a memory is attached all the same if its projections have names in use"
@@ -49,24 +49,24 @@ in an [AttentionHook](porting.md).
 
 
 def architectures() -> list[dict[str, Any]]:
-    """All model types that have a causal or image-reading language model in transformers or are registered, sorted.
+    """List all model types that have a causal or image-reading language model in transformers or are registered, sorted.
 
     Returns:
-        For each its `model_type`; `supported`, whether the contract proves it; `attention`, where it is corrected, None where
-        it is not; and `reason`, why it is not supported, None where it is.
+        For each its `model_type`; `supported`, whether the contract covers it; `attention`, where it is corrected, or None; and
+        `reason`, why it is not supported, or None.
     """
     in_transformers = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
     return [describe(model_type) for model_type in sorted({*in_transformers, *registered_types()})]
 
 
 def describe(model_type: str) -> dict[str, Any]:
-    """One entry of what `architectures` returns."""
+    """Create one entry of the list that `architectures` returns."""
     attention, reason = _verdict(model_type)
     return {"model_type": model_type, "supported": reason is None, "attention": attention, "reason": reason}
 
 
 def describe_hook(hook: AttentionHook) -> str:
-    """A hook in short: `self_attn: q_proj, k_proj, v_proj, o_proj`, packed ones as `qkv_proj [q k v]`."""
+    """Summarise a hook: `self_attn: q_proj, k_proj, v_proj, o_proj`, packed ones as `qkv_proj [q k v]`."""
     parts: dict[str, None] = {}
     for role in ROLES:
         names = getattr(hook, role)
@@ -82,7 +82,7 @@ def describe_hook(hook: AttentionHook) -> str:
 
 
 def print_architectures(found: Sequence[dict[str, Any]]) -> None:
-    """Print what `architectures` returned as a table."""
+    """Print the result of `architectures` as a table."""
     table = Table("model type", "supported", "attention, or why not", box=box.SIMPLE, pad_edge=False)
     for row in found:
         said = row["attention"] if row["supported"] else row["reason"]
@@ -95,7 +95,7 @@ def print_architectures(found: Sequence[dict[str, Any]]) -> None:
 
 
 def as_markdown(found: Sequence[dict[str, Any]]) -> str:
-    """What `architectures` returned, as docs/architectures.md."""
+    """Format the result of `architectures` as docs/architectures.md."""
     supported = [f"| {row['model_type']} | `{row['attention']}` |" for row in found if row["supported"]]
     others = [f"| {row['model_type']} | {row['reason']} |" for row in found if not row["supported"]]
     return MARKDOWN.format(
@@ -108,10 +108,10 @@ def as_markdown(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _verdict(model_type: str) -> tuple[str | None, str | None]:
-    """Where the attention of a model type is corrected, and why it is not supported; None for what there is not."""
+    """Where a model type's attention is corrected, and why it is not supported; None for either that does not apply."""
     try:
         hook = registered_hook(model_type)
-    except ValueError as error:  # two packages register it
+    except ValueError as error:  # two packages register the type
         return None, str(error)
     if isinstance(hook, Unsupported):
         return None, hook.reason
@@ -131,8 +131,8 @@ def _verdict(model_type: str) -> tuple[str | None, str | None]:
 
 
 def _decoder_type(model_type: str) -> str:
-    """The type of a model's text decoder, as its configuration is by default."""
+    """The type of a model's text decoder in its default configuration."""
     try:
         return CONFIG_MAPPING[model_type]().get_text_config().model_type
-    except Exception:  # a configuration without defaults, or without a text decoder
+    except Exception:  # the configuration has no defaults, or no text decoder
         return model_type

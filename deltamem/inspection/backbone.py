@@ -1,4 +1,4 @@
-"""What `deltamem inspect BACKBONE` shows: where a memory would be attached, and what it would add."""
+"""Implements `deltamem inspect BACKBONE`: where a memory would be attached, and what it would add."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from deltamem.inspection.architectures import describe_hook
 from deltamem.inspection.kind import ACCEPTED
 from deltamem.layer import DeltaMemLayer
 
-# A model's classes, that with which it is used as a language model first.
+# A model's classes in order of preference: as a causal language model first.
 CLASSES = (
     (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
     (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
@@ -40,19 +40,19 @@ CLASSES = (
 
 
 def inspect_model(name: str, variant: str = "tsw", r: int | None = None, corrections: str | None = None) -> dict[str, Any]:
-    """Attach a new adapter to a model without weights, and look at it.
+    """Attach a new adapter to a model without weights, and describe it.
 
     Args:
-        name: a folder or a name on the Hub, of which only the configuration is read.
-        variant: of the adapter: "tsw", "ssw" or "msw".
-        r: width of a memory, the adapter's default if None.
-        corrections: the corrected projections, such as "qkvo"; the adapter's default if None.
+        name: a folder or a name on the Hub; only the configuration is read.
+        variant: the adapter's variant: "tsw", "ssw" or "msw".
+        r: the width of a memory; None for the adapter's default.
+        corrections: the projections to correct, such as "qkvo"; None for the adapter's default.
 
     Returns:
-        The figures: `layers`, one entry for every decoder layer, and their sums.
+        The figures: `layers`, one entry per decoder layer, and their sums.
 
     Raises:
-        ValueError, OSError: the model or an option is not accepted; says why.
+        ValueError, OSError: the model or an option is not accepted; the message says why.
     """
     config = _adapter_config(variant, r, corrections)
     backbone = empty_backbone(name)
@@ -84,7 +84,7 @@ def inspect_model(name: str, variant: str = "tsw", r: int | None = None, correct
 
 
 def print_inspection(figures: dict[str, Any]) -> None:
-    """Print what `inspect_model` returned as a table."""
+    """Print the result of `inspect_model` as a table."""
     console = Console()
     inferred = " (inferred: nobody registered this model type)" if figures["inferred"] else ""
     state = ", ".join(" × ".join(map(str, shape)) for shape in figures["adapter"]["state"].values())
@@ -109,20 +109,20 @@ def print_inspection(figures: dict[str, Any]) -> None:
 
 
 def empty_backbone(name: str) -> PreTrainedModel:
-    """A model without weights, made from its configuration.
+    """Create a model without weights from its configuration.
 
     Args:
         name: a folder or a name on the Hub.
 
     Raises:
-        ValueError, OSError: there is no configuration, or transformers makes no model of it.
+        ValueError, OSError: there is no configuration, or transformers cannot create a model from it.
     """
     config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
     auto = next((auto for auto, mapping in CLASSES if type(config) in mapping), AutoModel)
     try:
         with torch.device("meta"):
             model: PreTrainedModel = auto.from_config(config)
-    except Exception as error:  # whatever a model's code raises about a configuration
+    except Exception as error:  # a model's code may raise anything about a configuration
         raise ValueError(
             f"transformers makes no model of the type {config.model_type!r} from the configuration of {name!r}: {error!r}"
         ) from error
@@ -130,7 +130,7 @@ def empty_backbone(name: str) -> PreTrainedModel:
 
 
 def _source(name: str) -> str:
-    """A folder with a configuration, or a name that the Hub or its local cache answers to."""
+    """Resolve a name to a folder with a configuration, or to a name known to the Hub or its local cache."""
     source = find_backbone(name)
     if os.path.isdir(source):
         if not os.path.isfile(os.path.join(source, "config.json")):
@@ -169,12 +169,12 @@ def _describe_layer(layer: DeltaMemLayer, state: Tensor) -> dict[str, Any]:
 
 
 def _describe_projection(projection: Projection, names: dict[nn.Module, str]) -> dict[str, Any]:
-    """A projection's place: `outputs` of the `width` outputs of a module."""
+    """A projection's location: `outputs` of the `width` outputs of a module."""
     return {"module": names[projection.module], "outputs": projection.out_features, "width": width_out(projection.module)}
 
 
 def _other_layers(model: nn.Module, attention: list[str]) -> dict[str, nn.Module]:
-    """The decoder layers that have no memory, by name: they stand in one list with those that do."""
+    """The decoder layers without a memory, by name: those in the same module list as layers with one."""
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and any(other.startswith(f"{name}.") for other in attention):

@@ -1,4 +1,4 @@
-"""`deltamem inspect`: finds out what it was given, looks at it, prints it, and writes the page."""
+"""`deltamem inspect`: detects what it was given, describes it, prints it, and writes the page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from deltamem.training.records import read_records
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `deltamem inspect`, which the command describes."""
+    """The options of `deltamem inspect`; the command's help describes them."""
 
     variant: str | None = None
     r: int | None = None
@@ -40,7 +40,7 @@ class Options:
     device: str | None = None
 
 
-# The options that each kind of thing has.
+# The options that apply to each kind.
 OPTIONS: dict[Kind, tuple[str, ...]] = {
     "backbone": ("variant", "r", "corrections"),
     "adapter": ("chat", "line", "html", "compare", "dtype", "device"),
@@ -49,18 +49,19 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
 
 
 def run(what: str, options: Options, show_progress: bool) -> dict[str, Any]:
-    """Look at a backbone, an adapter or a memory.
+    """Inspect a backbone, an adapter or a memory.
 
     Args:
         what: a file, a folder or a name on the Hub.
-        options: what else is asked for.
+        options: the command's options.
         show_progress: whether to draw a progress bar while a conversation is written.
 
     Returns:
-        The figures, with the `kind` of what was given.
+        The figures, with the `kind` of what was inspected.
 
     Raises:
-        ValueError, OSError: it is not there or damaged, or an option does not go with it; says what is accepted.
+        ValueError, OSError: it does not exist or is damaged, or an option does not apply to it; the message says what is
+            accepted.
     """
     kind = kind_of(what)
     _check_options(what, kind, options)
@@ -74,8 +75,8 @@ def run(what: str, options: Options, show_progress: bool) -> dict[str, Any]:
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
-    """Print what `run` returned as tables."""
-    figures = all_printable(figures)  # names and texts are those of files
+    """Print the figures that `run` returned as tables."""
+    figures = all_printable(figures)  # names and texts come from files
     {"backbone": print_inspection, "adapter": print_adapter, "memory": print_memory}[figures["kind"]](dict(figures))
     if "conversation" in figures:
         print_turns(figures["conversation"])
@@ -117,10 +118,10 @@ def _memory(place: str, options: Options) -> dict[str, Any]:
 
 
 def _other(place: str) -> DeltaMemState:
-    """The memory to compare with.
+    """Load the memory to compare with.
 
     Raises:
-        ValueError: something else; says what.
+        ValueError: it is something else; the message says what.
     """
     kind = kind_of(place)
     if kind != "memory":
@@ -129,7 +130,7 @@ def _other(place: str) -> DeltaMemState:
 
 
 def _rows(name: str, state: DeltaMemState) -> dict[str, DeltaMemState]:
-    """The rows of a memory by name."""
+    """The rows of a memory, by name."""
     if len(state) == 1:
         return {name: state}
     return {f"{name}, row {row}": state[row] for row in range(len(state))}

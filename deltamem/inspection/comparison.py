@@ -1,4 +1,4 @@
-"""What `deltamem inspect MEMORY --compare OTHER` shows: how alike two memories are, layer by layer."""
+"""Implements `deltamem inspect MEMORY --compare OTHER`: how similar two memories are, layer by layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def compare_memories(first: DeltaMemState, second: DeltaMemState) -> dict[str, A
     """Compare two memories, row by row.
 
     Returns:
-        `layers`, for each its `cosine` (of its states as one vector; None where one is empty) and `distance` (the Frobenius
-        norm of the difference), lists over the rows; the same of all layers together; and `same_adapter`, whether one adapter
-        wrote both, None if that is not known: the numbers of different adapters mean different things.
+        `layers`, for each its `cosine` (of its states as one vector; None if either is empty) and `distance` (the Frobenius
+        norm of the difference), as lists over the rows; the same for all layers together; and `same_adapter`, whether one
+        adapter wrote both, None if unknown: the numbers of different adapters have different meanings.
 
     Raises:
-        ValueError: memories with other modules, shapes or numbers of rows.
+        ValueError: the memories differ in modules, shapes or number of rows.
     """
     check_alike(first, second)
     fingerprints = [state.fingerprint for state in (first, second)]
@@ -38,10 +38,10 @@ def compare_memories(first: DeltaMemState, second: DeltaMemState) -> dict[str, A
 
 
 def check_alike(first: DeltaMemState, second: DeltaMemState) -> None:
-    """Make sure that two memories can be compared.
+    """Check that two memories can be compared.
 
     Raises:
-        ValueError: other modules, shapes or numbers of rows; says which.
+        ValueError: they differ in modules, shapes or number of rows; the message says how.
     """
     shapes: list[Mapping[str, Any]] = [
         {name: (*tensor.shape,) for name, tensor in state.tensors.items()} for state in (first, second)
@@ -57,7 +57,7 @@ def check_alike(first: DeltaMemState, second: DeltaMemState) -> None:
 
 
 def print_comparison(figures: dict[str, Any]) -> None:
-    """Print what `compare_memories` returned as a table; the mean over the rows."""
+    """Print the result of `compare_memories` as a table of means over the rows."""
     console = Console()
     if figures["same_adapter"] is False:
         console.print("[bold]Different adapters wrote these memories:[/] the same numbers mean different things in them.")
@@ -70,7 +70,7 @@ def print_comparison(figures: dict[str, Any]) -> None:
 
 
 def _likeness(first: Tensor, second: Tensor) -> dict[str, list[float | None]]:
-    """Of vectors `[batch, numbers]`."""
+    """Cosine and distance of vectors `[batch, numbers]`."""
     both_written = (first.norm(dim=1) > 0) & (second.norm(dim=1) > 0)
     cosines = F.cosine_similarity(first, second, dim=1).tolist()
     return {

@@ -1,4 +1,4 @@
-"""A conversation, written to a memory turn by turn, with all that its tokens wrote."""
+"""Writes a conversation to a memory turn by turn, recording what each token writes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from deltamem.memory.state import DeltaMemState
 
 @dataclass(frozen=True)
 class Turn:
-    """One message, and what it wrote.
+    """One message and its writes.
 
     Args:
-        role, content: of the message.
-        pieces: its tokens as text, with what the chat template puts around the message.
-        writes: what it wrote, by attention module, with one batch row.
-        memory: the memory after it.
+        role, content: the message.
+        pieces: its tokens as text, including what the chat template puts around the message.
+        writes: its writes by attention module, with one batch row.
+        memory: the memory after the message.
     """
 
     role: str
@@ -39,17 +39,17 @@ class Turn:
 
 
 def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_progress: bool = False) -> list[Turn]:
-    """Write a conversation to an empty memory, one message at a time, each as the continuation of the context.
+    """Write a conversation to an empty memory, one message at a time, each continuing the context.
 
     Args:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
-        messages: the conversation. A system prompt is a part of the first turn.
+        messages: the conversation; a system prompt is part of the first turn.
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: no chat; one longer than the model's context; a chat template that renders earlier turns otherwise when
-            another one follows.
+        ValueError: it is not a chat; it exceeds the model's context; the chat template renders earlier turns differently once
+            another follows.
     """
     check_messages(messages)
     first = 2 if messages[0]["role"] == "system" and len(messages) > 1 else 1
@@ -72,7 +72,7 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_p
 
 
 def _pieces(tokenizer: Any, text: str) -> list[str]:
-    """The text of each token with what was dropped before it; of several that share a character, the first has it."""
+    """The text of each token, including anything dropped before it; a character shared by several tokens goes to the first."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return [text[begin:end] for begin, end in pairwise([0, *(end for _, end in offsets)])]
 
@@ -94,18 +94,18 @@ def _check(model: PeftModel, chats: Sequence[ChatTokens], begins: Sequence[int])
 
 @dataclass(frozen=True)
 class Measures:
-    """What a conversation wrote, in numbers. The first of `rows` is all layers together, the others are one layer each.
+    """Measurements of a conversation's writes. The first of `rows` is for all layers together, the others for single layers.
 
     Args:
         layers: the names of the attention modules, `rows - 1` of them.
-        gate: how far each token opened the write gate, the mean over its states, `[rows, tokens]`.
-        change: the norm of the change of the states that each token made, `[rows, tokens]`.
-        error: the length of the delta rule's error of each token, `[rows, tokens]`.
-        turn_change: the norm of the change that each turn made in the end, `[rows, turns]`.
-        left: `[rows, turns, turns]`, at `[:, i, j]` how much of what turn j wrote is left after turn i, as a share of the norm
-            that it had when turn j ended; zero before that.
+        gate: each token's write gate, averaged over the states, `[rows, tokens]`.
+        change: the norm of each token's change of the states, `[rows, tokens]`.
+        error: the norm of each token's delta-rule error, `[rows, tokens]`.
+        turn_change: the norm of each turn's total change, `[rows, turns]`.
+        left: `[rows, turns, turns]`; at `[:, i, j]`, how much of turn j's writes is left after turn i, relative to their norm
+            at the end of turn j; zero before that.
 
-    A token that is not written has zeros; those of one segment (SSW) share their write.
+    Tokens that are not written have zeros; tokens of one segment (SSW) share its write.
     """
 
     layers: list[str]
@@ -117,7 +117,7 @@ class Measures:
 
 
 def measure(turns: Sequence[Turn]) -> Measures:
-    """The measures of a conversation."""
+    """Compute the measures of a conversation."""
     layers = [*turns[0].writes]
     gates, changes, errors = [], [], []
     for turn in turns:
@@ -145,14 +145,14 @@ def measure(turns: Sequence[Turn]) -> Measures:
 
 
 def _by_token(of_writes: Tensor, own: LayerWrites) -> Tensor:
-    """`[1, writes]` to `[tokens]`, zero where nothing is written."""
+    """Expand `[1, writes]` to `[tokens]`, with zeros for tokens that are not written."""
     index = own.write_of_token[0]
-    padded = torch.cat([of_writes[0], of_writes.new_zeros(1)])  # -1 is the last one
+    padded = torch.cat([of_writes[0], of_writes.new_zeros(1)])  # index -1 selects the zero
     return padded[index].cpu()
 
 
 def _joined(measured: list[Tensor], layers: int) -> Tensor:
-    """One tensor for each turn and layer to `[layers, tokens]`."""
+    """Join one tensor per turn and layer into `[layers, tokens]`."""
     return torch.stack([torch.cat(measured[layer::layers]) for layer in range(layers)])
 
 
@@ -165,23 +165,23 @@ def _left(passes: Sequence[LayerWrites]) -> Tensor:
 
 
 def _shares(norms: Tensor) -> Tensor:
-    """Norms `[rows, turns, turns]` as shares of those on the diagonal, zero where nothing was written."""
+    """Divide norms `[rows, turns, turns]` by those on the diagonal; zero if nothing was written."""
     at_first = norms.diagonal(dim1=1, dim2=2)[:, None]
     return torch.where(at_first > 0, norms / at_first, 0.0)
 
 
 def _with_all(by_layer: Tensor) -> Tensor:
-    """Norms by layer, with that of all layers before them: `[layers, ...]` to `[1 + layers, ...]`."""
+    """Prepend the norm over all layers to norms by layer: `[layers, ...]` to `[1 + layers, ...]`."""
     return torch.cat([by_layer.norm(dim=0, keepdim=True), by_layer])
 
 
 def conversation_figures(turns: Sequence[Turn], measures: Measures) -> dict[str, Any]:
-    """The measures by turn, as `deltamem inspect ADAPTER --chat CHAT --json` prints them.
+    """Summarise the measures by turn, for `deltamem inspect ADAPTER --chat CHAT --json`.
 
     Returns:
-        `layers`, names; `turns`, for each its message, how many `tokens` it has, and lists whose first entry is all layers
-        together, the others one layer each: the mean `write_gate` and `error` of its tokens, the `change` it made, and
-        `left`, one list for each turn up to it: what is left of that turn after this one.
+        `layers`, their names; `turns`, for each its message, its number of `tokens`, and lists whose first entry is for all
+        layers together and whose others are for single layers: the mean `write_gate` and `error` of its tokens, its `change`,
+        and `left`, with one list for each turn so far: what is left of that turn after this one.
     """
     figures = []
     begin = 0

@@ -1,4 +1,4 @@
-"""Which kind of thing `deltamem inspect` was given."""
+"""Detects what kind of thing `deltamem inspect` was given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deltamem.backbones import on_hub
 from deltamem.chat.session import FILE
 
 Kind = Literal["backbone", "adapter", "memory"]
-# What a folder holds, by a file in it; an adapter first, as some are saved together with their backbone.
+# A folder's kind, by a file in it; adapters first, since some are saved together with their backbone.
 FILES: dict[str, Kind] = {CONFIG_NAME: "adapter", FILE: "memory", "config.json": "backbone"}
 ACCEPTED = (
     "the folder or Hub name of a backbone (with a config.json) or of an adapter (adapter_config.json), the file of a memory "
@@ -23,13 +23,13 @@ ACCEPTED = (
 
 
 def kind_of(what: str) -> Kind:
-    """Find out what is to be inspected.
+    """Detect the kind of thing to inspect.
 
     Args:
         what: a file, a folder, or a name on the Hub.
 
     Raises:
-        OSError: it is not there, or a folder holds nothing that could be inspected.
+        OSError: it does not exist, or the folder holds nothing that can be inspected.
     """
     if os.path.isfile(what):
         return "memory"
@@ -44,5 +44,5 @@ def kind_of(what: str) -> Kind:
 def _is_adapter_on_hub(name: str) -> bool:
     try:
         return on_hub(name) and find_adapter_config_file(name) is not None
-    except (HFValidationError, OSError):  # a path, or nothing of this name: the backbone's loader says it in words
+    except (HFValidationError, OSError):  # a path, or an unknown name: the backbone's loader reports it
         return False

@@ -1,4 +1,4 @@
-"""What `deltamem inspect MEMORY` shows: how much a saved memory holds, layer by layer."""
+"""Implements `deltamem inspect MEMORY`: how much a saved memory holds, layer by layer."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ SHOWN_SINGULAR_VALUES = 4
 
 
 def load_memory(place: str | os.PathLike[str]) -> tuple[DeltaMemState, SavedSession | None]:
-    """A memory from a file of its own, or a session's with the notes on the session.
+    """Load a memory from a memory file, or from a session together with the session's record.
 
     Args:
-        place: the file of a memory, or the folder or file of a session.
+        place: a memory file, or the folder or file of a session.
 
     Raises:
-        OSError, ValueError: there is none, or the file is damaged or something else.
+        OSError, ValueError: it does not exist, or the file is damaged or something else.
     """
     path = Path(place) / FILE if os.path.isdir(place) else Path(place)
-    snapshot, fingerprint, metadata = read_state_file(path)  # a file has its tensors in no order that means anything
+    snapshot, fingerprint, metadata = read_state_file(path)  # the order of tensors in a file is arbitrary
     state = DeltaMemState(snapshot.ordered(tuple(sorted(snapshot.layers, key=in_order))), fingerprint)
     if "session" not in metadata:
         return state, None
-    return state[0], SavedSession.read(metadata, path)  # the other rows are what its context started from
+    return state[0], SavedSession.read(metadata, path)  # the other rows are the memories that its context started from
 
 
 def inspect_memory(place: str) -> dict[str, Any]:
-    """Look at a saved memory.
+    """Describe a saved memory.
 
     Args:
-        place: the file of a memory, or the folder of a session.
+        place: a memory file, or the folder of a session.
 
     Returns:
-        `rows`, for each memory in the file the `tokens` written to it and the `norm` of all its states; `layers`, for each
-        what `describe_layer` returns; the `fingerprint` of the adapter that wrote it; and of a session what is in its context.
+        `rows`, for each memory in the file the `tokens` written to it and the `norm` of all its states; `layers`, for each the
+        result of `describe_layer`; the `fingerprint` of the adapter that wrote it; and, for a session, figures about its
+        context.
 
     Raises:
-        OSError, ValueError: there is none, or the file is damaged or something else.
+        OSError, ValueError: it does not exist, or the file is damaged or something else.
     """
     state, notes = load_memory(place)
     norms = norm_of(state)
@@ -65,14 +66,14 @@ def inspect_memory(place: str) -> dict[str, Any]:
 
 
 def describe_layer(states: Tensor) -> dict[str, Any]:
-    """How much a layer's states hold.
+    """Measure how much a layer's states hold.
 
     Args:
         states: `[batch, states, r, r]`.
 
     Returns:
-        Lists over rows: `norm`, the Frobenius norm of all states of the layer; and over rows and states: `singular_values`,
-        the largest first, and `effective_rank`.
+        Over rows, `norm`, the Frobenius norm of all states of the layer; over rows and states, `singular_values`, in descending
+        order, and `effective_rank`.
     """
     values = torch.linalg.svdvals(states)
     return {
@@ -83,13 +84,13 @@ def describe_layer(states: Tensor) -> dict[str, Any]:
 
 
 def effective_rank(singular_values: Tensor) -> Tensor:
-    """In how many directions a matrix reaches: exp of the entropy of its singular values (Roy and Vetterli 2007).
+    """The effective number of directions of a matrix: exp of the entropy of its singular values (Roy and Vetterli 2007).
 
     Args:
         singular_values: `[..., r]`.
 
     Returns:
-        `[...]`, from 1 (one direction) to r (all alike); 0 for a matrix of zeros.
+        `[...]`, from 1 (one direction) to r (all equal); 0 for a zero matrix.
     """
     total = singular_values.sum(-1, keepdim=True)
     share = singular_values / total.clamp(min=torch.finfo(torch.float32).tiny)
@@ -102,7 +103,7 @@ def norm_of(state: DeltaMemState) -> Tensor:
 
 
 def print_memory(figures: dict[str, Any]) -> None:
-    """Print what `inspect_memory` returned as tables; layers as the mean over the rows."""
+    """Print the result of `inspect_memory` as tables; layers are averaged over the rows."""
     console = Console()
     session = figures["session"]
     what = "A memory" if session is None else "The memory of a session"

@@ -1,4 +1,4 @@
-"""The page that `deltamem inspect --html` writes: one file that needs nothing else, a view of memories and a conversation."""
+"""Renders the page of `deltamem inspect --html`: a self-contained file that shows memories and a conversation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deltamem.inspection.memory import effective_rank
 from deltamem.io.files import write_atomically
 from deltamem.memory.state import DeltaMemState
 
-# What keeps a page at a few megabytes. More turns, tokens or states are thinned, and the page says so.
+# Limits that keep a page at a few megabytes. Beyond them, turns, tokens or states are thinned out, and the page says so.
 MOST_TURNS, MOST_CELLS, MOST_STATE_NUMBERS = 60, 2000, 1_000_000
 INT16 = 32767
 
@@ -34,16 +34,16 @@ def write_page(
     """Write the page.
 
     Args:
-        path: the file, which is replaced when all of it is written.
-        title: of the page.
-        facts: what is known of it all, shown as a list.
-        memories: memories with one row, under the names that they are shown with, in their order.
-        turns: a conversation, if there is one; the memory after each turn is shown before `memories`.
-        measures: of that conversation.
+        path: the file, replaced atomically.
+        title: the page's title.
+        facts: general facts, shown as a list.
+        memories: memories of one row, under their display names, in display order.
+        turns: a conversation, if any; the memory after each turn is shown before `memories`.
+        measures: the conversation's measures.
 
     Raises:
-        ValueError: the path leads to something that is no regular file.
-        OSError: the file cannot be written; the one that was there is untouched.
+        ValueError: the path leads to something other than a regular file.
+        OSError: the file cannot be written; an existing one is untouched.
     """
     notes: list[str] = []
     data = {
@@ -58,7 +58,7 @@ def _name(index: int, turn: Turn) -> str:
 
 
 def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[str, Any]:
-    """The memories that are shown: for each layer their states `[memories, states, r, r]`, norms and effective ranks."""
+    """Data of the memories to show: by layer, their states `[memories, states, r, r]`, norms and effective ranks."""
     numbers = sum(tensor.numel() for tensor in next(iter(memories.values())).tensors.values())
     kept = spread(len(memories), min(MOST_TURNS, max(MOST_STATE_NUMBERS // numbers, 2)))
     if len(kept) < len(memories):
@@ -79,7 +79,7 @@ def _memories(memories: Mapping[str, DeltaMemState], notes: list[str]) -> dict[s
 
 
 def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -> dict[str, Any]:
-    """The measures by token, in cells, and by turn."""
+    """Data of a conversation: its measures by token, in cells, and by turn."""
     shown = spread(len(turns), MOST_TURNS)
     if len(shown) < len(turns):
         notes.append(f"The tables show {len(shown)} of the {len(turns)} turns.")
@@ -92,11 +92,11 @@ def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -
     pieces = [piece for turn in turns for piece in turn.pieces]
 
     def by_cell(measured: Tensor) -> Tensor:
-        """`[rows, tokens]` to `[rows, cells]`."""
+        """Average `[rows, tokens]` to `[rows, cells]`."""
         return torch.stack([measured[:, begin:end].mean(1) for begin, end in spans], dim=1)
 
     def by_turn(measured: Tensor) -> Tensor:
-        """`[rows, tokens]` to `[rows, turns shown]`."""
+        """Average `[rows, tokens]` to `[rows, turns shown]`."""
         return torch.stack([measured[:, begins[turn] : begins[turn + 1]].mean(1) for turn in shown], dim=1)
 
     return {
@@ -118,7 +118,7 @@ def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -
 
 
 def _packed(tensor: Tensor) -> dict[str, Any]:
-    """A tensor as text: 16-bit whole numbers, to be multiplied by `scale`."""
+    """Encode a tensor as base64 of 16-bit integers, to be multiplied by `scale`."""
     most = tensor.abs().max().item() if tensor.numel() else 0.0
     scale = most / INT16 or 1.0
     numbers = (tensor / scale).round().to(torch.int16).contiguous().numpy().astype("<i2")

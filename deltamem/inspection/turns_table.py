@@ -1,4 +1,4 @@
-"""A conversation's turns as a table in the terminal."""
+"""Prints a conversation's turns as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-# How wide the table is without the messages.
+# The width of the table without the messages.
 OTHER_COLUMNS = 56
 
 
 def print_turns(figures: dict[str, Any]) -> None:
-    """Print the turns of `conversation_figures`, all layers together."""
+    """Print the turns of `conversation_figures`, for all layers together."""
     console = Console()
     table = Table(
         box=box.SIMPLE,

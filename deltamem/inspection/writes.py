@@ -1,4 +1,4 @@
-"""What a pass writes to a memory, as tensors: keys, values, gates, errors, and what is left of it later."""
+"""Records what a pass writes to a memory, as tensors: keys, values, gates, errors, and what is left of it later."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from deltamem.rule.kind import empty_state
 
 @dataclass(frozen=True)
 class LayerWrites:
-    """What one attention layer wrote in one pass: one write after the other, each to the state that the one before it left.
+    """The writes of one attention layer in one pass, in sequence: each acts on the state that the previous one left.
 
-    A write is a token, or a segment for adapters that write those (SSW). Padding, or a segment that a row does not have, is a
+    A write is a token, or a segment for adapters that write segments (SSW). Padding, or a segment that a row does not have, is
+    a
     write that changes nothing. All tensors are float32, without a gradient.
 
     Args:
         start: the states before the pass, `[batch, states, r, r]`.
-        k, v: what is written where, `[batch, states, writes, r]`.
-        keep, erase, write: the gates for each row of a state, as `deltamem.rule.delta_rule` takes them; `write` is β.
-        write_of_token: `[batch, tokens]`, the write that a token of the pass belongs to; -1 for one that is not written.
+        k, v: the keys and values written, `[batch, states, writes, r]`.
+        keep, erase, write: the gates of each row of a state, as `deltamem.rule.delta_rule` takes them; `write` is β.
+        write_of_token: `[batch, tokens]`, the index of each token's write; -1 for tokens that are not written.
     """
 
     start: Tensor
@@ -47,13 +48,13 @@ class LayerWrites:
 
     @property
     def gate(self) -> Tensor:
-        """How far the write gate opens, 0 to 1: the mean of β over the rows of a state, `[batch, states, writes]`."""
+        """The mean of the write gate β over the rows of a state, 0 to 1, `[batch, states, writes]`."""
         return self.write.mean(-1)
 
     @property
     def states(self) -> Tensor:
         """The state before each write, and after the last: `[batch, states, writes + 1, r, r]`."""
-        # A token reads the state before its own write: read with the unit vectors, the rule shows the state's columns.
+        # A token reads the state before its own write, so reading with unit vectors yields the state's columns.
         states, r = self.start.shape[1], self.start.shape[-1]
         k, v, keep, erase, write = (repeat(part, "b n t r -> b (n column) t r", column=r) for part in self._gated)
         basis = torch.eye(r, dtype=k.dtype, device=k.device).repeat(states, 1)[None, :, None].expand_as(k)
@@ -70,7 +71,7 @@ class LayerWrites:
 
     @property
     def error(self) -> Tensor:
-        """The delta rule's error, `write v - erase S k`: written less erased, `[batch, states, writes, r]`."""
+        """The delta rule's error, `write v - erase S k`: what is written minus what is erased, `[batch, states, writes, r]`."""
         found = delta_rule(self.k, *self._gated, self.start)[0]  # S k: every key as a query
         return self.write * self.v - self.erase * found
 
@@ -81,21 +82,22 @@ class LayerWrites:
 
 @torch.no_grad()
 def writes_of(model: PeftModel, **inputs: Any) -> dict[str, LayerWrites]:
-    """Run one pass of a model with a δ-mem adapter, and return what it wrote.
+    """Run one pass of a model with a δ-mem adapter, and return its writes.
 
-    The pass starts from the memory of the `with model.memory(...)` block that it is called in, and writes to it; outside a
-    block from an empty one.
+    Inside a `with model.memory(...)` block, the pass starts from the block's memory and writes to it; outside, it starts from
+    an
+    empty memory.
 
     Args:
-        model: what runs.
-        inputs: for the model's forward: `input_ids`, and whatever else it takes.
+        model: the model to run.
+        inputs: inputs for the model's forward: `input_ids` and anything else it takes.
 
     Returns:
-        The writes by attention module, the names of `DeltaMemState.tensors`.
+        The writes by attention module, under the names of `DeltaMemState.tensors`.
 
     Raises:
-        ValueError: nothing is written: the block only reads, the adapter is switched off, or it writes segments and none
-            are given.
+        ValueError: nothing is written: the block only reads, the adapter is switched off, or it writes segments and none are
+            given.
     """
     layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer) and module.is_active]
     written: dict[str, LayerWrites] = {}
@@ -113,22 +115,22 @@ def writes_of(model: PeftModel, **inputs: Any) -> dict[str, LayerWrites]:
 
 @torch.no_grad()
 def left_of(passes: Sequence[LayerWrites]) -> list[Tensor]:
-    """Take a layer's state apart into what each pass has written and later ones have left of it.
+    """Decompose a layer's state into what is left of each pass's writes after later passes.
 
     The delta rule is linear in the state and in the values, so the state is the sum of these parts: later writes decay the
-    earlier parts and erase them where their keys are alike.
+    earlier parts and erase them where their keys are similar.
 
     Args:
-        passes: successive passes of one layer, each starting where the one before it ended.
+        passes: successive passes of one layer, each starting where the previous one ended.
 
     Returns:
-        For each pass the parts after it, `[parts, batch, states, r, r]`: first what is left of the state before the first
+        For each pass, the parts after it, `[parts, batch, states, r, r]`: first what is left of the state before the first
         pass, then what is left of each pass up to this one.
     """
     parts = passes[0].start[None]
     left = []
     for done in passes:
-        parts = torch.cat([parts, torch.zeros_like(parts[:1])])  # this pass's own begins at nothing
+        parts = torch.cat([parts, torch.zeros_like(parts[:1])])  # this pass's part starts at zero
         values = done.v.new_zeros(len(parts), *done.v.shape)
         values[-1] = done.v
         k, keep, erase, write = (
@@ -142,7 +144,7 @@ def left_of(passes: Sequence[LayerWrites]) -> list[Tensor]:
 
 
 def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> RemovableHandle:
-    """Record what a layer has written in a pass."""
+    """Register a hook that records a layer's writes in a pass."""
 
     def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         memory, weights = pass_in(kwargs), layer.active_weights
@@ -168,7 +170,7 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
 
 
 def _segment_writes(layer: DeltaMemLayer, weights: LayerWeights, kind: DeltaKind, segments: Segments, hidden: Tensor) -> Writes:
-    """What an adapter that writes segments wrote: their means, projected and gated as a token is."""
+    """The writes of an adapter that writes segments: the segments' means, projected and gated as tokens are."""
     means = segments.means(segments.sums(hidden, layer.name))
     in_weight = weights.in_weight
     projected = nn.functional.linear(means.to(in_weight.dtype), in_weight[kind.read_rows :]).float()

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and text that is fit for a terminal."""
+"""Atomic file writes, and text made safe for a terminal."""

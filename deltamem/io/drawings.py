@@ -11,12 +11,12 @@ from deltamem.io.files import write_atomically
 
 
 def save_drawing(drawing: Figure, path: Path) -> None:
-    """Save a drawing as an image, of the kind that the file's name ends in; one that is there is replaced, or stays as it was.
+    """Save a figure as an image atomically; the file's suffix chooses the format.
 
     Raises:
-        ValueError: the path leads to something that is no regular file.
+        ValueError: the path leads to something other than a regular file.
         OSError: the file cannot be written.
     """
     image = io.BytesIO()
-    drawing.savefig(image, format=path.suffix.removeprefix("."), dpi=150, bbox_inches="tight")  # a legend may be wide
+    drawing.savefig(image, format=path.suffix.removeprefix("."), dpi=150, bbox_inches="tight")  # include a wide legend
     write_atomically(path, image.getvalue(), private=False)

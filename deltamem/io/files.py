@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Of temporary files. Short, so that a path may be as long as the file system allows.
+# For temporary files; short, so that paths can be as long as the file system allows.
 PREFIX = ".deltamem-"
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -26,34 +26,34 @@ KINDS = {
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Make sure that a path leads to a regular file, or to nothing.
+    """Check that a path leads to a regular file or does not exist.
 
-    Whatever reads a pipe may wait for ever, and a rename would put a file in the place of a device.
+    Reading a pipe may block for ever, and a rename would replace a device by a file.
 
     Raises:
-        ValueError: it leads to something else; says what.
+        ValueError: it leads to something else; the message says what.
     """
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # nothing, or nothing that can be reached: whatever opens it says so
+    except OSError:  # missing or unreachable: opening it will report that
         return
     if not stat.S_ISREG(mode):
         raise ValueError(f"{os.fspath(path)!r} is {KINDS.get(stat.S_IFMT(mode), 'something else')}, where a file belongs")
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, private: bool = True) -> None:
-    """Write a file; one that is there is replaced in one step, or not at all.
+    """Write a file; an existing one is replaced in one step, or not at all.
 
-    A process that is killed leaves a temporary file beside it, which the next one that writes to this folder removes.
+    A killed process leaves a temporary file beside it, which the next process that writes to this folder removes.
 
     Args:
         path: the file.
-        data: all of it.
-        private: whether only its owner can read it, or whoever can read other files that its owner makes.
+        data: the complete contents.
+        private: whether only its owner can read it; otherwise the umask decides.
 
     Raises:
-        ValueError: the path leads to something that is no regular file.
-        OSError: the file cannot be written; the one that was there is untouched.
+        ValueError: the path leads to something other than a regular file.
+        OSError: the file cannot be written; an existing one is untouched.
     """
     path = Path(path)
     check_regular(path)
@@ -68,22 +68,22 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, private: bool = 
                 os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
-            with suppress(OSError):  # it is gone if an interrupt came after the rename
+            with suppress(OSError):  # already gone if the interrupt came after the rename
                 os.unlink(temporary)
             raise
-    with suppress(OSError):  # the file is complete and in its place; not every file system can sync a folder
+    with suppress(OSError):  # the file is in place; not every file system can sync a folder
         _sync_folder(path.parent)
 
 
 @contextmanager
 def _temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
-    """An open file and its path. It is locked meanwhile, which tells it from what a killed process left."""
+    """Create an open file; return its handle and path. Its lock distinguishes it from a killed process's left-over."""
     while True:
         handle, path = tempfile.mkstemp(dir=folder, prefix=PREFIX)
-        lock = os.dup(handle)  # it outlives the file object
+        lock = os.dup(handle)  # outlives the file object
         if _lock(lock):
             break
-        os.close(handle)  # another process took the file for a left-over before it was locked
+        os.close(handle)  # another process removed it as a left-over before it was locked
         os.close(lock)
     try:
         yield handle, path
@@ -92,26 +92,26 @@ def _temporary_file(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def _umask() -> int:
-    """Which rights new files lack. It can only be read by setting it: what other threads make meanwhile is private."""
+    """Read the umask, which is only possible by setting it; files that other threads create meanwhile are private."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
 
 
 def _lock(handle: int) -> bool:
-    """Lock a file; False if it was deleted before."""
+    """Lock a file; return False if it was deleted before."""
     if fcntl is not None:
-        with suppress(OSError):  # a file system without locks, on which no left-over is removed either
+        with suppress(OSError):  # no locks on this file system: left-overs are not removed either
             fcntl.flock(handle, fcntl.LOCK_EX)
     return os.fstat(handle).st_nlink > 0
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove the temporary files that no process has locked."""
+    """Remove temporary files that no process has locked."""
     if fcntl is None:
         return
     for path in folder.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # it is being written, or gone meanwhile
+        with suppress(OSError):  # still being written, or already gone
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +121,7 @@ def _remove_left_over(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a loss of power, where the system lets folders be opened."""
+    """Make a rename survive a power loss, where the system allows opening folders."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Files of JSON lines that a process may have been killed while writing."""
+"""Reads JSON Lines files whose writer may have been killed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from deltamem.io.files import check_regular
 
 
 def whole_lines(file: Path) -> tuple[list[str], str]:
-    """The lines of a file, and what stands behind the last of them: the beginning of one that was broken off, or nothing.
+    """Return a file's complete lines, and the text after the last of them: a truncated line, or nothing.
 
-    Lines end with a line feed alone, as texts in them may hold other separators. What is broken off may end within a character.
+    Only line feeds end a line, since texts may contain other separators. The truncated line may end within a character.
 
     Raises:
-        ValueError: it is a pipe or a device.
+        ValueError: it is not a regular file.
     """
     check_regular(file)
     *lines, rest = file.read_bytes().split(b"\n")

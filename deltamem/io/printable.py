@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for a terminal."""
+"""Makes untrusted text safe to print in a terminal."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-# Cc: what steers a terminal. Cs: halves of characters, which no terminal's encoding has.
+# Cc: control characters. Cs: lone surrogates, which no encoding can represent.
 LEFT_OUT = {"Cc", "Cs"}
 
 
 def printable(text: str) -> str:
-    """A text without what steers a terminal, or cannot be printed at all.
+    """Remove control characters and unprintable characters from a text.
 
-    A model can be led to say such characters, and a file may have them in the name of a tensor.
+    A model can be made to generate such characters, and a file may have them in a tensor's name.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 
 def all_printable(figures: Any) -> Any:
-    """Figures, as JSON has them, with all texts in them made printable."""
+    """Make all strings in JSON-like data printable."""
     if isinstance(figures, str):
         return printable(figures)
     if isinstance(figures, Mapping):

@@ -1,1 +1,1 @@
-"""`deltamem study`: a declared grid of trainings and measurements, and what is drawn from it."""
+"""`deltamem study`: runs a declared grid of trainings and measurements, and plots the results."""

@@ -1,4 +1,4 @@
-"""`deltamem study`: runs what is left of a grid, draws its curves, and sums them up."""
+"""`deltamem study`: runs a grid's remaining runs, draws its curves, and summarises them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def main(
     draw: bool = False,
     placement: Placement | None = None,
 ) -> dict[str, Any]:
-    """Run what is left of a grid, draw, and write the summary; draws a progress bar if standard error is a terminal.
+    """Run what is left of a grid, draw its curves, and write the summary; shows a progress bar if stderr is a terminal.
 
     Args:
         grid_file: a YAML file; see `grid`.
-        folder: for `runs.jsonl`, the adapters, the images and `summary.md`.
-        limit: run so many at most; all if None.
-        only: run the variants of this curve alone.
-        part: "1/2" and "2/2" each run every second run, for two processes.
-        draw: run nothing, only draw.
-        placement: of the backbone, in training and in measuring; float32 on the CPU if None.
+        folder: the folder for `runs.jsonl`, the adapters, the images and `summary.md`.
+        limit: maximum number of runs; None for all.
+        only: run only this curve's variants.
+        part: "1/2" and "2/2" each take every second run, for two processes.
+        draw: only draw, without running anything.
+        placement: the backbone's device and dtype, for training and measuring; None for float32 on the CPU.
 
     Returns:
         The summary: `runs_done`, `runs_left`, `images` and, for every curve, its figures.
 
     Raises:
-        ValueError: a grid, a curve or a part that cannot be run; says why.
+        ValueError: a grid, a curve or a part is not valid; the message says why.
     """
     _check_extras()
     from deltamem.study.report import report  # needs the extras
@@ -63,7 +63,7 @@ def main(
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
-    """Print what is done and where it is."""
+    """Print the summary page, the number of runs done and left, and the folder."""
     console = Console()
     console.print((folder / "summary.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
     console.print(f"{summary['runs_done']} runs are done, {summary['runs_left']} are left. All of it is in {folder}.")
@@ -97,7 +97,7 @@ def _show(progress: Progress, task: TaskID, share: float) -> None:
 
 
 def _left(runs: Sequence[Run], results: Results) -> list[Run]:
-    """The runs of which there is no line."""
+    """The runs that have no results yet."""
     done = [record["run"] for record in results.read()]
     return [run for run in runs if run.resolved not in done]
 

@@ -1,4 +1,4 @@
-"""From single runs to figures: means with intervals, capacities, and the law that relates them to a memory's size."""
+"""Estimates from single runs: means with intervals, capacities, and the power law of capacity over memory size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Estimate:
     """A mean over seeds.
 
     Args:
-        values: one for each seed.
+        values: one value per seed.
     """
 
     values: tuple[float, ...]
@@ -30,34 +30,35 @@ class Estimate:
 
     @property
     def margin(self) -> float | None:
-        """Half the 95% interval of the mean, by Student's t; None for a single value."""
+        """Half the width of the mean's 95% interval, by Student's t; None for a single value."""
         count = len(self.values)
         if count < 2:
             return None
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * statistics.stdev(self.values) / math.sqrt(count))
 
     def __str__(self) -> str:
-        """In percent: "93 ± 4"."""
+        """Format as percentages: "93 ± 4"."""
         margin = "" if self.margin is None else f" ± {100 * self.margin:.0f}"
         return f"{100 * self.mean:.0f}{margin}"
 
 
 def above_chance(recall: float, chance: float) -> float:
-    """Recall with what guessing gives taken off: 0 at chance, 1 where everything is right."""
+    """Recall corrected for guessing: 0 at chance, 1 if everything is right."""
     return (recall - chance) / (1 - chance)
 
 
 def capacity(recalls: Mapping[int, float], chance: float) -> float | None:
     """The number of facts at which recall above chance falls to one half.
 
-    Between the two numbers of facts where it first crosses one half, recall is taken as linear in the logarithm of the number.
+    Between the two numbers of facts where it first crosses one half, recall is interpolated linearly in the logarithm of the
+    number.
 
     Args:
         recalls: recall by number of facts.
-        chance: recall of guessing.
+        chance: the recall of guessing.
 
     Returns:
-        The number; None where recall is at or below one half from the fewest facts on, or never falls that far.
+        The number of facts; None if recall starts at or below one half, or never falls that far.
     """
     points = [(facts, above_chance(recalls[facts], chance)) for facts in sorted(recalls)]
     for (fewer, above), (more, below) in itertools.pairwise(points):
@@ -71,13 +72,13 @@ def capacity(recalls: Mapping[int, float], chance: float) -> float | None:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """`y = factor * x ** exponent`, fitted by least squares of the logarithms.
+    """The law `y = factor * x ** exponent`, fitted by least squares on logarithms.
 
     Args:
-        exponent: with its 95% interval, `low` to `high`.
+        exponent: the exponent; `low` and `high` bound its 95% interval.
         factor: y at x = 1.
         r_squared: share of the variance of log y that the law explains.
-        points: number of points it was fitted to.
+        points: number of points in the fit.
     """
 
     exponent: float
@@ -88,12 +89,12 @@ class PowerLaw:
     points: int
 
     def __call__(self, x: float) -> float:
-        """The law's y."""
+        """Evaluate the law at x."""
         return float(self.factor * x**self.exponent)
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
-    """Fit a power law; None for fewer than three different x, through which any law could be drawn."""
+    """Fit a power law; None for fewer than three distinct x, which would not constrain it."""
     if len({*x}) < 3:
         return None
     fit = stats.linregress([math.log(value) for value in x], [math.log(value) for value in y])

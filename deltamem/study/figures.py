@@ -1,4 +1,4 @@
-"""What the runs of a study say: recall of every variant, its capacity, and the law of capacities."""
+"""Aggregates the runs of a study: the recall and capacity of every variant, and the law of capacities."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FLOAT32 = 4  # bytes
 
 @dataclass(frozen=True)
 class VariantFigures:
-    """What was measured of a variant.
+    """The measurements of one variant.
 
     Args:
         variant: the variant.
-        recalls: recall over the seeds that are done, by measurement and setting.
-        chances: recall of guessing, by measurement.
-        memory_bytes: size of a memory.
-        trained_parameters: none where a trained adapter was measured.
-        losses: at the end of each seed's training.
+        recalls: recall over the finished seeds, by measurement and setting.
+        chances: the recall of guessing, by measurement.
+        memory_bytes: the size of a memory.
+        trained_parameters: their number; 0 if an already trained adapter was measured.
+        losses: the final training loss of each seed.
     """
 
     variant: Variant
@@ -39,12 +39,12 @@ class VariantFigures:
 
     @property
     def memory_entries(self) -> int:
-        """Numbers in a memory: r² times layers times states."""
+        """Number of entries in a memory: r² × layers × states."""
         return self.memory_bytes // FLOAT32
 
     @property
     def capacity(self) -> float | None:
-        """Facts at which the mean recall falls half way to chance, as `estimates.capacity` has it; of the first such series."""
+        """The capacity of the mean recall (see `estimates.capacity`) in the first series over numbers of facts."""
         over_facts = series(self.chances, "facts")
         if not over_facts:
             return None
@@ -52,7 +52,7 @@ class VariantFigures:
         return capacity(recalls, self.chances[over_facts[0][0]])
 
     def summary(self) -> dict[str, Any]:
-        """As it is printed as JSON."""
+        """The variant as JSON-serialisable data."""
         return {
             "variant": self.variant.label,
             "changed": self.variant.changed,
@@ -77,20 +77,20 @@ class VariantFigures:
 
 @dataclass(frozen=True)
 class CurveFigures:
-    """A curve with what was measured; variants of which no run is done are left out."""
+    """A curve with its measurements; variants without a finished run are left out."""
 
     curve: Curve
     variants: Sequence[VariantFigures]
 
     @property
     def law(self) -> PowerLaw | None:
-        """How capacity grows with the numbers in a memory, where these vary and three capacities or more are known."""
+        """The growth of capacity with the number of entries in a memory; None unless at least three sizes have a capacity."""
         points = [(figures.memory_entries, figures.capacity) for figures in self.variants]
         known = [(size, facts) for size, facts in points if facts is not None]
         return power_law([size for size, _ in known], [facts for _, facts in known])
 
     def summary(self) -> dict[str, Any]:
-        """As it is printed as JSON."""
+        """The curve as JSON-serialisable data."""
         return {
             "varied": self.curve.varied,
             "variants": [figures.summary() for figures in self.variants],
@@ -99,7 +99,7 @@ class CurveFigures:
 
 
 def curve_figures(grid: Grid, records: Iterable[Record]) -> dict[str, CurveFigures]:
-    """The figures of every curve of a grid, by its name; runs of other grids are left out."""
+    """Compute the figures of every curve of a grid, by name; runs of other grids are ignored."""
     done = {_key(record["run"]): record for record in records}
 
     def of_variant(variant: Variant) -> Iterable[VariantFigures]:
@@ -114,7 +114,7 @@ def curve_figures(grid: Grid, records: Iterable[Record]) -> dict[str, CurveFigur
 
 
 def series(measurements: Iterable[Measurement], over: Literal["facts", "tokens_since"]) -> list[list[Measurement]]:
-    """Groups of measurements that differ in one thing alone, ascending; those with one measurement are none."""
+    """Group measurements that differ only in `over`, sorted by it; groups of one are dropped."""
     groups: dict[str, list[Measurement]] = defaultdict(list)
     for measurement in measurements:
         groups[_key({name: value for name, value in asdict(measurement).items() if name != over})].append(measurement)

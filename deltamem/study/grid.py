@@ -1,4 +1,4 @@
-"""A grid: what is trained, what is varied, what is measured; read from a YAML file and checked before anything runs."""
+"""Grids: what to train, vary and measure; read from a YAML file and validated before anything runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ADAPTER_OPTIONS = (*(name for name in field_names(DeltaMemConfig) if name not in
 
 @dataclass(frozen=True)
 class Variant:
-    """What a curve is drawn over: the base with some settings changed.
+    """One point of a curve: the base configuration with some settings changed.
 
     Args:
         adapter: fields of `DeltaMemConfig`, or the `path` of a trained adapter.
-        training: options of the training; none where a trained adapter is measured.
-        changed: the settings that differ from the base, by their names in the grid, such as "adapter.r".
+        training: options of the training; empty if a trained adapter is measured.
+        changed: the settings that differ from the base, under their names in the grid, such as "adapter.r".
     """
 
     adapter: Options
@@ -41,13 +41,13 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Its name in tables and plots."""
+        """The variant's name in tables and plots."""
         parts = {last_name(name): _shown(value) for name, value in _flat(self.changed).items()}
         return ", ".join(f"{name}={value}" for name, value in parts.items()) or "base"
 
     @property
     def resolved(self) -> Options:
-        """All of its settings, those left to their defaults among them; a trained adapter has its own."""
+        """All settings, including defaults; a trained adapter keeps its own."""
         if not self.trained:
             return {"adapter": self.adapter, "training": {}}
         config = DeltaMemConfig(**self.adapter)
@@ -56,7 +56,7 @@ class Variant:
 
     @property
     def trained(self) -> bool:
-        """Whether it is trained here, and not only measured."""
+        """Whether the study trains it, rather than only measuring it."""
         return "path" not in self.adapter
 
 
@@ -83,9 +83,10 @@ class Run:
 
     @property
     def resolved(self) -> Options:
-        """All that decides the outcome; two runs are the same if this is equal.
+        """Everything that determines the outcome; two runs are the same if this is equal.
 
-        A device computes the same as another; a dtype does not, and is left out where it is the one that it always was.
+        The device does not change the outcome. The dtype does, but is left out if it is the default, so that earlier runs still
+        match.
         """
         made = {
             "backbone": {"small": asdict(self.backbone)} if isinstance(self.backbone, SmallBackbone) else self.backbone,
@@ -97,7 +98,7 @@ class Run:
         }
         if self.placement.dtype != Placement.dtype:
             made["dtype"] = self.placement.dtype
-        plain: Options = json.loads(json.dumps(made))  # as it comes back from a file
+        plain: Options = json.loads(json.dumps(made))  # in the form in which it is read back from a file
         return plain
 
 
@@ -106,13 +107,13 @@ class Grid:
     """A declared study.
 
     Args:
-        backbone: a folder, a Hub name, or a small one that is trained when it is needed; that of the trained adapters if None.
-        system: the system prompt of all chats; the chat template's own if None.
+        backbone: a folder, a Hub name, or a small one that is trained on first use; None for the trained adapters' own.
+        system: the system prompt of all chats; None for the chat template's own.
         curves: what is varied, and how.
-        seeds: of the adapters, their training and the measurements.
-        measure: what is measured of every run.
-        settings: with which memories.
-        placement: of the backbone.
+        seeds: seeds of the adapters, their training and the measurements.
+        measure: the measurements of every run.
+        settings: the memories to measure with.
+        placement: the backbone's device and dtype.
     """
 
     backbone: str | SmallBackbone | None
@@ -124,7 +125,7 @@ class Grid:
     placement: Placement = field(default_factory=Placement)
 
     def runs(self, only: str | None = None) -> list[Run]:
-        """Every variant with every seed, each once, seeds outermost so that all curves are there early.
+        """List every variant with every seed once; seeds vary slowest, so that all curves have results early.
 
         Args:
             only: the name of the only curve to run.
@@ -144,12 +145,12 @@ class Grid:
         return [*runs.values()]
 
     def run(self, variant: Variant, seed: int) -> Run:
-        """One run of this grid."""
+        """Create a run of this grid."""
         return Run(self.backbone, self.system, variant, seed, self.measure, self.settings, self.placement)
 
 
 class Loader(yaml.SafeLoader):
-    """Reads 4e-3 as a number, as YAML has it since version 1.2."""
+    """A YAML loader that reads 4e-3 as a number, as YAML 1.2 does."""
 
 
 Loader.add_implicit_resolver(
@@ -158,11 +159,11 @@ Loader.add_implicit_resolver(
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a grid and check every part of it.
+    """Read a grid and validate all of it.
 
     Raises:
-        ValueError: no YAML, an unknown name (says which there are), or a value that is not accepted.
-        OSError: no such file.
+        ValueError: the file is not YAML, a name is unknown (the message lists the known ones), or a value is not accepted.
+        OSError: the file does not exist.
     """
     try:
         given = yaml.load(path.read_text(encoding="utf-8"), Loader)
@@ -212,7 +213,7 @@ def _system(given: Any) -> str | None:
 
 
 def _curve(name: str, varied: Options, base: Variant) -> Curve:
-    """All combinations of the values of a curve's settings."""
+    """Create a curve from all combinations of its settings' values."""
     if not varied:
         raise ValueError(
             f"the curve {name!r} varies nothing; give it a setting with a list of values, such as adapter.r: [4, 8]"
@@ -225,7 +226,7 @@ def _curve(name: str, varied: Options, base: Variant) -> Curve:
 
 
 def _changed(base: Variant, change: Options) -> Variant:
-    """The base with some settings changed: "adapter.r" to a value, or "adapter" to several of its settings at once."""
+    """Change settings of the base: "adapter.r" to a value, or "adapter" to several settings at once."""
     options: Options = {"adapter": dict(base.adapter), "training": dict(base.training)}
     for setting, value in change.items():
         part, _, name = setting.partition(".")
@@ -280,12 +281,12 @@ def _settings(given: Any) -> tuple[Setting, ...]:
 
 
 def last_name(setting: str) -> str:
-    """What a setting is called within its part of the grid: "r" for "adapter.r"."""
+    """A setting's name within its part of the grid: "r" for "adapter.r"."""
     return setting.rpartition(".")[2]
 
 
 def _flat(changed: Options) -> Options:
-    """Changes of several settings at once, as changes of single ones."""
+    """Flatten changes of several settings at once into changes of single ones."""
     flat: Options = {}
     for name, value in changed.items():
         flat |= {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}

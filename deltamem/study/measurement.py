@@ -1,4 +1,4 @@
-"""What is measured of a trained memory: recall of so many facts, told so long ago."""
+"""Measurements of a trained memory: recall of a number of facts, told some tokens ago."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from deltamem.training.facts import (
 )
 from deltamem.training.facts.config import ALL_OF_KIND
 
-# A run is measured on other episodes than another seed's training has.
+# Keeps measured episodes distinct from those of any seed's training.
 FIRST_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One point of a curve: how many of some episodes are answered.
+    """One point of a curve: the share of episodes answered correctly.
 
     Args:
-        facts: told in each episode.
-        tokens_since: tokens of other talk between telling and asking.
+        facts: number of facts told in each episode.
+        tokens_since: minimum tokens of other talk between telling and asking.
         split: which names, sentences and values: "train", "held_out" or "unseen_values".
-        kind: what is asked for: "value", "update", "count" or "list".
-        episodes: at least two.
-        separate_turns, same_attribute, values: as in `FactEpisodeConfig`.
-        fillers: the other talk, as in `load_fillers`.
+        kind: the kind of question: "value", "update", "count" or "list".
+        episodes: number of episodes, at least two.
+        separate_turns, same_attribute, values: see `FactEpisodeConfig`.
+        fillers: the source of other talk; see `load_fillers`.
 
     Raises:
-        ValueError: values that are not accepted.
+        ValueError: a value is not accepted.
     """
 
     facts: int = 1
@@ -65,7 +65,7 @@ class Measurement:
 
     @property
     def config(self) -> FactEpisodeConfig:
-        """What its episodes look like, but for the other talk."""
+        """The configuration of its episodes, without the other talk."""
         return FactEpisodeConfig(
             min_facts=self.facts,
             max_facts=self.facts,
@@ -76,7 +76,7 @@ class Measurement:
         )
 
     def described(self, leave_out: str = "") -> str:
-        """What is measured, in words, but for one field."""
+        """Describe the measurement in words, leaving out one field."""
         parts = {
             "facts": f"{self.facts} fact{'s' if self.facts > 1 else ''}",
             "tokens_since": f"{self.tokens_since} tokens since" if self.tokens_since else "",
@@ -86,7 +86,7 @@ class Measurement:
         return ", ".join(text for name, text in parts.items() if text and name != leave_out)
 
     def episodes_for(self, tokenizer: Any, seed: int) -> list[FactEpisode]:
-        """The episodes of a seed: the same for every variant, and beginning alike for every `tokens_since`."""
+        """Draw the episodes of a seed: the same for every variant, and with a common beginning for every `tokens_since`."""
         episodes = fact_episodes(self.episodes, FIRST_SEED + seed, self.config, self.split)
         if not self.tokens_since:
             return episodes
@@ -101,7 +101,7 @@ class Measurement:
         ]
 
     def figures(self, test: RecallTest, settings: Sequence[Setting], seed: int) -> dict[str, Any]:
-        """The fields of this measurement, with `recall` by setting and `chance`."""
+        """Run the measurement; return its fields with `recall` by setting and `chance`."""
         episodes = self.episodes_for(test.tokenizer, seed)
         recalls = test.run(episodes, settings)
         return {

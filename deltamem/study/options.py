@@ -1,4 +1,4 @@
-"""Checks of what a grid's YAML file gives: names, and the types of values."""
+"""Validates a grid's YAML: the names, and the types of values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Options = dict[str, Any]
 
 
 def mapping(place: str, given: Any) -> Options:
-    """What is given as names with their values; nothing as none.
+    """Return a mapping of names to values; None counts as an empty one.
 
     Raises:
-        ValueError: anything else.
+        ValueError: it is anything else.
     """
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"{place}: {given!r} is not accepted; give names with their values")
@@ -21,10 +21,10 @@ def mapping(place: str, given: Any) -> Options:
 
 
 def check_names(place: str, given: Collection[str], known: Collection[str]) -> None:
-    """Make sure that all names are known.
+    """Check that all names are known.
 
     Raises:
-        ValueError: one that is not; says which there are.
+        ValueError: a name is unknown; the message lists the known ones.
     """
     for name in given:
         if name not in known:
@@ -32,10 +32,10 @@ def check_names(place: str, given: Collection[str], known: Collection[str]) -> N
 
 
 def check_types(place: str, given: Options, made: type) -> None:
-    """Make sure that values have the type of a dataclass's defaults, where these are plain ones.
+    """Check that values have the types of a dataclass's defaults, where these are plain.
 
     Raises:
-        ValueError: one that has not.
+        ValueError: a value has another type.
     """
     for field in fields(made):
         value, default = given.get(field.name), field.default
@@ -49,5 +49,5 @@ def check_types(place: str, given: Options, made: type) -> None:
 
 
 def field_names(*made: type) -> list[str]:
-    """The names of what dataclasses are made with."""
+    """The names of the arguments that dataclasses are created with."""
     return [field.name for each in made for field in fields(each) if field.init]

@@ -31,22 +31,22 @@ CONTROLS: dict[Setting, tuple[str, Dashes]] = {
 }
 OVER: dict[Literal["facts", "tokens_since"], str] = {"facts": "facts told", "tokens_since": "tokens since the facts were told"}
 PANELS_IN_A_ROW = 4
-# From here on a logarithmic axis shows more than a linear one.
+# From this ratio of largest to smallest on, use a logarithmic axis.
 WIDE_RANGE = 4
 
 
 def draw(curves: dict[str, CurveFigures], folder: Path) -> list[Path]:
-    """Draw every curve of which something is measured.
+    """Draw every curve that has measurements.
 
-    For each curve: recall against what is varied; recall against the number of facts and against the tokens since they were
-    told, where several are measured; and capacity against the numbers in a memory, where there is a law.
+    For each curve: recall against the varied setting; recall against the number of facts and against the tokens since they were
+    told, if several values are measured; and capacity against the number of entries in a memory, if there is a law.
 
     Args:
-        curves: by name.
-        folder: for the images.
+        curves: the curves by name.
+        folder: the folder for the images.
 
     Returns:
-        The images.
+        The images' paths.
     """
     drawn = []
     for name, figures in curves.items():
@@ -59,7 +59,7 @@ def draw(curves: dict[str, CurveFigures], folder: Path) -> list[Path]:
         for kind, drawing in drawings.items():
             path = folder / f"{name}_{kind}.png"
             drawing.suptitle(name if kind == "capacity" else f"{name}: mean and 95% interval over seeds", fontsize="medium")
-            handles, labels = drawing.axes[0].get_legend_handles_labels()  # the same in all panels
+            handles, labels = drawing.axes[0].get_legend_handles_labels()  # all panels have the same
             columns = min(len(labels), PANELS_IN_A_ROW)
             drawing.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small", handlelength=3.5)
             save_drawing(drawing, path)
@@ -68,9 +68,9 @@ def draw(curves: dict[str, CurveFigures], folder: Path) -> list[Path]:
 
 
 def _against_varied(figures: CurveFigures) -> Figure:
-    """A panel for each measurement: recall by the first varied setting, a line for each combination of the others.
+    """Draw a panel per measurement: recall over the first varied setting, one line per combination of the others.
 
-    Where that setting is no number, one line, and the variants beside each other.
+    If that setting is not a number, draw a single line with the variants side by side.
     """
     measurements = [*figures.variants[0].chances]
     drawing, panels = _panels(len(measurements))
@@ -96,7 +96,7 @@ def _against_varied(figures: CurveFigures) -> Figure:
 
 
 def _against(figures: CurveFigures, over: Literal["facts", "tokens_since"]) -> Figure:
-    """A panel for each series of measurements: recall by a number, a line for each variant."""
+    """Draw a panel per series of measurements: recall over a number, one line per variant."""
     groups = series(figures.variants[0].chances, over)
     drawing, panels = _panels(len(groups), width=6.0)
     for group, axes in zip(groups, panels, strict=True):
@@ -110,7 +110,7 @@ def _against(figures: CurveFigures, over: Literal["facts", "tokens_since"]) -> F
 
 
 def _capacities(figures: CurveFigures) -> Figure:
-    """Capacity by the numbers in a memory, with the law."""
+    """Draw capacity over the number of entries in a memory, with the fitted law."""
     drawing, (axes,) = _panels(1, width=6.0)
     known = [(variant.memory_entries, variant.capacity) for variant in figures.variants if variant.capacity is not None]
     sizes, capacities = zip(*known, strict=True)
@@ -148,7 +148,7 @@ def _panels(count: int, width: float = 4.5) -> tuple[Figure, list[Axes]]:
 
 
 def _line(axes: Axes, places: Sequence[float], recalls: Sequence[Estimate], label: str, joined: bool = True) -> None:
-    """Means with their intervals, and the seeds as points."""
+    """Draw means with their intervals, and the seeds as points."""
     drawn = axes.errorbar(
         places,
         [recall.mean for recall in recalls],
@@ -164,7 +164,7 @@ def _line(axes: Axes, places: Sequence[float], recalls: Sequence[Estimate], labe
 
 
 def _controls(axes: Axes, points: Sequence[tuple[float, VariantFigures, Measurement]]) -> None:
-    """The controls, each as the mean over all that was measured at a place, and chance."""
+    """Draw chance and the controls, each averaged over all measurements at a position."""
     for setting, (label, style) in CONTROLS.items():
         by_place: dict[float, list[float]] = defaultdict(list)
         for place, variant, measurement in points:
@@ -187,7 +187,7 @@ def _number_axis(axes: Axes, numbers: Sequence[float]) -> None:
     positive = [number for number in ticks if number > 0]
     if positive == ticks and ticks[-1] >= WIDE_RANGE * ticks[0]:
         axes.set_xscale("log")
-    elif len(positive) == len(ticks) - 1 and ticks[0] == 0 and positive:  # nothing, then numbers that double
+    elif len(positive) == len(ticks) - 1 and ticks[0] == 0 and positive:  # zero, then positive numbers
         axes.set_xscale("symlog", linthresh=positive[0])
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize="small")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""Draws what is measured of a study, and sums it up."""
+"""Draws and summarises the results of a study."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def report(name: str, grid: Grid, records: Iterable[Record], folder: Path) -> di
     """Draw the curves and write `summary.md`.
 
     Args:
-        name: of the study.
-        grid: what was to be measured.
-        records: what is; runs of other grids among them are left out.
-        folder: for the images and the page.
+        name: the study's name.
+        grid: the grid that was to be run.
+        records: the finished runs; those of other grids are ignored.
+        folder: the folder for the images and the page.
 
     Returns:
-        `images`, their paths, and the figures of all `curves`.
+        The paths of the `images`, and the figures of all `curves`.
     """
     curves = curve_figures(grid, records)
     folder.mkdir(parents=True, exist_ok=True)

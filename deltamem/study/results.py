@@ -1,4 +1,4 @@
-"""The results of a study: one JSON line for each run, in a file that several processes may append to."""
+"""The results of a study: one JSON line per run, in a file that several processes may append to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Record = dict[str, Any]
 
 
 class Results:
-    """`runs.jsonl` in the folder of a study.
+    """The file `runs.jsonl` in a study's folder.
 
     Args:
-        folder: is made if it is not there.
+        folder: created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,10 +25,10 @@ class Results:
         self.path = folder / "runs.jsonl"
 
     def drop_half_written(self) -> None:
-        """Cut off what a process that was killed left of its last line.
+        """Remove a truncated last line left by a killed process.
 
         Raises:
-            ValueError: what is there is no regular file.
+            ValueError: the path is not a regular file.
         """
         if not self.path.exists():
             return
@@ -39,17 +39,17 @@ class Results:
             os.truncate(self.path, whole)
 
     def read(self) -> list[Record]:
-        """All runs that are done, in the order in which they ended; a half-written last line is left out.
+        """Read all finished runs, in the order they ended; a truncated last line is ignored.
 
         Raises:
-            ValueError: another line that is no JSON, with its number.
+            ValueError: another line is not a run; the message gives its number.
         """
         if not self.path.exists():
             return []
         return [self._parsed(line, number) for number, line in enumerate(whole_lines(self.path)[0], 1)]
 
     def append(self, record: Record) -> None:
-        """Add a run: in one write, so that lines of several processes do not mix."""
+        """Append a run in a single write, so that lines of several processes do not mix."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
             file.write(json.dumps(record).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""One run of a study: an adapter is trained, and its memory measured."""
+"""Carries out one run of a study: trains an adapter and measures its memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = ("deltamem", "torch", "transformers", "peft")
 
 
 def identity(run: Run) -> str:
-    """A short name of all that decides a run's outcome."""
+    """A short hash of everything that determines a run's outcome."""
     return hashlib.sha256(json.dumps(run.resolved, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -34,12 +34,12 @@ def carry_out(run: Run, folder: Path, step: Callable[[float], None]) -> Record:
     """Train an adapter, save it, and measure its memory.
 
     Args:
-        run: what to train and to measure.
-        folder: of the study; a new adapter goes to `adapters/IDENTITY` in it.
-        step: called with the share that is done.
+        run: the run.
+        folder: the study's folder; a new adapter goes into its `adapters/IDENTITY`.
+        step: called with the fraction done.
 
     Returns:
-        The run's line in the results.
+        The run's record for the results.
     """
     start = time.perf_counter()
     saved = folder / "adapters" / identity(run)
@@ -67,7 +67,7 @@ def carry_out(run: Run, folder: Path, step: Callable[[float], None]) -> Record:
 
 def _trained(run: Run, saved: Path, step: Callable[[float], None]) -> tuple[PeftModel, Any, float | None]:
     backbone, tokenizer = _load(run)
-    set_seed(run.seed)  # of the adapter's weights
+    set_seed(run.seed)  # seeds the adapter's weights
     model = get_peft_model(backbone, DeltaMemConfig(task_type="CAUSAL_LM", **run.variant.adapter))
     training = StudyTraining(run.variant.training)
     loss = train(model, tokenizer, training, run.system, training.arguments(saved, run.seed, run.placement.device), step)
@@ -81,7 +81,7 @@ def _loaded(run: Run) -> tuple[PeftModel, Any, None]:
 
 
 def _load(run: Run) -> tuple[Any, Any]:
-    """The frozen backbone of a run, where the run has it, and its tokenizer."""
+    """Load a run's frozen backbone and its tokenizer."""
     if isinstance(run.backbone, SmallBackbone):
         return run.placement.load(str(small_backbone(run.backbone)))
     return run.placement.load(run.backbone or backbone_of(run.variant.adapter["path"]))

@@ -1,7 +1,7 @@
-"""A small language model that answers facts from its context: the frozen backbone of studies that a CPU can do.
+"""A small language model that answers facts from its context: the frozen backbone for studies on a CPU.
 
-It stands for a pretrained model. So it knows the words of all splits, also those that are held out from an adapter's training;
-it learns them from chats of all splits, with the whole chat in its context.
+It stands for a pretrained model, so it knows the words of all splits, including those held out from an adapter's training;
+it learns them from chats of all splits, with the whole chat in context.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions
 from deltamem.training.scripts import IGNORED
 
-POSITIONS = 65_536  # more than any chat of a study has
-COPYING = 0.2  # the first part of the training, in which words are copied
-WORDS = (6, 24)  # least and most words to copy
-TOKENS = 1536  # of a batch that copies
-QUESTIONS = 64  # of a batch of facts
-OTHERS_SHARE, OTHERS_WEIGHT = 0.1, 0.3  # of the tokens that are no answers
-WARMUP = 0.02  # the part of the training in which the learning rate rises
+POSITIONS = 65_536  # more than any chat of a study needs
+COPYING = 0.2  # share of the training, at its start, that copies words
+WORDS = (6, 24)  # minimum and maximum words to copy
+TOKENS = 1536  # per batch of copied words
+QUESTIONS = 64  # per batch of facts
+OTHERS_SHARE, OTHERS_WEIGHT = 0.1, 0.3  # share drawn of the tokens that are not answers, and their weight in the loss
+WARMUP = 0.02  # share of the training over which the learning rate rises
 SPLITS: dict[Split, float] = {"train": 0.6, "held_out": 0.2, "unseen_values": 0.2}
-RECIPE = 1  # of the training below: another one makes another backbone
+RECIPE = 1  # version of the training below; changing it makes a new backbone
 
 
 @dataclass(frozen=True)
 class SmallBackbone:
-    """A Llama of a few layers, and its training.
+    """Configures a Llama of a few layers, and its training.
 
     Args:
-        layers, width, heads: its size; the feed-forward layers are twice as wide.
-        steps: of the training.
-        learning_rate: at its highest; it falls on a cosine.
-        facts: most facts of a chat.
-        values: use only the first values of each attribute, as in `FactEpisodeConfig`.
-        seed: of the weights and of the chats.
+        layers, width, heads: the model's size; the feed-forward layers are twice as wide.
+        steps: number of training steps.
+        learning_rate: the peak; it decays on a cosine.
+        facts: maximum facts per chat.
+        values: use only the first values of each attribute; see `FactEpisodeConfig`.
+        seed: seeds the weights and the chats.
 
     Raises:
-        ValueError: numbers out of range.
+        ValueError: a number is out of range.
     """
 
     layers: int = 4
@@ -82,20 +82,20 @@ class SmallBackbone:
         self.episodes(self.facts)
 
     def episodes(self, facts: int) -> FactEpisodeConfig:
-        """Chats of so many facts."""
+        """Configure chats with this many facts."""
         return FactEpisodeConfig(
             min_facts=facts, max_facts=facts, max_fillers=1, separate_turns=0.5, same_attribute=0.5, values=self.values
         )
 
 
 def small_backbone(settings: SmallBackbone, step: Callable[[float], None] | None = None) -> Path:
-    """The folder of the backbone of these settings and its tokenizer, in the cache; trained when it is asked for first.
+    """Return the cached folder of a backbone and its tokenizer; train it on first use.
 
-    That training is on the CPU, in float32: wherever studies run, they have the same backbone.
+    Training runs on the CPU in float32, so that studies have the same backbone everywhere.
 
     Args:
-        settings: its size and its training.
-        step: called with the share of the training that is done.
+        settings: the backbone's size and training.
+        step: called with the fraction of the training done.
     """
     tokenizer = word_tokenizer()
     folder = _cached_in(settings, tokenizer)
@@ -107,7 +107,7 @@ def small_backbone(settings: SmallBackbone, step: Callable[[float], None] | None
 
 
 def untrained(settings: SmallBackbone, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The model before its training."""
+    """Create the model before its training."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
@@ -131,10 +131,11 @@ def train(
     settings: SmallBackbone,
     step: Callable[[float], None] | None = None,
 ) -> None:
-    """Train a model first to copy, and then on chats that tell facts and ask for each of them.
+    """Train a model first to copy, then on chats that tell facts and ask for each of them.
 
-    A model that has learnt to find an earlier word by what stood before it learns to find facts within some hundred steps; one
-    that starts with facts has not learnt it after a thousand (docs/experiments.md).
+    A model that has learnt to find an earlier word by what preceded it learns to find facts within a few hundred steps; one
+    that
+    starts with facts has not learnt it after a thousand (docs/experiments.md).
     """
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.steps * WARMUP), settings.steps)
@@ -159,17 +160,17 @@ def train(
 
 
 def repeated_words(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Words at random, said twice: tokens and labels, `[batch, tokens]`; the second time is trained on."""
+    """Random words, twice in a row: tokens and labels, `[batch, tokens]`; the repetition is trained on."""
     length = rng.randint(*WORDS)
     words = [[rng.randrange(len(tokenizer)) for _ in range(length)] for _ in range(max(1, TOKENS // (2 * length)))]
     once = torch.tensor(words, dtype=torch.long, device="cpu")
     labels = torch.cat([torch.full_like(once, IGNORED), once], dim=1)
-    labels[:, length] = IGNORED  # nothing tells that it begins again
+    labels[:, length] = IGNORED  # the start of the repetition cannot be predicted
     return torch.cat([once, once], dim=1), labels
 
 
 def told_and_asked(tokenizer: PreTrainedTokenizerFast, settings: SmallBackbone, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Chats that tell so many facts each, and ask for all: tokens and labels, `[batch, tokens]`; the answers are trained on."""
+    """Chats that tell facts and ask for all of them: tokens and labels, `[batch, tokens]`; the answers are trained on."""
     encoder = EpisodeEncoder(tokenizer, answer_only=True)
     facts = rng.randint(1, settings.facts)
     ids, labels = [], []
@@ -187,14 +188,14 @@ def told_and_asked(tokenizer: PreTrainedTokenizerFast, settings: SmallBackbone, 
 
 
 def _loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor, others: Tensor) -> Tensor:
-    """Cross-entropy of the labelled tokens, and with less weight that of some others.
+    """Cross-entropy of the labelled tokens, plus, with less weight, that of some others.
 
     Args:
         ids, labels: `[batch, tokens]`, padded on the right, so that nothing attends to the padding.
         others: `[batch, tokens]`, True for the others.
     """
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    # Only where it is trained on: the vocabulary's matrix is a good part of a small model's work.
+    # Only at trained positions: in a small model, the output projection takes a large share of the compute.
     labelled, rest = (
         F.cross_entropy(model.lm_head(hidden[part]), ids[:, 1:][part], reduction="sum") / max(int(part.sum()), 1)
         for part in ((labels != IGNORED)[:, 1:], others[:, 1:])
@@ -203,21 +204,21 @@ def _loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor, others: Tensor) 
 
 
 def _others(ids: Tensor, labels: Tensor, pad: int, rng: random.Random) -> Tensor:
-    """A part of the tokens of chats that are no answers: True for them, `[batch, tokens]`."""
+    """Mark a random share of the tokens that are not answers, `[batch, tokens]`."""
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
     drawn = torch.rand(ids.shape, generator=generator, dtype=torch.float32, device="cpu") < OTHERS_SHARE
     return drawn & (labels == IGNORED) & (ids != pad)
 
 
 def _cached_in(settings: SmallBackbone, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """The folder of a backbone, by all that decides its weights."""
+    """The cache folder of a backbone, named after everything that determines its weights."""
     decides = json.dumps([asdict(settings), sorted(tokenizer.get_vocab()), RECIPE])
     name = hashlib.sha256(decides.encode()).hexdigest()[:12]
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deltamem" / f"small-backbone-{name}"
 
 
 def _save(folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
-    """Save to a folder that appears when it is complete; another process may have been faster."""
+    """Save to a folder that appears only once complete; another process may have been faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = tempfile.mkdtemp(dir=folder.parent)
     model.save_pretrained(unfinished)

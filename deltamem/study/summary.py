@@ -1,4 +1,4 @@
-"""The figures of a study as a page of tables."""
+"""Formats the figures of a study as a Markdown page of tables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from deltamem.study.figures import CurveFigures, VariantFigures
 
 
 def as_markdown(name: str, curves: dict[str, CurveFigures]) -> str:
-    """Tables of all curves: recall in percent, mean ± half the 95% interval over seeds.
+    """Format tables of all curves: recall in percent, mean ± half the 95% interval over seeds.
 
     Args:
-        name: of the study.
-        curves: by name.
+        name: the study's name.
+        curves: the curves by name.
     """
     lines = [f"# {name}", "", "Recall in percent, mean ± half of the 95% interval over the seeds.", ""]
     for curve, figures in curves.items():

@@ -17,10 +17,10 @@ from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.trainer import DeltaMemTrainer, DeltaMemTrainingArguments
 
-LOGS = 20  # over a training; the last one is its final loss
-# What the study itself decides.
+LOGS = 20  # number of logs per training; the last one is the final loss
+# Options that the study sets itself.
 DECIDED = ("output_dir", "seed", "data_seed", "resume_from_checkpoint", "logging_steps", "any_word")
-# Of no use within a study, unless a grid says otherwise.
+# Off in a study, unless the grid sets them.
 QUIET: Options = {
     "report_to": "none",
     "disable_tqdm": True,
@@ -31,10 +31,10 @@ QUIET: Options = {
 
 @dataclass(frozen=True)
 class AskedQuestions:
-    """How the facts of a history are asked for in training.
+    """How training asks for the facts of a history.
 
     Args:
-        questions: after each history, at most.
+        questions: maximum questions after each history.
         answer_only: train on the answer without the header of its turn.
     """
 
@@ -44,13 +44,13 @@ class AskedQuestions:
 
 @dataclass(frozen=True)
 class StudyTraining:
-    """A training as a grid declares it.
+    """A training as declared in a grid.
 
     Args:
         given: fields of `DeltaMemTrainingArguments`, `FactEpisodeConfig` and `AskedQuestions`.
 
     Raises:
-        ValueError: an unknown name, or a value that is not accepted.
+        ValueError: a name is unknown, or a value is not accepted.
     """
 
     given: Options
@@ -67,24 +67,24 @@ class StudyTraining:
 
     @property
     def asked(self) -> AskedQuestions:
-        """How facts are asked for."""
+        """The options for asking facts."""
         return AskedQuestions(**self._of(AskedQuestions))
 
     @property
     def facts(self) -> FactEpisodeConfig:
-        """What the episodes look like."""
+        """The configuration of the episodes."""
         return FactEpisodeConfig(**self._of(FactEpisodeConfig))
 
     @property
     def resolved(self) -> Options:
-        """All of its settings, those left to their defaults among them, but for the trainer's own defaults."""
+        """All settings, including defaults, except for the trainer's own defaults."""
         return {**self.given, **asdict(self.asked), **asdict(self.facts)}
 
     def check_device(self, device: str) -> None:
-        """Make sure that it runs there.
+        """Check that training would run on a device.
 
         Raises:
-            ValueError: transformers' Trainer would put it somewhere else; says where.
+            ValueError: transformers' Trainer would choose another device; the message names it.
         """
         there = self.arguments(Path(), 0, device).device
         if torch.device(device) not in (there, torch.device(there.type)):
@@ -94,12 +94,12 @@ class StudyTraining:
             )
 
     def arguments(self, folder: Path, seed: int, device: str | None = None) -> DeltaMemTrainingArguments:
-        """The trainer's arguments; it leaves nothing in the folder, unless told to save.
+        """Create the trainer's arguments; by default, nothing is saved.
 
         Args:
-            folder: for what the trainer might save.
-            seed: of the episodes.
-            device: where it is to run; wherever transformers puts it if None.
+            folder: the trainer's output folder.
+            seed: seeds the episodes.
+            device: the device to run on; None to let transformers choose.
         """
         placed = {} if device is None else {"use_cpu": torch.device(device).type == "cpu"}
         options = QUIET | placed | self._of(DeltaMemTrainingArguments)
@@ -122,15 +122,15 @@ def train(
     """Train an adapter on generated facts.
 
     Args:
-        model: with a new adapter.
+        model: has a new adapter.
         tokenizer: the model's.
-        training: how.
-        system: the system prompt of all chats; the chat template's own if None.
-        arguments: of that training.
-        step: called with the share of the training that is done.
+        training: the training's options.
+        system: the system prompt of all chats; None for the chat template's own.
+        arguments: the trainer's arguments for this training.
+        step: called with the fraction of the training done.
 
     Returns:
-        The mean loss of the last part of the training.
+        The mean loss over the last logging interval.
     """
     encoder = EpisodeEncoder(tokenizer, write=model.active_peft_config.write, answer_only=training.asked.answer_only)
     chats: Any = FactDataset(arguments.episodes, arguments.seed, training.facts, training.asked.questions)
@@ -148,11 +148,11 @@ def train(
 
 
 class Steps(TrainerCallback):
-    """Tells how far a training is."""
+    """Reports the progress of a training."""
 
     def __init__(self, step: Callable[[float], None]) -> None:
         self.step = step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """After every step."""
+        """Report the fraction of steps done."""
         self.step(state.global_step / state.max_steps)

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words over the language of the fact generator, with a chat template."""
+"""A word-level tokenizer for the fact generator's language, with a chat template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATE = (
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of the small backbone: a token for every word, number and punctuation mark of generated facts."""
+    """Build the small backbone's tokenizer: one token for every word, number and punctuation mark of generated facts."""
     splitter = pre_tokenizers.Whitespace()
     words = {word for text in _language() for word, _ in splitter.pre_tokenize_str(text)}
     vocabulary = [PAD, UNKNOWN, END, *ROLES, *sorted(words)]
@@ -36,7 +36,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _language() -> Iterator[str]:
-    """Every text that the fact generator puts together, and all digits and punctuation."""
+    """Yield every text that the fact generator combines, and all digits and punctuation."""
     for file in importlib.resources.files("deltamem.training.facts").iterdir():
         if file.name.endswith(".json"):
             yield from _texts(json.loads(file.read_text(encoding="utf-8")))
@@ -45,7 +45,7 @@ def _language() -> Iterator[str]:
 
 
 def _texts(part: Any) -> Iterator[str]:
-    """All texts in a JSON document, the places to fill in a template among them."""
+    """Yield all strings in a JSON document, including a template's placeholders."""
     if isinstance(part, str):
         yield part
     elif isinstance(part, dict):

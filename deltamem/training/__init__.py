@@ -1,1 +1,1 @@
-"""Training a memory: episodes, their generator, the trainer and its command."""
+"""Training a memory: episodes, the fact generator, the trainer and its command."""

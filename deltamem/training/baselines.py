@@ -1,8 +1,8 @@
-"""`deltamem baseline lora|prefix`: what adaptation alone gains, without a memory.
+"""`deltamem baseline lora|prefix`: measures what adaptation alone gains, without a memory.
 
-LoRA or prefix tuning with as many parameters as a δ-mem adapter has, trained on the same episodes in the same order, but on
-their questions and answers only: the history is in no pass. All other options are those of `deltamem train`. They also say
-how many parameters it gets: those of the adapter that they describe, or of `--adapter`.
+Trains LoRA or prefix tuning with as many parameters as a δ-mem adapter, on the same episodes in the same order, but only on
+their questions and answers: no pass contains the history. All other options are those of `deltamem train`; they also set the
+number of parameters, either by describing an adapter or through `--adapter`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ VIEW = "memory"
 
 
 def equal_lora_config(model: nn.Module, parameters: int) -> LoraConfig:
-    """LoRA on the projections that δ-mem corrects by default, of the queries and of the output, of nearly so many parameters.
+    """Configure LoRA on the query and output projections, which δ-mem corrects by default, with about as many parameters.
 
     Args:
         model: the backbone.
-        parameters: as many as possible of its ranks, one at least.
+        parameters: the target; the rank (at least 1) comes as close to it as possible.
 
     Raises:
         ValueError: the model's attention is not understood.
@@ -50,11 +50,11 @@ def equal_lora_config(model: nn.Module, parameters: int) -> LoraConfig:
 
 
 def equal_prefix_config(model: nn.Module, parameters: int) -> PrefixTuningConfig:
-    """Prefix tuning of nearly so many parameters: a trained KV cache before every text.
+    """Configure prefix tuning, a trained KV cache before every text, with about as many parameters.
 
     Args:
         model: the backbone.
-        parameters: as many as possible of its tokens, one at least.
+        parameters: the target; the number of virtual tokens (at least 1) comes as close to it as possible.
     """
     tokens = max(round(parameters / kv_numbers(model.config)), 1)
     return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens)
@@ -65,28 +65,28 @@ BASELINES: dict[str, Callable[[nn.Module, int], PeftConfig]] = {"lora": equal_lo
 
 @dataclass(frozen=True)
 class ReadCollator:
-    """Makes a batch of questions and answers, `input_ids`, `attention_mask` and `labels`, all `[chats, tokens]`."""
+    """Collates questions and answers into `input_ids`, `attention_mask` and `labels`, each `[chats, tokens]`."""
 
     encoder: EpisodeEncoder
 
     def __call__(self, chats: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Make a batch of `{"messages": [...]}`, each with its `"read_turns"` where these are not 1."""
+        """Collate records `{"messages": [...]}`, each with `"read_turns"` if it asks more than one question."""
         batch = EpisodeCollator(self.encoder)([{**chat, "reads": [{"view": VIEW}]} for chat in chats])[VIEW]
         return {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
 
 
 class BaselineTrainer(ChatTrainer):
-    """Trains any PEFT adapter on batches of a `ReadCollator`, with the loss that δ-mem's questions are read with."""
+    """Trains any PEFT adapter on batches of a `ReadCollator`, with the loss that δ-mem uses for its questions."""
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the answers, with nothing but their questions before them: the mean over `num_items_in_batch`."""
+        """Cross-entropy of the answers given only their questions, averaged over `num_items_in_batch`."""
         costs = answer_loss(model, inputs, self.args.label_smoothing_factor)
         tokens = predicts(inputs["labels"]).sum() if num_items_in_batch is None else num_items_in_batch
         loss = costs.answers / tokens
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # the tokens are those of all processes, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes  # counts the tokens of all processes, and their gradients are averaged
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, train, and save the adapter to `--output_dir`.
 
     Raises:
-        ValueError: another baseline, or views, which only a memory has.
+        ValueError: the baseline is unknown, or views are given that only a memory has.
     """
     kind, others = _kind(arguments)
     options = TrainingOptions.parse(others, f"deltamem baseline {kind}", __doc__)
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _kind(arguments: list[str]) -> tuple[str, list[str]]:
-    """The baseline, and the options behind it."""
+    """Split the arguments into the baseline's name and its options."""
     if arguments[:1] == ["--help"]:
         return "|".join(BASELINES), arguments
     if not arguments or arguments[0] not in BASELINES:
@@ -135,5 +135,5 @@ def _kind(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _trained(model: nn.Module) -> int:
-    """Number of parameters that are trained."""
+    """Count the trainable parameters."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

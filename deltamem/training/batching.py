@@ -1,4 +1,4 @@
-"""A Trainer for chats, whose batches hold chats of about the same length, so that little of what is computed is padding."""
+"""A Trainer for chats whose batches group chats of similar length, to keep padding low."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from transformers.trainer_utils import has_length
 
 from deltamem.training.refused import refuse_for_trainer
 
-POOL = 50  # batches that are sorted together: more pad less, and draw less at random
+POOL = 50  # batches sorted together; a larger pool pads less but shuffles less
 
 
 class ByLength(Sampler[int]):
-    """Draws places of a data set so that each batch holds items of about the same length; the batches come in random order.
+    """Samples indices so that each batch holds items of similar length; the batches come in random order.
 
-    transformers' own sampler goes from long to short, fifty batches at a time.
+    transformers' own sampler goes from long to short within each group of fifty batches.
 
     Args:
-        lengths: of the items, in any unit.
-        batch: how many items a batch has. The last batch of an epoch may have fewer.
-        seed: of the order, which also depends on the epoch.
+        lengths: the items' lengths, in any unit.
+        batch: items per batch; the last batch of an epoch may be smaller.
+        seed: seeds the order, together with the epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; a data loader does."""
+        """Set the next epoch; called by the data loader."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -49,11 +49,11 @@ class ByLength(Sampler[int]):
 
 
 def by_length(chats: Any, args: TrainingArguments) -> ByLength | None:
-    """The sampler of `train_sampling_strategy="group_by_length"`; None for another strategy, or chats without a number.
+    """The sampler for `train_sampling_strategy="group_by_length"`; None for other strategies or unsized data sets.
 
     Args:
-        chats: a data set of `{"messages": [...]}`, whose characters are counted.
-        args: they say how many chats an optimizer step takes on a device.
+        chats: a data set of `{"messages": [...]}`; length is measured in characters.
+        args: set the number of chats per optimizer step on each device.
     """
     if args.train_sampling_strategy != "group_by_length" or not has_length(chats):
         return None
@@ -63,22 +63,22 @@ def by_length(chats: Any, args: TrainingArguments) -> ByLength | None:
 
 
 class ChatTrainer(Trainer):
-    """A Trainer of batches that a collator makes of chats, with one loss for all batches of a step.
+    """A Trainer for collated chats, with one loss over all batches of an optimizer step.
 
     Args:
-        metrics: what evaluation computes without the caller's `compute_metrics`; None for the loss alone.
+        metrics: the metrics to compute unless the caller passes `compute_metrics`; None for the loss alone.
     """
 
     def __init__(self, *args: Any, metrics: Callable[[EvalPrediction], dict[str, float]] | None = None, **kwargs: Any) -> None:
         refuse_for_trainer(Trainer, *args, **kwargs)
         super().__init__(*args, **{"compute_metrics": metrics, **kwargs})
-        self.model_accepts_loss_kwargs = True  # the loss is a mean over all batches of a step: the Trainer must not divide it
+        self.model_accepts_loss_kwargs = True  # the loss is already the mean over a step's batches: do not divide it again
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         chats = self.train_dataset if train_dataset is None else train_dataset
         return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """In the chats' own order, so that views and controls can be compared chat by chat."""
+        """Keep the chats in order, so that views and controls can be compared chat by chat."""
         sequential = self.args.world_size <= 1 and has_length(eval_dataset)
         return SequentialSampler(eval_dataset) if sequential else None

@@ -1,4 +1,4 @@
-"""Two numbers to steer by: how much more a memory tells of its own text than another's does, and how much there is to tell."""
+"""How much a memory knows about its own text beyond another's, and how much of what the context knows that is."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CEILING = (IN_CONTEXT, SHUFFLED_IN_CONTEXT)
 
 
 def binding(nats: Mapping[str, Numbers]) -> dict[str, float]:
-    """What evaluation in views and controls says about a memory.
+    """Compute the `specific` and `bound` figures from evaluation in views and controls.
 
     Args:
-        nats: by the name of a view or control, the mean cost of a labelled token of each read, `[reads]`; all in one order.
+        nats: for each view or control, the mean cost per labelled token of each read, `[reads]`, in the same order throughout.
 
     Returns:
-        `specific`: the cost with another's memory less that with its own, nats a token; `bound`: its share of the same
-        difference with the histories in the bare backbone's context; each with its 95% interval, `specific_low`,
-        `specific_high` and so on, bootstrapped over reads. What the given controls do not tell is left out, and a share of a
-        difference that is not above 0.
+        `specific`: the cost with another chat's memory minus the cost with its own, in nats per token; `bound`: `specific` as a
+        share of the same difference measured with the histories in the bare backbone's context. Each comes with its 95%
+        interval (`specific_low`, `specific_high` and so on), bootstrapped over reads. Figures whose controls are missing are
+        left out, as is a share of a difference that is not positive.
     """
     if not {OWN_MEMORY, SHUFFLED_MEMORY} <= nats.keys():
         return {}

@@ -1,4 +1,4 @@
-"""Chats to train on: a system prompt, a history, and perhaps questions at the end."""
+"""Chats to train on: a system prompt, a history, and optionally questions at the end."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ MOST_TURNS = range(1, 1_000_001)
 
 
 def read_chats(records: Sequence[Given]) -> list[Chat]:
-    """Records as chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, perhaps with their "read_turns".
+    """Parse records into chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, with "read_turns" where given.
 
     Raises:
-        ValueError: a record that is something else, with its place.
+        ValueError: a record is malformed; the message names it.
     """
     return [_chat(record) for record in records]
 
 
 def read_episodes(records: Sequence[Given]) -> list[Chat]:
-    """As `read_chats`, but for chats to train on: a history, then questions, each with its answer.
+    """Parse records as `read_chats` does, and check that each chat is a history followed by questions with answers.
 
     Raises:
-        ValueError: a record that is something else, with its place.
+        ValueError: a record is malformed; the message names it.
     """
     return [_checked(record, lambda chat: parts_of(chat["messages"], chat.get("read_turns", 1))) for record in records]
 
 
 def read_talk(records: Sequence[Given]) -> list[Chat]:
-    """As `read_chats`, but for talk to train on: chats that can be read on from any of their messages, marked as `"talk"`.
+    """Parse records as `read_chats` does, into talk (marked `"talk"`): chats that can be continued from any message.
 
     Raises:
-        ValueError: a record that is something else, with its place.
+        ValueError: a record is malformed; the message names it.
     """
     return [{**_checked(record, lambda chat: split_system(chat["messages"])), "talk": True} for record in records]
 
 
 def with_questions(chat: Chat) -> Chat:
-    """A talk as a chat whose last turns are asked, two where it has more than two: for figures that compare memories."""
+    """Turn talk into a chat whose last turns (at most two) are its questions, so that memories can be compared on it."""
     if not chat.get("talk"):
         return chat
     system, talk = split_system(chat["messages"])
@@ -49,16 +49,16 @@ def with_questions(chat: Chat) -> Chat:
 
 
 def history(chat: Chat) -> Sequence[Message]:
-    """All messages before the questions."""
+    """The messages before the questions."""
     messages: Sequence[Message] = chat["messages"]
     return messages[: len(messages) - 2 * chat.get("read_turns", 1)]
 
 
 def parts_of(messages: Sequence[Message], read_turns: int) -> tuple[list[Message], list[Message], list[Message]]:
-    """The system prompt if there is one, the history, and the questions of a chat, each with its answer.
+    """Split a chat into its system prompt (if any), its history, and its questions with their answers.
 
     Raises:
-        ValueError: no history, or no questions and answers at the end.
+        ValueError: there is no history, or the chat does not end with questions and answers.
     """
     system = system_prompt(messages)
     split = len(messages) - 2 * read_turns
@@ -73,10 +73,10 @@ def parts_of(messages: Sequence[Message], read_turns: int) -> tuple[list[Message
 
 
 def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """The system prompt if there is one, and the messages of a talk.
+    """Split talk into its system prompt (if any) and its other messages.
 
     Raises:
-        ValueError: fewer than two of them.
+        ValueError: there are fewer than two other messages.
     """
     system = system_prompt(messages)
     talk = [*messages[len(system) :]]

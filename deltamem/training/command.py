@@ -1,4 +1,4 @@
-"""`deltamem train`: an adapter from a chat data set, or from generated facts."""
+"""`deltamem train`: train an adapter on a chat data set or on generated facts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deltamem.training.views import check_views, view_weights
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, train, and save the adapter to `--output_dir`; with `--push_to_hub`, send that to the Hub."""
+    """Parse the command line, train, and save the adapter to `--output_dir`; with `--push_to_hub`, also upload it."""
     options = TrainingOptions.parse(arguments, "deltamem train", __doc__)
     set_seed(options.training.seed)
     tokenizer = load_tokenizer(options.adapter)
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
             options.training.output_dir, _data_in_words(options.data), _for_others(arguments, options.training.hub_token)
         )
     trainer.train(resume_from_checkpoint=options.checkpoint())
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes, where each has a part
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes if the model is sharded
     if trainer.is_world_process_zero():
         model.save_pretrained(options.training.output_dir, state_dict=weights)
     if options.training.push_to_hub:
@@ -54,5 +54,5 @@ def _data_in_words(data: DataArguments) -> str:
 
 
 def _for_others(arguments: list[str], token: str | None) -> list[str]:
-    """The arguments as a model card may tell them: without the token that opens the Hub."""
+    """The arguments as a model card may show them: with the Hub token replaced."""
     return [argument if token is None else argument.replace(token, "TOKEN") for argument in arguments]

@@ -1,4 +1,4 @@
-"""What read passes cost: cross-entropy of answers, and how far what is said is from what teachers say."""
+"""The cost of read passes: cross-entropy of the answers, and divergence from teachers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TeacherTokens = Literal["all", "answers", "changed"]
 
 
 class Weighing(NamedTuple):
-    """What a read pass is compared with.
+    """Weights of the terms of the loss of a read pass.
 
     Args:
-        answers: weight of the cross-entropy of labelled tokens.
-        teacher: weight of KL(teacher || model), the teacher being the bare backbone with the whole chat in its context.
-        hidden: weight of the L1 distance of every layer's hidden states from that teacher's, as a share of their own length.
-        teacher_tokens: behind which of the tokens that follow the history it is followed: "all" of them, those before
-            "answers", or all with weights: how far the history has "changed" what the teacher expects there.
-        label_smoothing: this share of every target of an answer is spread evenly over the vocabulary.
+        answers: weight of the cross-entropy of the labelled tokens.
+        teacher: weight of KL(teacher || model); the teacher is the bare backbone with the whole chat in its context.
+        hidden: weight of the L1 distance between every layer's hidden states and that teacher's, relative to the latter's norm.
+        teacher_tokens: which tokens after the history are distilled: "all" of them, only those that predict "answers", or all,
+            weighted by how far the history has "changed" the teacher's prediction.
+        label_smoothing: share of every target that is spread evenly over the vocabulary.
     """
 
     answers: float = 1.0
@@ -36,12 +36,12 @@ class Weighing(NamedTuple):
 
     @property
     def follows_teacher(self) -> bool:
-        """Whether the teacher that has the history is asked."""
+        """Whether the teacher that has the history in context is needed."""
         return self.teacher > 0 or self.hidden > 0
 
     @property
     def by_change(self) -> bool:
-        """Whether the teacher counts by how far the history has changed what it says."""
+        """Whether the teacher's terms are weighted by how far the history changes its predictions."""
         return self.follows_teacher and self.teacher_tokens == "changed"
 
 
@@ -49,14 +49,14 @@ ANSWERS = Weighing()
 
 
 class Costs(NamedTuple):
-    """What the read passes of one view cost, in nats.
+    """The costs of one view's read passes, in nats.
 
     Args:
-        answers: of all labelled tokens together.
-        teacher: KL(teacher || model) of all tokens together behind which a teacher is followed.
-        hidden: the distance of their hidden states from the teacher's, see `Weighing`, of all of them together.
-        right, asked: `[reads]`, how many answers have the likeliest token at every place, and how many there are.
-        each: `[reads]`, the mean cost of a labelled token.
+        answers: summed over all labelled tokens.
+        teacher: KL(teacher || model), summed over all distilled tokens.
+        hidden: distance of the hidden states from the teacher's (see `Weighing`), summed over all distilled tokens.
+        right, asked: `[reads]`, the number of answers predicted by argmax at every token, and the number of answers.
+        each: `[reads]`, the mean cost per labelled token.
     """
 
     answers: Tensor
@@ -68,12 +68,12 @@ class Costs(NamedTuple):
 
 
 class Amounts(NamedTuple):
-    """How much there is of a view.
+    """The counts that one view's costs are divided by.
 
     Args:
-        reads: read passes.
-        answers: labelled tokens.
-        taught: tokens behind which a teacher is followed.
+        reads: number of read passes.
+        answers: number of labelled tokens.
+        taught: number of distilled tokens.
     """
 
     reads: int
@@ -82,12 +82,12 @@ class Amounts(NamedTuple):
 
 
 def amounts(batch: Batch, view: View, weighing: Weighing) -> Amounts:
-    """How much a batch has of a view: what costs are divided by."""
+    """Count a view's reads, labelled tokens and distilled tokens in a batch."""
     return Amounts(len(batch["labels"]), predicts(batch["labels"]).sum(), taught_tokens(batch, view, weighing).sum())
 
 
 def mean_cost(costs: Costs, counted: Amounts, view: View, weighing: Weighing) -> Tensor:
-    """The mean over a view's tokens of each kind, weighed, of costs that may be a part of what was counted."""
+    """Combine a view's costs into one weighted mean; `counted` may cover more batches than `costs`."""
     teacher, hidden = costs.teacher / counted.taught.clamp(min=1), costs.hidden / counted.taught.clamp(min=1)
     if view.target == "backbone":
         return teacher
@@ -98,12 +98,12 @@ def mean_cost(costs: Costs, counted: Amounts, view: View, weighing: Weighing) ->
 
 
 def answer_costs(logits: Tensor, labels: Tensor, predicting: Tensor, label_smoothing: float = 0.0) -> Costs:
-    """Cross-entropy of labelled tokens.
+    """Compute the cross-entropy of the labelled tokens.
 
     Args:
-        logits: `[reads, places, vocabulary]`, behind the tokens at `predicting`, `[places]`, ascending.
+        logits: `[reads, places, vocabulary]`, at the positions in `predicting`.
         labels: `[reads, tokens]`.
-        predicting: see above.
+        predicting: `[places]`, the positions that predict a labelled token in some read, ascending.
         label_smoothing: see `Weighing`.
     """
     targets = labels[:, predicting + 1]
@@ -121,10 +121,10 @@ def answer_costs(logits: Tensor, labels: Tensor, predicting: Tensor, label_smoot
 
 
 def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Costs:
-    """Read the questions of a batch and compare the answers.
+    """Read a batch's questions and compute the cost of the answers.
 
     Args:
-        model: any causal model; its memory, if it has one, is the caller's to open.
+        model: any causal model; if it has a memory, the caller opens it.
         batch: `input_ids`, `attention_mask` and `labels`, `[reads, tokens]`.
         label_smoothing: see `Weighing`.
     """
@@ -133,12 +133,12 @@ def answer_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) ->
 
 
 def predicts(labels: Tensor) -> Tensor:
-    """Behind which tokens the next one is labelled, `[reads, tokens]`; nothing predicts the first token."""
+    """Mark the positions whose next token is labelled, `[reads, tokens]`; nothing predicts the first token."""
     return F.pad(labels[:, 1:] != IGNORED, (0, 1))
 
 
 def predicting_places(labels: Tensor) -> Tensor:
-    """Where some row's next token is labelled, `[places]`: the vocabulary's matrix is a good part of a small model's work."""
+    """Positions whose next token is labelled in some row, `[places]`: computing all logits would slow a small model down."""
     return predicts(labels).any(0).nonzero().squeeze(1)
 
 
@@ -150,16 +150,16 @@ def divergence(predicted: Tensor, expected: Tensor) -> Tensor:
 
 
 def hidden_distance(hidden: Tensor, expected: Tensor) -> Tensor:
-    """The L1 distance of hidden states `[tokens, layers, width]` as a share of the expected ones' length, `[tokens]`.
+    """The L1 distance of hidden states `[tokens, layers, width]`, relative to the L1 norm of those expected, `[tokens]`.
 
-    Deep Context Distillation has it of every layer (see docs/training.md).
+    Deep Context Distillation applies it to every layer (see docs/training.md).
     """
     apart = (hidden.float() - expected.float()).abs().sum(-1)
     return (apart / expected.float().abs().sum(-1)).mean(-1)
 
 
 def taught_tokens(batch: Batch, view: View, weighing: Weighing) -> Tensor:
-    """Behind which tokens a teacher is followed: `[reads, tokens]`."""
+    """Mark the positions at which a teacher is followed: `[reads, tokens]`."""
     if not view.own:
         return batch["attention_mask"].bool()
     follows = batch["taught"] >= 0
@@ -173,14 +173,14 @@ def taught_tokens(batch: Batch, view: View, weighing: Weighing) -> Tensor:
 
 
 def _counted(predicted: Tensor, targets: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row the right answers and all answers, an answer being a run of targets that stand next to each other.
+    """Count the right answers and all answers of each row; an answer is a run of consecutive targets.
 
     Args:
-        predicted, targets: `[batch, places]`. places: `[places]`, where they stand, ascending.
+        predicted, targets: `[batch, places]`. places: `[places]`, the positions of the targets, ascending.
     """
     labelled = targets != IGNORED
     before = F.pad(labelled[:, :-1] & (places.diff() == 1), (1, 0))
-    answer = (labelled & ~before).cumsum(1)  # the number of the answer that a target belongs to, from 1
+    answer = (labelled & ~before).cumsum(1)  # the answer that each target belongs to, counted from 1
     asked = answer[:, -1] if answer.shape[1] else torch.zeros(len(targets), dtype=torch.long, device=targets.device)
     wrong = labelled & (predicted != targets)
     spoilt = torch.zeros(len(targets), answer.shape[1] + 1, dtype=torch.bool, device=targets.device)

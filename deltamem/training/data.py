@@ -1,4 +1,4 @@
-"""What `deltamem train` trains on: chats, question-answering sets, or generated facts."""
+"""The data that `deltamem train` trains on: chats, question-answering sets, or generated facts."""
 
 from __future__ import annotations
 
@@ -25,57 +25,65 @@ from deltamem.training.texts import chitchat_talk, raw_texts
 from deltamem.training.views import VIEWS, InViews, Unrelated, in_views_and_controls, view_weights
 
 FACTS, TALK, TEXT = "facts", "talk:", "text:"
-# Sources that keep a part of themselves for evaluation.
+# Sources with a held-out part for evaluation.
 HELD_OUT = (FACTS, TALK + CHITCHAT)
 NUMBER = re.compile(r"[-+.\de]+|nan|inf")
 UNRELATED_TURNS = 2
-# How byte-level and SentencePiece vocabularies write a word behind a space.
+# A word after a space, as byte-level and SentencePiece vocabularies spell it.
 WORD = re.compile("[Ġ▁](?P<letters>[A-Za-z][a-z]{2,})")
 
 
 @dataclass
 class DataArguments:
-    """What is trained on."""
+    """The training data and how it is read."""
 
     data: list[str] = field(
         default_factory=lambda: [FACTS],
         metadata={
-            "help": 'Chats {"messages": [...]} that end with a question: a file of JSON lines, a folder, or a Hub name. '
-            f"talk:SOURCE for chats that are read on from any message; FORMAT:SOURCE for question answering, where FORMAT is "
-            f'one of {", ".join(SOURCES)}; "facts": generated. Several with weights are mixed: facts=0.3 talk:chitchat=0.7.'
+            "help": 'Chats {"messages": [...]} that end with a question: a JSON Lines file, a folder, or a Hub name. '
+            f"talk:SOURCE for chats continued from any message; FORMAT:SOURCE for question answering, where FORMAT is "
+            f'one of {", ".join(SOURCES)}; "facts" for generated ones. Mix several by weight:  facts=0.3 talk:chitchat=0.7.'
         },
     )
-    data_split: str = field(default="train", metadata={"help": "Of a data set on the Hub."})
-    data_config: str | None = field(default=None, metadata={"help": "Of a data set on the Hub, where it has several."})
-    system: str | None = field(default=None, metadata={"help": "System prompt put before every chat that has none."})
-    questions: int = field(default=1, metadata={"help": "Questions asked after each history, at most; chats have their own."})
-    answer_only: bool = field(default=False, metadata={"help": "Train on the answer without the header of its turn."})
-    max_write_tokens: int = field(default=8192, metadata={"help": "Longer histories lose their beginning."})
-    max_read_tokens: int = field(default=512, metadata={"help": "Longer questions and answers are refused."})
-    talk_tokens: int = field(default=64, metadata={"help": "How far talk, and what is unrelated, is read, at most."})
+    data_split: str = field(default="train", metadata={"help": "Split of a data set on the Hub."})
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub that has several."})
+    system: str | None = field(default=None, metadata={"help": "System prompt for chats that have none."})
+    questions: int = field(
+        default=1, metadata={"help": "Maximum questions per history, for facts and documents; chats set their own."}
+    )
+    answer_only: bool = field(default=False, metadata={"help": "Train on the answer only, not on the header of its turn."})
+    max_write_tokens: int = field(
+        default=8192, metadata={"help": "Maximum tokens of a history; longer ones lose their beginning."}
+    )
+    max_read_tokens: int = field(
+        default=512, metadata={"help": "Maximum tokens of questions and answers; longer ones are an error."}
+    )
+    talk_tokens: int = field(default=64, metadata={"help": "Maximum tokens read of talk and of unrelated text."})
     reads: int = field(
-        default=1, metadata={"help": "Read passes for each history, in views of their own; talk is read from several places."}
+        default=1, metadata={"help": "Read passes per history, each in its own view; talk is read from several points."}
     )
     views: list[str] = field(
         default_factory=lambda: ["memory=1"],
-        metadata={"help": f"Ways to use the memory and how often each is trained, VIEW=WEIGHT: {', '.join(VIEWS)}."},
+        metadata={"help": f"Ways of using the memory and their sampling weights, VIEW=WEIGHT:  {', '.join(VIEWS)}."},
     )
     unrelated: list[str] = field(
         default_factory=lambda: [SMALL_TALK],
         metadata={
-            "help": 'What the view "unrelated" reads, from each as often: small_talk, chitchat, questions and answers as '
-            '--fillers takes; text:SOURCE for raw texts, of records {"text": ...} or the passages of FORMAT:SOURCE.'
+            "help": 'Sources of the view "unrelated", drawn equally often: small_talk, chitchat, questions and answers as '
+            '--fillers takes, or text:SOURCE for raw texts: records {"text": ...} or the passages of FORMAT:SOURCE.'
         },
     )
     eval_data: list[str] | None = field(
         default=None,
-        metadata={"help": "Evaluated on at --eval_strategy steps, as --data; for facts, held-out facts if not given."},
+        metadata={"help": "Data to evaluate on, in the form of --data; defaults to held-out facts when training on facts."},
     )
-    eval_episodes: int = field(default=64, metadata={"help": "How many generated facts, or chats of --eval_data, at most."})
+    eval_episodes: int = field(
+        default=64, metadata={"help": "Maximum generated facts, or chats of --eval_data, to evaluate on."}
+    )
 
 
 class FactDataset(Dataset[dict[str, Any]]):
-    """Generated fact episodes as chats, whose questions are of the kinds that the history holds, each about something else.
+    """Generated fact episodes as chats; the questions after a history are each about something else told in it.
 
     Episode i depends on the seed and i alone.
     """
@@ -104,13 +112,13 @@ class FactDataset(Dataset[dict[str, Any]]):
 
 
 class Mixed(Dataset[dict[str, Any]]):
-    """Chats of several sources; which one is at a place depends on the seed and the place alone.
+    """A weighted mixture of sources; which chat is at an index depends only on the seed and the index.
 
     Args:
         parts: the sources.
-        weights: how often each is drawn, in proportion.
-        count: of chats.
-        seed: of what is drawn.
+        weights: relative sampling weights of the sources.
+        count: number of chats.
+        seed: seeds the sampling.
     """
 
     def __init__(self, parts: Sequence[Any], weights: Sequence[float], count: int, seed: int) -> None:
@@ -127,7 +135,7 @@ class Mixed(Dataset[dict[str, Any]]):
 
 
 class WithSystemPrompt(Dataset[dict[str, Any]]):
-    """Chats with a system prompt put before those that have none."""
+    """Chats, with a system prompt prepended to those that have none."""
 
     def __init__(self, chats: Any, system: str) -> None:
         self.chats, self.system = chats, system
@@ -143,18 +151,18 @@ class WithSystemPrompt(Dataset[dict[str, Any]]):
 
 
 def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: int, seed: int, tokenizer: Any) -> Any:
-    """The chats to train on, each in its views.
+    """Build the training set: chats, each with the views it is read in.
 
     Args:
-        options: the data.
-        facts: what generated facts look like.
-        episodes: how many chats are generated, or mixed.
-        seed: of whatever is drawn.
-        tokenizer: its whole words are what `facts.any_word` draws from, and its chat template has to take the chats.
+        options: the data options.
+        facts: the options of generated facts.
+        episodes: number of chats to generate or to mix.
+        seed: seeds all sampling.
+        tokenizer: supplies the whole words that `facts.any_word` draws from; its chat template must accept the chats.
 
     Raises:
-        ValueError: data that is not there, or of another format; unknown views; no number of facts; chats that the template
-            refuses.
+        ValueError: data is missing or malformed; a view is unknown; facts or mixed sources have no number of episodes; the chat
+            template rejects a chat.
     """
     sources = source_weights(options.data)
     if episodes < 1 and (FACTS in sources or len(sources) > 1):
@@ -169,30 +177,30 @@ def training_chats(options: DataArguments, facts: FactEpisodeConfig, episodes: i
 
 
 def eval_chats(options: DataArguments, facts: FactEpisodeConfig, seed: int, tokenizer: Any) -> dict[str, Any]:
-    """The chats to evaluate on while training, once in every view that is trained and once for every control, by name.
+    """Build the evaluation sets, by name: the chats once in every trained view and once for every control.
 
     Raises:
-        ValueError: data that is not there, or of another format; chats without `eval_data`, or that the template of the
-            tokenizer refuses.
+        ValueError: data is missing or malformed; the training data has no held-out part and `eval_data` is not given; the
+            tokenizer's template rejects a chat.
     """
     views = [*view_weights(options.views)]
     sources = source_weights(options.eval_data or options.data)
     if options.eval_data is None and any(name not in HELD_OUT for name in sources):
         raise ValueError("to evaluate while training, give chats that are not trained on: --eval_data")
-    facts = dataclasses.replace(facts, any_word=0.0)  # held-out words are the attributes' own
+    facts = dataclasses.replace(facts, any_word=0.0)  # held-out values come from the attributes alone
     held_out = FactDataset(options.eval_episodes, seed, facts, options.questions, split="held_out")
     chats = _chats(options, sources, held_out, "held_out", tokenizer)
-    # By place: generated chats have a number, and no end.
+    # By index: generated chats have a length, but iterating over them would not stop there.
     several = (with_questions(chats[place]) for place in range(len(chats)))
     asked = [*itertools.islice((chat for chat in several if chat.get("read_turns", 1)), options.eval_episodes)]
     return in_views_and_controls(asked, views, _unrelated(options, "held_out"), seed)
 
 
 def source_weights(given: Sequence[str]) -> dict[str, float]:
-    """Sources of chats with their weights, from texts such as "facts=0.3", or "facts" for one that is alone.
+    """Parse sources of chats and their weights from texts such as "facts=0.3", or "facts" if it is the only one.
 
     Raises:
-        ValueError: a source given twice, or a weight that is no positive number.
+        ValueError: a source is given twice, or a weight is not a positive number.
     """
     weights: dict[str, float] = {}
     for text in given:
@@ -221,10 +229,10 @@ def _with_system(options: DataArguments, chats: Any) -> Any:
 
 
 def check_template(tokenizer: Any, chats: Any, places: Iterable[int]) -> None:
-    """Make sure that a tokenizer's template takes chats: one of each order of roles, which is what templates refuse.
+    """Check that a tokenizer's chat template accepts the chats, trying one chat for each order of roles.
 
     Raises:
-        ValueError: it does not; its own words follow.
+        ValueError: the template rejects a chat; its own message follows.
     """
     seen = set()
     for messages in (chats[place]["messages"] for place in places):
@@ -250,7 +258,7 @@ def _records(options: DataArguments, source: str) -> list[Given]:
 
 
 def _unrelated(options: DataArguments, split: Split) -> Unrelated:
-    """What the view that needs something unrelated reads, from each source."""
+    """Load the sources of the view "unrelated"."""
     if all(VIEWS[view].own for view in view_weights(options.views)):
         return []
     return [
@@ -262,12 +270,12 @@ def _unrelated(options: DataArguments, split: Split) -> Unrelated:
 
 
 def whole_words(tokenizer: Any) -> list[str]:
-    """The words that are one token for a tokenizer: letters, three at least, capitals only at the start, behind a space."""
+    """The tokenizer's single-token words: at least three letters, capitalised at most at the start, after a space."""
     words = (WORD.fullmatch(token) for token in tokenizer.get_vocab())
     return sorted({word["letters"] for word in words if word})
 
 
 def training_words(tokenizer: Any) -> list[str]:
-    """All whole words but those that are held out, with a capital or without."""
+    """All whole words except the held-out values, whatever their capitalisation."""
     held_out = {value.lower() for value in held_out_values()}
     return [word for word in whole_words(tokenizer) if word.lower() not in held_out]

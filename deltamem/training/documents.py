@@ -1,4 +1,4 @@
-"""A text and the questions it answers, as an episode: the text is told, and asked for once it is out of the context."""
+"""A text with questions as an episode: the text is told, and the questions come once it has left the context."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Document:
     """A text and questions about it.
 
     Args:
-        passages: the text, in parts that are told one after the other.
-        questions: questions, each with its answer.
+        passages: the text, in parts that are told one after another.
+        questions: pairs of a question and its answer.
     """
 
     passages: tuple[str, ...]
     questions: tuple[tuple[str, str], ...]
 
     def chat(self, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """The chat in which the passages are told and some questions asked, as an `EpisodeCollator` takes it."""
+        """Build the chat that tells the passages and asks the given questions, in the form an `EpisodeCollator` takes."""
         turns = [(passage, ACKNOWLEDGEMENT) for passage in self.passages] + [*asked]
         messages = [
             {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
@@ -34,12 +34,12 @@ class Document:
 
 
 class DocumentDataset(Dataset[dict[str, Any]]):
-    """Documents as chats; which questions of a document are asked depends on the seed and its place alone.
+    """Documents as chats; which questions are asked depends only on the seed and the document's index.
 
     Args:
-        documents: they have a question at least.
-        questions: how many are asked after each history, at most.
-        seed: of the choice.
+        documents: each with at least one question.
+        questions: maximum number of questions after each history.
+        seed: seeds the choice of questions.
     """
 
     def __init__(self, documents: Sequence[Document], questions: int, seed: int) -> None:

@@ -1,7 +1,7 @@
-"""Episodes: a chat turned into the two passes that a memory is trained with.
+"""Episodes: a chat turned into the two passes that train a memory.
 
-The *write pass* reads the history into the memory; the *read pass* sees, in a fresh context, only the system prompt and what
-comes after the history, and has to get the rest from the memory. In some views it sees the history as well.
+The *write pass* reads the history into the memory. The *read pass* sees, in a fresh context, only the system prompt and what
+follows the history, and must get the rest from the memory. In some views it sees the history as well.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Read:
     """A read pass.
 
     Args:
-        view: the name of the view that it is passed through the model in.
-        ids: what is read, `[tokens]`.
-        labels: the tokens of `ids` that are trained on, the others `IGNORED`, `[tokens]`.
-        written: how many tokens of the chat the memory holds.
-        follows: how many tokens at the end of `ids` follow these in the chat; 0 if something else is read.
+        view: the name of the view it is run in.
+        ids: its input, `[tokens]`.
+        labels: `[tokens]`; equal to `ids` where they are trained on, `IGNORED` elsewhere.
+        written: how many of the chat's tokens are in the memory.
+        follows: how many tokens at the end of `ids` continue the chat after those written; 0 if something else is read.
     """
 
     view: str
@@ -44,11 +44,11 @@ class Read:
 
 @dataclass(frozen=True)
 class Episode:
-    """A tokenised chat and how it is read.
+    """A tokenised chat and its read passes.
 
     Args:
-        chat: its tokens, with their segments; without those at the end that nothing needs.
-        reads: its read passes.
+        chat: the chat's tokens with their segments, without trailing tokens that no pass needs.
+        reads: the read passes.
     """
 
     chat: ChatTokens
@@ -59,17 +59,17 @@ class Episode:
 class EpisodeEncoder:
     """Tokenises chats, `{"messages": [{"role": ..., "content": ...}, ...]}`.
 
-    The questions at the end of a chat are read, each with its answer, "read_turns" of them or 1; everything before them is
-    written. A chat with "talk" has no questions: what is read begins with any of its messages.
+    The last "read_turns" questions of a chat (1 if not given) are read, each with its answer; everything before them is
+    written. A chat marked "talk" has no questions: a read may begin at any of its messages.
 
     Args:
         tokenizer: a tokenizer with a chat template.
-        write: what makes one write, from the adapter's config: it decides the segments.
-        answer_only: train on the content of the answer and its end token; otherwise on the header of the turn as well.
-        max_write_tokens: longer histories lose their beginning.
-        max_read_tokens: longer read passes are refused; where the history is in the context, `max_write_tokens` are added.
-        talk_tokens: so many tokens are read of a talk, at most.
-        whole: an episode has all of its chat, for a teacher that has the history in its context.
+        write: the adapter's unit of writing, from its config; it determines the segments.
+        answer_only: train on the answer's content and end token only; otherwise also on the header of its turn.
+        max_write_tokens: histories longer than this lose their beginning.
+        max_read_tokens: read passes longer than this are refused; with the history in context, `max_write_tokens` is added.
+        talk_tokens: maximum tokens read of talk.
+        whole: keep the whole chat in the episode, for a teacher that has the history in its context.
     """
 
     tokenizer: Any
@@ -84,11 +84,11 @@ class EpisodeEncoder:
         """Tokenise one chat.
 
         Args:
-            chat: its "reads" say how it is read, `{"view": ...}` with the name of a view, and where something else than its
-                own text is read, that as "instead": messages, or a raw text. Otherwise once, in the view "memory".
+            chat: its "reads" list how it is read, each `{"view": ...}` with a view's name and, if something other than the chat
+                is read, that as "instead": messages or a raw text. Without "reads" it is read once, in the view "memory".
 
         Raises:
-            ValueError: a chat without history, or without something to read behind it; too long a read pass.
+            ValueError: the chat has no history or nothing to read after it; a read pass is too long.
         """
         check_messages(chat["messages"])
         asked = chat.get("reads", OWN_QUESTIONS)
@@ -125,7 +125,7 @@ class EpisodeEncoder:
         return Read(read["view"], ids, labels, part.written, follows)
 
     def _again(self, chat: ChatTokens, part: Part, number: int) -> tuple[Tensor, Tensor]:
-        """Tokens and labels of a piece of what was written before a part, behind what the part's context begins with."""
+        """Tokens and labels of a random piece of what was written before a part, with the part's opening tokens before it."""
         places = part.written - self.talk_tokens
         start = random.Random(f"{number}-{part.written}-again").randrange(places) if places > 0 else 0
         piece = chat.ids[start : min(start + self.talk_tokens, part.written)]
@@ -133,9 +133,9 @@ class EpisodeEncoder:
         return torch.cat([head, piece]), torch.cat([torch.full_like(head, IGNORED), piece])
 
     def _other(self, instead: str | Sequence[Message], chat: Tensor) -> Tensor:
-        """Messages or a raw text that have nothing to do with the chat, `[tokens]`.
+        """Tokenise messages or a raw text unrelated to the chat, `[tokens]`.
 
-        They are cut after `talk_tokens`, which do not count what both begin with (a system prompt).
+        They are cut after `talk_tokens`, not counting a beginning shared with the chat (a system prompt).
         """
         text = instead if isinstance(instead, str) else render(self.tokenizer, instead)
         ids = token_ids(self.tokenizer, text)
@@ -155,22 +155,22 @@ class EpisodeEncoder:
 
 @dataclass(frozen=True)
 class EpisodeCollator:
-    """Makes a batch of chats: tokenises and pads, chats on the left, so that they end together, and read passes on the right.
+    """Tokenises and pads chats into a batch: chats on the left, so that they end together, and read passes on the right.
 
-    The batch holds `view`, `[reads]`, the place in `ALL_VIEWS` of each read pass's view; `chats`, for the write pass:
+    The batch holds `view`, `[reads]`, the index in `ALL_VIEWS` of each read pass's view; `chats`, for the write pass:
     `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`; and under the
-    name of each view its read passes: `input_ids`, `attention_mask` and `labels`, `[reads, tokens]`, `chat`, `[reads]`, whose
-    memory they read, `written`, `[reads]`, how many of its tokens that holds, and `taught`, `[reads, tokens]`, the number of a
-    token in its chat, -1 where it is none of its.
+    name of each view its read passes: `input_ids`, `attention_mask` and `labels`, `[reads, tokens]`, `chat`, `[reads]`, the
+    chat whose memory is read, `written`, `[reads]`, how many of that chat's tokens the memory holds, and `taught`,
+    `[reads, tokens]`, each token's index in its chat, or -1 if it is not part of it.
     """
 
     encoder: EpisodeEncoder
 
     def __call__(self, chats: Sequence[Chat]) -> dict[str, Any]:
-        """Make a batch of chats as the encoder takes them."""
+        """Collate chats in the form the encoder takes."""
         episodes = [self.encoder(chat) for chat in chats]
         reads = [(number, read) for number, episode in enumerate(episodes) for read in episode.reads]
-        # First, as that is where a Trainer looks for the size of a batch.
+        # Comes first: the Trainer takes the batch size from the first entry.
         batch: dict[str, Any] = {
             "view": torch.tensor([[*ALL_VIEWS].index(read.view) for _, read in reads], dtype=torch.long, device="cpu"),
             "chats": self._written(episodes),
@@ -189,7 +189,7 @@ class EpisodeCollator:
         return written
 
     def _read(self, reads: Sequence[tuple[int, Read]]) -> dict[str, Tensor]:
-        """Read passes of one view, each with the place of its chat."""
+        """Collate the read passes of one view, each with the index of its chat."""
         return {
             "input_ids": right_padded([read.ids for _, read in reads], self._pad),
             "attention_mask": right_padded([torch.ones_like(read.ids) for _, read in reads], 0),
@@ -206,13 +206,13 @@ class EpisodeCollator:
 
 
 def _taught(read: Read) -> Tensor:
-    """The number in the chat of each token of a read pass, `[tokens]`."""
+    """The index in the chat of each token of a read pass, `[tokens]`."""
     others = torch.full((len(read.ids) - read.follows,), NO_PLACE, dtype=torch.long, device="cpu")
     return torch.cat([others, torch.arange(read.written, read.written + read.follows, dtype=torch.long, device="cpu")])
 
 
 def _check_same(part: Part, chat: ChatTokens) -> None:
-    """Make sure that a part is the same tokens in a context of its own as behind its history."""
+    """Check that a part has the same tokens in a fresh context as after its history."""
     if not torch.equal(part.ids[-part.length :], chat.ids[part.written : part.written + part.length]):
         raise ValueError(
             "the tokenizer's chat template renders questions behind a history otherwise than alone, so no teacher that has the "

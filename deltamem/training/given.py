@@ -1,4 +1,4 @@
-"""A record of a user's data, whose fields are taken one by one: of the kind that is asked for, or refused in words."""
+"""User-supplied records with validated access: each field is returned in the type asked for, or refused with an explanation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class Given:
-    """A part of a record, and where it stands.
+    """A part of a record, and where it comes from.
 
     Args:
-        value: the part, of whatever kind; `MISSING` if the record does not have it.
-        place: the file and the record, in words.
-        field: which part of the record, such as "qa[2].answer"; "" for all of it.
+        value: the part, of any type; `MISSING` if the record does not have it.
+        place: the file and the record, for error messages.
+        field: the path within the record, such as "qa[2].answer"; "" for the whole record.
     """
 
     value: Any
@@ -24,46 +24,46 @@ class Given:
     field: str = ""
 
     def __getitem__(self, name: str) -> Given:
-        """A field of a mapping, there or not.
+        """A field of a mapping, whether or not it is present.
 
         Raises:
-            ValueError: this is no mapping.
+            ValueError: this is not a mapping.
         """
         return Given(self.mapping().get(name, MISSING), self.place, f"{self.field}.{name}" if self.field else name)
 
     @property
     def is_given(self) -> bool:
-        """Whether it is there, and not null."""
+        """Whether it is present and not null."""
         return self.value is not MISSING and self.value is not None
 
     def mapping(self) -> Mapping[str, Any]:
-        """Names with their values.
+        """Return it as a mapping.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is not a mapping.
         """
         if not isinstance(self.value, Mapping):
             self.refuse("names with their values, {...}")
         return self.value
 
     def items(self, empty: bool = False) -> list[Given]:
-        """The parts of a list.
+        """Return the entries of a list.
 
         Args:
-            empty: whether there may be none.
+            empty: whether the list may be empty.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is not such a list.
         """
         if not isinstance(self.value, list) or not (self.value or empty):
             self.refuse("a list, [...]" if empty else "a list, [...], with at least one entry")
         return [Given(item, self.place, f"{self.field}[{number}]") for number, item in enumerate(self.value)]
 
     def pairs(self) -> list[tuple[Given, Given]]:
-        """The parts of a list of pairs.
+        """Return the entries of a list of pairs.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is not such a list.
         """
         pairs = []
         for part in self.items():
@@ -74,13 +74,13 @@ class Given:
         return pairs
 
     def text(self, empty: bool = False) -> str:
-        """A text.
+        """Return it as a string.
 
         Args:
-            empty: whether it may be nothing, or blank.
+            empty: whether it may be empty or blank.
 
         Raises:
-            ValueError: something else, or half a character (a lone surrogate), which no tokenizer takes.
+            ValueError: it is not such a string, or contains a lone surrogate, which no tokenizer accepts.
         """
         if not isinstance(self.value, str) or not (self.value.strip() or empty):
             self.refuse("a text" if empty else "a text that is not blank")
@@ -91,18 +91,18 @@ class Given:
         return self.value
 
     def texts(self, empty: bool = False) -> list[str]:
-        """A list of texts, perhaps an empty one; see `text`.
+        """Return a list of strings, which may be empty; for `empty` see `text`.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is not such a list.
         """
         return [part.text(empty) for part in self.items(empty=True)]
 
     def text_or_number(self) -> str:
-        """A text that is not blank, or a number, as a text.
+        """Return a non-blank string, or a number as a string.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is neither.
         """
         if isinstance(self.value, int | float) and not isinstance(self.value, bool):
             return str(self.value)
@@ -111,17 +111,17 @@ class Given:
         return self.text()
 
     def number(self, accepted: Collection[int]) -> int:
-        """A whole number of those that are accepted.
+        """Return an integer from the accepted ones.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is not one of them.
         """
         if type(self.value) is not int or self.value not in accepted:
             self.refuse(f"a whole number, {_in_words(accepted)}")
         return self.value
 
     def refuse(self, accepted: str) -> NoReturn:
-        """Say what is accepted in place of this.
+        """Raise an error that says what is accepted here.
 
         Raises:
             ValueError: always.

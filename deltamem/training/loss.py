@@ -1,4 +1,4 @@
-"""EpisodeLoss: chats are written, then read in their views, and what is said is compared with answers and teachers."""
+"""EpisodeLoss: writes chats, reads them in their views, and compares the predictions with answers and teachers."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class EpisodeLoss:
 
     Args:
         adapted: the model with the δ-mem adapter.
-        weighing: what read passes are compared with.
-        write_from: what the memory sees of a chat: hidden states that its own corrections have changed, as in use ("memory"),
-            or those of the bare "backbone", which needs no backward pass through it.
-        write_chunk_tokens, gradient_chunks: see `ChunkWriter`; for histories written from the memory.
-        write_gates: the mean write gate β of every pass that wrote with gradients, filled in.
+        weighing: the weights of the loss terms.
+        write_from: the hidden states that are written: those changed by the memory's own corrections, as in use ("memory"), or
+            those of the bare "backbone", which needs no backward pass.
+        write_chunk_tokens, gradient_chunks: see `ChunkWriter`; only with `write_from="memory"`.
+        write_gates: collects the mean write gate β of every pass that writes with gradients.
     """
 
     adapted: PeftModel
@@ -52,15 +52,15 @@ class EpisodeLoss:
     write_gates: list[Tensor] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Costs]:
-        """What the read passes of a batch cost, by their views' names.
+        """Compute the costs of a batch's read passes, by the names of their views.
 
         Args:
-            model: the model to call: `adapted`, or what wraps it.
-            batch: what an `EpisodeCollator` makes.
+            model: the model to call: `adapted`, or its wrapper.
+            batch: made by an `EpisodeCollator`.
 
         Raises:
-            ValueError: a read with another's memory in a batch of one chat; several memories of one chat that is written from
-                the memory.
+            ValueError: a view needs another chat's memory and the batch has one chat; with `write_from="memory"`, a chat's
+                reads need memories of different lengths.
         """
         needed = len(self._places(batch)) or any(view.filled for view in views_in(batch).values())
         written = self.write(model, batch) if needed else None
@@ -70,7 +70,7 @@ class EpisodeLoss:
         return costs
 
     def write(self, model: nn.Module, batch: Mapping[str, Any]) -> Written:
-        """The write pass of a batch."""
+        """Run the write pass of a batch."""
         places = self._places(batch)
         if self.write_from == "backbone":
             least = min(int(batch[name]["written"].min()) for name in views_in(batch))
@@ -82,7 +82,7 @@ class EpisodeLoss:
         return written
 
     def _places(self, batch: Mapping[str, Any]) -> Tensor:
-        """Behind which tokens of the chats a teacher is asked, `[places]`."""
+        """Positions in the chats at which a teacher's prediction is needed, `[places]`."""
         followed = [
             batch[name]["taught"][taught_tokens(batch[name], view, self.weighing)]
             for name, view in views_in(batch).items()
@@ -91,7 +91,7 @@ class EpisodeLoss:
         return torch.cat([batch["view"][:0], *followed]).unique()
 
     def _read(self, model: nn.Module, written: Written | None, batches: Mapping[str, Batch]) -> dict[str, Costs]:
-        """Read passes of views that are passed through the model alike, in one pass."""
+        """Run the read passes of views that can share one forward pass."""
         view = ALL_VIEWS[next(iter(batches))]
         every = joined([*batches.values()])
         parts = dict(zip(batches, _split(every, [len(batch["labels"]) for batch in batches.values()]), strict=True))
@@ -108,14 +108,14 @@ class EpisodeLoss:
         return costs
 
     def _reader(self, model: nn.Module, batch: Batch, columns: Tensor, view: View) -> Reader:
-        """How read passes are passed through the model: what all begin with once, where the backbone alone writes."""
+        """A reader for the read passes; if the backbone alone writes, it runs their common beginning once."""
         if self.write_from == "memory" or view.write or not can_share(self.adapted):
             return Reader(columns, hidden=self._hidden)
         with torch.no_grad(), self.adapted.disable_adapter():
             return Reader.behind_beginning(model, batch, columns, self._hidden)
 
     def _memory(self, written: Written | None, parts: Mapping[str, Batch]) -> DeltaMemState:
-        """A memory for each read pass."""
+        """Stack a memory for each read pass."""
         memories = []
         for name, part in parts.items():
             view, chats, tokens = ALL_VIEWS[name], part["chat"], part["written"]
@@ -129,7 +129,7 @@ class EpisodeLoss:
 
     @torch.no_grad()
     def _bare(self, read: Reader, model: nn.Module, parts: Mapping[str, Batch], every: Batch) -> Tensor | None:
-        """What the bare backbone expects without any history, `[reads, columns, vocabulary]`; None if no view asks."""
+        """Logits of the bare backbone without any history, `[reads, columns, vocabulary]`; None if no view needs them."""
         if not any(ALL_VIEWS[name].target == "backbone" for name in parts) and not self.weighing.by_change:
             return None
         with self.adapted.disable_adapter():
@@ -143,7 +143,7 @@ class EpisodeLoss:
     def _costs(
         self, name: str, part: Batch, said: Outputs, columns: Tensor, written: Written | None, bare: Tensor | None
     ) -> Costs:
-        """What the read passes of one view cost, from what the model says behind the columns, and the bare backbone."""
+        """Compute the costs of one view's read passes from the predictions of the model and of the bare backbone."""
         view = ALL_VIEWS[name]
         predicting = predicting_places(part["labels"])
         at = torch.searchsorted(columns, predicting)
@@ -169,12 +169,12 @@ class EpisodeLoss:
 
 
 def views_in(batch: Mapping[str, Any]) -> dict[str, View]:
-    """The views of a batch, by name."""
+    """The views that occur in a batch, by name."""
     return {name: view for name, view in ALL_VIEWS.items() if name in batch}
 
 
 def _read_alike(views: Mapping[str, View]) -> list[list[str]]:
-    """Names of views that one read pass can hold together: those of a chat begin alike and end at other lengths."""
+    """Group the names of views that can share a read pass: their reads begin alike and differ in length only."""
     alike: dict[tuple[bool, bool, bool], list[str]] = {}
     for name, view in views.items():
         alike.setdefault((view.context, view.write, view.own), []).append(name)
@@ -182,17 +182,17 @@ def _read_alike(views: Mapping[str, View]) -> list[list[str]]:
 
 
 def _columns(parts: Mapping[str, Batch], weighing: Weighing) -> Tensor:
-    """Behind which places of a read pass anything is compared, `[columns]`, ascending."""
+    """Positions of a read pass at which anything is compared, `[columns]`, ascending."""
     compared = [taught_tokens(part, ALL_VIEWS[name], weighing).any(0) for name, part in parts.items()]
     compared += [predicts(part["labels"]).any(0) for part in parts.values()]
     return torch.stack(compared).any(0).nonzero().squeeze(1)
 
 
 def _told(batch: Mapping[str, Any]) -> Tensor:
-    """How many tokens of each chat its reads have in their memory, `[chats]`.
+    """How many tokens of each chat its reads have in memory, `[chats]`.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ between a chat's reads.
     """
     told = torch.full((len(batch["chats"]["input_ids"]),), -1, dtype=torch.long, device=batch["view"].device)
     for name in views_in(batch):
@@ -207,7 +207,7 @@ def _told(batch: Mapping[str, Any]) -> Tensor:
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Read passes of several views as one batch, padded on the right."""
+    """Concatenate read passes of several views into one batch, padded on the right."""
     fills = {"labels": IGNORED, "taught": NO_PLACE}
     return {name: _padded([batch[name] for batch in batches], fills.get(name, 0)) for name in batches[0]}
 
@@ -220,6 +220,6 @@ def _padded(tensors: Sequence[Tensor], fill: int) -> Tensor:
 
 
 def _split(batch: Batch, sizes: list[int]) -> list[Batch]:
-    """The inverse of `joined`, all of one width."""
+    """Split a batch made by `joined`; all parts keep its width."""
     split = {name: tensor.split(sizes) for name, tensor in batch.items()}
     return [{name: tensors[number] for name, tensors in split.items()} for number in range(len(sizes))]

@@ -1,4 +1,4 @@
-"""The options of `deltamem train`, which the baselines share."""
+"""The options of `deltamem train`, shared with the baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deltamem.training.presets import PRESETS, preset
 from deltamem.training.trainer import DeltaMemTrainingArguments
 from deltamem.training.views import view_weights
 
-# Behind what a command is for: there are some two hundred options.
+# Follows the command's description: there are some two hundred options.
 GUIDE = (
     "First come the options of the adapter, of the data with its views, and of generated facts. From --output_dir on they are "
     "transformers' TrainingArguments, with the paper's recipe as defaults; the last ones, from --write_penalty on, are "
@@ -30,15 +30,17 @@ GUIDE = (
 
 @dataclass
 class AdapterArguments(RuleArguments):
-    """The backbone and the adapter on it."""
+    """Options of the backbone and its adapter."""
 
     preset: str | None = field(
-        default=None, metadata={"help": f"A recipe: other defaults for all options. One of {', '.join(PRESETS)}."}
+        default=None, metadata={"help": f"A recipe that sets defaults for other options; one of {', '.join(PRESETS)}."}
     )
-    model: str = field(default=SMOLLM2, metadata={"help": "Backbone: a folder or a Hub name."})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "Of the frozen weights."})
+    model: str = field(default=SMOLLM2, metadata={"help": "The backbone: a folder or a Hub name."})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "The dtype of the frozen weights."}
+    )
     attention: str | None = field(default=None, metadata={"help": "Attention implementation, e.g. eager or sdpa."})
-    adapter: str | None = field(default=None, metadata={"help": "Go on training this adapter; ignores the options below."})
+    adapter: str | None = field(default=None, metadata={"help": "Continue training this adapter; ignores the options below."})
     adaptation: str | None = field(
         default=None,
         metadata={
@@ -49,15 +51,15 @@ class AdapterArguments(RuleArguments):
     variant: Literal["tsw", "ssw", "msw"] = field(default="tsw", metadata={"help": "The paper's variant."})
     layers: str | None = field(
         default=None,
-        metadata={"help": "The decoder layers that get a memory, as FIRST-LAST, counted from 0; all if not given."},
+        metadata={"help": "Decoder layers with a memory, as FIRST-LAST, counted from 0; all if not given."},
     )
     start: Literal["random", "attention"] = field(
         default="random",
-        metadata={"help": "Where training starts: random projections, or what the frozen attention reads and writes itself."},
+        metadata={"help": "Initialisation: random projections, or projections taken from the frozen attention."},
     )
 
     def config(self) -> DeltaMemConfig:
-        """The configuration of a new adapter."""
+        """Build the configuration of a new adapter."""
         return VARIANTS[self.variant](task_type="CAUSAL_LM", layers_to_transform=self._layers(), **self.rule_options())
 
     def _layers(self) -> list[int] | None:
@@ -70,7 +72,7 @@ class AdapterArguments(RuleArguments):
 
 
 class TrainingOptions(NamedTuple):
-    """What a command line says."""
+    """The parsed options of a command line."""
 
     adapter: AdapterArguments
     data: DataArguments
@@ -79,15 +81,15 @@ class TrainingOptions(NamedTuple):
 
     @classmethod
     def parse(cls, arguments: list[str], command: str, description: str | None) -> TrainingOptions:
-        """The options of a command line, over those of its `--preset`.
+        """Parse a command line over the defaults of its `--preset`.
 
         Raises:
-            ValueError: values that are not accepted, a preset that there is not.
+            ValueError: a value is not accepted, or the preset does not exist.
         """
         parser = HfArgumentParser(
             (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments),
             prog=command,
-            usage=f"{command} [--OPTION VALUE ...]",  # with all of them, it would be longer than what is wrong, or a screen
+            usage=f"{command} [--OPTION VALUE ...]",  # listing all options would bury the error message
             description=f"{description} {GUIDE}",
         )
         recipe = ArgumentParser(add_help=False, allow_abbrev=False)
@@ -96,7 +98,7 @@ class TrainingOptions(NamedTuple):
         if name is not None:
             parser.set_defaults(**preset(name))
         options = cls(*parser.parse_args_into_dataclasses(arguments))
-        options.adapter.config()  # refuses its options before anything is read
+        options.adapter.config()  # rejects invalid options before anything is loaded
         changing = any(weight.first != weight.last for weight in view_weights(options.data.views).values())
         if changing and options.training.train_sampling_strategy != "sequential":
             raise ValueError(
@@ -106,7 +108,7 @@ class TrainingOptions(NamedTuple):
         return options
 
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
-        """Tokenises episodes for an adapter with this unit of writing."""
+        """Create the episode encoder for an adapter with this unit of writing."""
         data = self.data
         training = self.training
         whole = training.teacher_weight > 0 or training.hidden_weight > 0 or self.adapter.start == "attention"
@@ -114,28 +116,28 @@ class TrainingOptions(NamedTuple):
         return EpisodeEncoder(tokenizer, write, data.answer_only, *limits, whole=whole)
 
     def training_chats(self, tokenizer: Any) -> Any:
-        """As many chats as the training takes, or all there are."""
+        """The training set: as many chats as training takes, or all there are."""
         return training_chats(self.data, self.facts, self.training.episodes, self.training.seed, tokenizer)
 
     def eval_chats(self, tokenizer: Any) -> dict[str, Any] | None:
-        """What is evaluated on in every view and control; None if nothing is to be evaluated."""
+        """The evaluation sets for every view and control; None if evaluation is off."""
         if self.training.eval_strategy == IntervalStrategy.NO and not self.training.eval_on_start:
             return None
         return eval_chats(self.data, self.facts, self.training.seed, tokenizer)
 
     def checkpoint(self) -> str | bool | None:
-        """`--resume_from_checkpoint true` takes the newest checkpoint of the output folder; otherwise a folder."""
+        """The checkpoint folder to resume from; True, from `--resume_from_checkpoint true`, means the newest."""
         given: str | None = self.training.resume_from_checkpoint
         return True if given is not None and given.lower() == "true" else given
 
 
 def load_tokenizer(options: AdapterArguments) -> Any:
-    """The backbone's tokenizer alone, for checks of the data before anything large is loaded."""
+    """Load the backbone's tokenizer alone, to check the data before anything large is loaded."""
     return AutoTokenizer.from_pretrained(find_backbone(options.model))
 
 
 def load(options: AdapterArguments) -> PeftModel:
-    """The backbone with an adapter to train."""
+    """Load the backbone with an adapter to train."""
     attention = {} if options.attention is None else {"attn_implementation": options.attention}
     backbone, _ = load_backbone(options.model, dtype=getattr(torch, options.dtype), **attention)
     if options.adaptation is not None:

@@ -1,11 +1,11 @@
-"""Recipes by name for `deltamem train --preset`: defaults of its options, which the command line overrides."""
+"""Named recipes for `deltamem train --preset`: defaults for its options, which the command line overrides."""
 
 from __future__ import annotations
 
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # arXiv 2605.12357, as its code runs it (2,219 episodes of QASPER; the write penalty on the write pass, where it belongs).
+    # arXiv 2605.12357, as run by its code (2,219 episodes of QASPER); the write penalty is on the write pass, where it belongs.
     "paper": {
         "variant": "tsw",
         "r": 8,
@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "write_penalty": 0.01,
         "write_target": 0.05,
     },
-    # What made small backbones recall facts: docs/experiments.md; without decay: docs/results.md.
+    # Made small backbones recall facts: docs/experiments.md; without decay: docs/results.md.
     "facts": {
         "decay": "none",
         "beta_bias": -3.0,
@@ -41,10 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_steps": 1000,
         "write_penalty": 0.0,
     },
-    # What binds a memory to its own dialogue: docs/experiments.md.
+    # Binds a memory to its own dialogue: docs/experiments.md.
     "talk": {
         "variant": "msw",
-        "layers": "20-29",  # of SmolLM2-135M's 30: the upper third
+        "layers": "20-29",  # the upper third of SmolLM2-135M's 30
         "start": "attention",
         "data": ["talk:chitchat"],
         "views": ["memory=0.67", "another=0.16", "unrelated=0.17"],
@@ -69,7 +69,7 @@ def preset(name: str) -> dict[str, Any]:
     """The options of a recipe.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no recipe has this name.
     """
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")

@@ -1,4 +1,4 @@
-"""Reader: passes a batch of read passes through a model, what all of them begin with only once."""
+"""Reader: runs read passes through a model, computing their common beginning only once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from deltamem.training.writing import Batch, Outputs, shared_tokens
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads batches, padded on the right.
+    """Reads batches that are padded on the right.
 
     Args:
-        columns: behind which tokens logits are wanted, `[columns]`, ascending.
-        beginning: a KV cache, one row, of what all rows begin with; None for nothing.
-        shared: how many tokens it holds.
-        hidden: whether hidden states are wanted, too.
+        columns: positions at which logits are wanted, `[columns]`, ascending.
+        beginning: a KV cache of one row that holds the common beginning; None if there is none.
+        shared: how many tokens the cache holds.
+        hidden: whether to return hidden states as well.
     """
 
     columns: Tensor
@@ -31,9 +31,9 @@ class Reader:
 
     @classmethod
     def behind_beginning(cls, model: nn.Module, batch: Batch, columns: Tensor, hidden: bool = False) -> Reader:
-        """A reader of batches that begin as this one does: up to where rows differ or logits are wanted.
+        """Create a reader with a cache of the batch's common beginning, up to where rows differ or logits are wanted.
 
-        A system prompt is the larger part of a short read pass. A memory has no part in it then.
+        A system prompt is most of a short read pass. The memory does not affect the cached beginning.
         """
         shared = shared_tokens(batch, int(columns[0])) if len(columns) else 0
         if not shared:
@@ -43,7 +43,7 @@ class Reader:
         return cls(columns, output.past_key_values, shared, hidden)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Outputs:
-        """What the model says behind the columns, for each read."""
+        """Return the model's outputs at the columns, for each read."""
         ids, mask = batch["input_ids"][:, self.shared :], batch["attention_mask"]
         cached: dict[str, Any] = {"use_cache": False}
         if self.shared:

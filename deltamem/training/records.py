@@ -1,4 +1,4 @@
-"""Reads the records of a data set: a file, a folder of files, or a data set of the Hub."""
+"""Reads the records of a data set: a file, a folder of files, or a data set on the Hub."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
 def read_records(source: str, split: str = "train", config: str | None = None) -> list[Given]:
-    """All records of a data set, each of which knows the place that it was read from.
+    """Read all records of a data set; each knows where it comes from.
 
     Args:
-        source: a file of JSON lines, or of one JSON list (or a mapping with one under "data" or "Data"), perhaps gzipped; a
-            folder of such files, read in the order of their names; or the name of a data set on the Hub.
-        split, config: of a data set on the Hub.
+        source: a file of JSON Lines, or of one JSON list (or a mapping with one under "data" or "Data"), optionally gzipped; a
+            folder of such files, read in order of name; or the name of a data set on the Hub.
+        split, config: which part of a data set on the Hub to load.
 
     Raises:
-        ValueError: nothing of the kind; a file that is no JSON, with the line.
+        ValueError: there is no such source, or a file is not JSON; the message names the line.
     """
     path = Path(source)
     if path.is_dir():
@@ -31,7 +31,7 @@ def read_records(source: str, split: str = "train", config: str | None = None) -
         records = [record for file in files for record in _numbered(str(file), _of_file(file))]
     elif path.is_file():
         records = _numbered(source, _of_file(path))
-    elif source.endswith(ENDINGS):  # not asked of the Hub, which takes a while where there is no network
+    elif source.endswith(ENDINGS):  # do not ask the Hub, which is slow to fail without a network
         raise ValueError(f"there is no file {source}")
     else:
         records = _numbered(source, _of_hub(source, split, config))
@@ -68,7 +68,7 @@ def _of_document(path: Path, text: str) -> list[Any]:
 def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers of too many digits, and lists in lists without end
+    except (ValueError, RecursionError) as error:  # also numbers with too many digits, and lists nested too deeply
         raise ValueError(f"{place} is no JSON: {error}") from error
 
 
@@ -81,5 +81,5 @@ def _of_hub(name: str, split: str, config: str | None) -> Iterator[Any]:
         ) from error
     try:
         return iter([*datasets.load_dataset(name, config, split=split)])
-    except Exception as error:  # a network, a missing data set, a wrong split: its library has many kinds
+    except Exception as error:  # no network, no such data set, a wrong split: datasets raises many types
         raise ValueError(f"{name} is no file and no folder, and cannot be had from the Hub as a data set: {error}") from error

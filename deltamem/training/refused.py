@@ -1,6 +1,6 @@
-"""Options of `TrainingArguments` that have no effect on episodes, or break their training: each is refused in words.
+"""Refuses options of `TrainingArguments` that have no effect on episodes, or break their training.
 
-transformers takes them all, and would do nothing with these, or fail behind the first steps.
+transformers accepts them all, and would either ignore these or fail after the first steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from transformers import IntervalStrategy, Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-# What an option that is not to be given would do, and what to do instead.
+# Why each option is refused, and what to do instead.
 USELESS = {
     "label_names": "the labels are those of the answers; leave it out",
     "remove_unused_columns": "the collator reads columns that the model does not take; leave it off",
@@ -22,14 +22,14 @@ USELESS = {
     "include_num_input_tokens_seen": "a batch of episodes is no batch of one input; leave it out",
     "do_predict": "a training ends with the adapter; ask it questions with deltamem eval",
 }
-METRICS = ("loss", "recall", "nats")  # of an evaluation without metrics of the caller's
+METRICS = ("loss", "recall", "nats")  # of an evaluation without the caller's `compute_metrics`
 
 
 def refuse_given(args: TrainingArguments) -> None:
-    """Refuse what is given and would have no effect, before the arguments are made ready.
+    """Refuse options that would have no effect, before the arguments are initialised.
 
     Raises:
-        ValueError: says which, why, and what to give.
+        ValueError: names the option, why it is refused, and what to give.
     """
     for name, why in USELESS.items():
         value = getattr(args, name)
@@ -55,10 +55,10 @@ def refuse_given(args: TrainingArguments) -> None:
 
 
 def refuse_absent(args: TrainingArguments) -> None:
-    """Refuse what this machine does not have, once the arguments are ready.
+    """Refuse options that this machine does not support, once the arguments are initialised.
 
     Raises:
-        ValueError: says what there is.
+        ValueError: says what is available.
     """
     there = get_available_reporting_integrations()
     missing = [name for name in args.report_to or [] if name not in there]
@@ -71,14 +71,14 @@ def refuse_absent(args: TrainingArguments) -> None:
 
 
 def refuse_for_trainer(made: type[Trainer], *given: Any, **named: Any) -> None:
-    """Refuse what does not go together with a Trainer's data and metrics.
+    """Refuse options that do not fit a Trainer's data and metrics.
 
     Args:
-        made: the Trainer that takes them.
+        made: the Trainer class being constructed.
         given, named: its arguments.
 
     Raises:
-        ValueError: says which, why, and what to give.
+        ValueError: names the option, why it is refused, and what to give.
     """
     options = inspect.signature(made).bind(*given, **named).arguments
     args: TrainingArguments | None = options.get("args")

@@ -1,4 +1,4 @@
-"""Scripts: a chat as tokens, and the parts of it that are read in a context of their own."""
+"""Scripts: tokenised chats, and the parts of them that are read in a fresh context."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deltamem.chat.tokens import ChatTokens, Message, render
 from deltamem.config import WriteUnit
 from deltamem.training.chats import parts_of, split_system
 
-IGNORED = -100  # no label
-NO_PLACE = -1  # of a token that is none of the chat's
-LEAST_TALK = 8  # tokens that are read on from a message, at least
-CHARACTERS_A_TOKEN = 3  # roughly, to cut a long chat before it is tokenised
+IGNORED = -100  # label of a token that is not trained on
+NO_PLACE = -1  # for a token that is not part of the chat
+LEAST_TALK = 8  # minimum tokens to read of talk
+CHARACTERS_A_TOKEN = 3  # a rough estimate, for cutting a long chat before tokenising it
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Part:
 
     Args:
         written: how many tokens of the chat come before it.
-        ids: what the context begins with (a system prompt), and the part, `[tokens]`.
-        labels: those of `ids` that are trained on, the others `IGNORED`, `[tokens]`.
-        length: how many of `ids` are the part.
+        ids: what the context begins with (a system prompt), then the part, `[tokens]`.
+        labels: `[tokens]`; equal to `ids` where they are trained on, `IGNORED` elsewhere.
+        length: how many of `ids` belong to the part.
     """
 
     written: int
@@ -40,11 +40,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Script:
-    """A chat as tokens.
+    """A tokenised chat.
 
     Args:
-        chat: all of it.
-        parts: what can be read.
+        chat: its tokens.
+        parts: the parts that can be read.
     """
 
     chat: ChatTokens
@@ -54,18 +54,18 @@ class Script:
 def question_script(
     tokenizer: Any, write: WriteUnit, messages: Sequence[Message], read_turns: int, answer_only: bool, most_written: int
 ) -> Script:
-    """A chat whose only part is the questions at its end, each with its answer.
+    """Tokenise a chat whose only part is the questions at its end, each with its answer.
 
     Args:
-        tokenizer: with a chat template.
-        write: what makes one write.
+        tokenizer: has a chat template.
+        write: the adapter's unit of writing.
         messages: the chat.
-        read_turns: how many questions there are.
-        answer_only: train on the content of an answer and its end token, and not on the header of its turn.
-        most_written: tokens of the history; a longer one loses its beginning.
+        read_turns: the number of questions.
+        answer_only: train on an answer's content and end token, but not on the header of its turn.
+        most_written: maximum tokens of the history; a longer one loses its beginning.
 
     Raises:
-        ValueError: no history, or no questions and answers at the end.
+        ValueError: there is no history, or the chat does not end with questions and answers.
     """
     system, history, turns = parts_of(messages, read_turns)
     told = ChatTokens.of(tokenizer, [*system, *history], write).last(most_written)
@@ -78,27 +78,28 @@ def question_script(
 def talk_script(
     tokenizer: Any, messages: Sequence[Message], parts: int, seed: str, most_written: int, most_read: int
 ) -> Script:
-    """A chat that is read on from some of its messages, drawn at random. A long one is cut first, to begin with a user.
+    """Tokenise a chat that is continued from some of its messages, drawn at random; a long one is cut first.
 
     Args:
-        tokenizer: with a chat template.
-        messages: the chat.
-        parts: how many, where it has so many messages.
-        seed: of what is drawn.
-        most_written: tokens of a history.
-        most_read: tokens of a part.
+        tokenizer: has a chat template.
+        messages: the chat; a long one is cut to begin with a user's message.
+        parts: how many parts to draw, if it has enough messages.
+        seed: seeds the sampling.
+        most_written: maximum tokens of a history.
+        most_read: maximum tokens of a part.
 
     Raises:
-        ValueError: a chat of fewer than two messages, or a chat template that renders messages in different ways.
+        ValueError: the chat has fewer than two messages, or its template renders a message differently depending on its
+            position.
     """
     rng = random.Random(seed)
     system, talk = split_system(messages)
     texts = _texts(tokenizer, system, _window(talk, rng, most_written + most_read))
     pieces = [token_ids(tokenizer, text) for text in texts]
-    start = max(len(pieces[0]) - most_written, 0)  # of a long first message the end
+    start = max(len(pieces[0]) - most_written, 0)  # keep the end of a long first message
     ends = [end - start for end in accumulate(len(piece) for piece in pieces)]
     whole = torch.cat(pieces)[start:][: most_written + most_read]
-    # Parts as long as they may be, where there are any, so that little is padded.
+    # Prefer parts of the maximum length, to keep padding low.
     behind = {end: len(whole) - end for end in ends[:-1] if end <= most_written}
     long_enough = ([end for end, left in behind.items() if left >= least] for least in (most_read, LEAST_TALK))
     cuts = next(filter(None, long_enough), ends[:1])
@@ -112,14 +113,14 @@ def talk_script(
 
 
 def token_ids(tokenizer: Any, text: str) -> Tensor:
-    """A text's tokens, `[tokens]`, without the tokenizer's own at its ends."""
+    """Tokenise a text without special tokens at its ends, `[tokens]`."""
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long, device="cpu")
 
 
 def _tokenised(
     tokenizer: Any, before: Sequence[Message], turns: Sequence[Message], answer_only: bool, with_before: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and labels of questions and answers behind other messages, perhaps with these."""
+    """Tokenise and label questions and answers that follow other messages, optionally including these."""
     ids: list[Tensor] = []
     labels: list[Tensor] = []
     rendered = "" if with_before or not before else render(tokenizer, before)
@@ -134,7 +135,7 @@ def _tokenised(
 
 
 def _texts(tokenizer: Any, system: Sequence[Message], messages: Sequence[Message]) -> list[str]:
-    """What each message of a chat adds to its rendering; the first has the system prompt before it."""
+    """What each message adds to the rendered chat; the first includes the system prompt."""
     rendered = ["", *(render(tokenizer, [*system, *messages[:end]]) for end in range(1, len(messages) + 1))]
     return [_behind(whole, before) for before, whole in pairwise(rendered)]
 
@@ -158,7 +159,7 @@ def _head(tokenizer: Any, system: Sequence[Message]) -> str:
 
 
 def _window(messages: Sequence[Message], rng: random.Random, tokens: int) -> Sequence[Message]:
-    """Consecutive messages that begin with a user's, two at least, about so many tokens; all of a chat that is not longer."""
+    """Cut out consecutive messages of about `tokens` tokens, at least two, from a user's on; a shorter chat stays whole."""
     left = [*accumulate(len(message["content"]) for message in reversed(messages))][::-1]  # characters from each message on
     wanted = CHARACTERS_A_TOKEN * tokens
     starts = [place for place, message in enumerate(messages[:-1]) if message["role"] == "user" and left[place] >= wanted]

@@ -1,7 +1,7 @@
-"""A start from the frozen attention: what a memory projects at first is what its layer's own heads read and write.
+"""Initialises an adapter from the frozen attention: the memory first projects what its layer's own heads read and write.
 
-From random projections a memory learns how texts of a kind go on, and hardly what its own text said; from these it binds what
-was said from the first hundred steps on. docs/experiments.md has the comparison.
+From random projections, a memory learns how texts of a kind continue, but hardly what its own text said; from these, it
+binds what was said from the first hundred steps on. docs/experiments.md has the comparison.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from deltamem.training.loss import joined, views_in
 from deltamem.training.writing import Batch
 
 START_CHATS = 16
-# A correction at first, in proportion to the attention's output along its direction.
+# The initial correction, relative to the attention's output along its direction.
 CORRECTION_GAIN = 0.25
-# Of a key or query before tanh: its spread, and a part that all tokens share, so that any key finds a little under any other.
+# Keys and queries before tanh: their spread, and a part shared by all tokens, so that any key retrieves a little of any other.
 KEY_SPREAD, KEY_SHARED = 0.3, 0.6
-# Logits of the states' write gates: they forget half of what they hold in some 5, 14, 38 and 103 tokens.
+# Logits of the states' write gates, which give half-lives of about 5, 14, 38 and 103 tokens.
 GATE_BIASES = (-2.0, -3.0, -4.0, -5.0)
 
 
 @dataclass
 class Seen:
-    """What a layer was seen to do.
+    """What was recorded at a layer's attention.
 
     Args:
-        hidden: what enters its attention, behind its norm, `[tokens, width]` each.
-        alone, informed: what leaves it at tokens that follow a history, without that history in the context and with it,
-            `[tokens, width]` each, in the same order.
+        hidden: its inputs after the norm, `[tokens, width]` each.
+        alone, informed: its outputs at tokens that follow a history, without that history in the context and with it, `[tokens,
+            width]` each, in the same order.
     """
 
     hidden: list[Tensor] = field(default_factory=list)
@@ -50,19 +50,19 @@ class Seen:
 
 @torch.no_grad()
 def start_from_attention(model: PeftModel, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Set the active adapter's weights to what the frozen attention does on some chats.
+    """Set the active adapter's weights from what the frozen attention does on some chats.
 
     Values are what the heads would add to the output, along the directions in which a history changes that output most; the
-    output's correction puts them back there. Keys and queries are the principal directions of one key head for each state.
-    Write gates are set so that some states keep what they hold for longer than others. Other corrections start at zero.
+    output's correction maps them back there. Keys and queries are the principal directions of one key head per state.
+    The write gates give some states a longer memory than others. Other corrections start at zero.
 
     Args:
-        model: with a new adapter, which corrects the output ("o").
-        batches: of an `EpisodeCollator` whose encoder has `whole`, a few dozen chats in all.
+        model: has a new adapter that corrects the output ("o").
+        batches: from an `EpisodeCollator` whose encoder has `whole` set; a few dozen chats in total.
 
     Raises:
-        ValueError: an adapter without that correction; an attention without keys and values of its own, or with heads that
-            cannot be told; quantised weights; batches in which nothing follows a history.
+        ValueError: the adapter lacks that correction; the attention has no keys and values of its own, or its heads cannot be
+            identified; the weights are quantised; nothing in the batches follows a history.
     """
     adapter = model.active_adapters[0]
     layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer) and module.is_active]
@@ -84,7 +84,7 @@ def _check(layer: DeltaMemLayer, adapter: str) -> None:
 
 
 def _watch(model: PeftModel, layers: Sequence[DeltaMemLayer], seen: Mapping[str, Seen], batch: Mapping[str, Any]) -> None:
-    """Look at the layers in a pass of whole chats and in one of what is read alone."""
+    """Record the layers in one pass over whole chats and one over the read parts alone."""
     chats = batch["chats"]
     alone = [batch[name] for name, view in views_in(batch).items() if view.own and not view.context]
     if not alone:
@@ -92,7 +92,7 @@ def _watch(model: PeftModel, layers: Sequence[DeltaMemLayer], seen: Mapping[str,
     read = joined(alone)
     rows, places = (read["taught"] >= 0).nonzero(as_tuple=True)
     chat = read["chat"][rows]
-    there = read["taught"][rows, places] + (chats["attention_mask"] == 0).sum(1)[chat]  # behind the padding
+    there = read["taught"][rows, places] + (chats["attention_mask"] == 0).sum(1)[chat]  # offset by the padding
     _pass(model, layers, chats, {layer.name: seen[layer.name].informed for layer in layers}, (chat, there), seen)
     _pass(model, layers, read, {layer.name: seen[layer.name].alone for layer in layers}, (rows, places))
 
@@ -105,7 +105,7 @@ def _pass(
     at: tuple[Tensor, Tensor],
     seen: Mapping[str, Seen] | None = None,
 ) -> None:
-    """One bare pass: keep what leaves each attention at some tokens, and with `seen` what enters it at all."""
+    """Run one pass without the adapter; record each attention's outputs at some tokens and, with `seen`, all its inputs."""
     real = batch["attention_mask"].bool()
 
     def keep_output(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
@@ -137,7 +137,7 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
     heads = _Heads.of(layer, config)
     changed = torch.cat(seen.informed) - torch.cat(seen.alone)
     directions = _principal(changed, states * r)  # [states * r, width]
-    order = torch.arange(states * r, device=directions.device).view(r, states).T.flatten()  # the leading ones in all states
+    order = torch.arange(states * r, device=directions.device).view(r, states).T.flatten()  # deal them out over the states
     directions = directions[order]
     rows, weight, bias = kind.read_rows, weights.in_weight, weights.gate_bias
     for state in range(states):
@@ -152,7 +152,7 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
     biases = torch.tensor(GATE_BIASES, dtype=torch.float32, device=weight.device)
     biases = biases[torch.arange(states, device=weight.device) % len(biases)].repeat_interleave(kind.gate_rows)
     bias[: len(biases)].copy_(biases)
-    if len(bias) > len(biases):  # what a write keeps has a gate as well
+    if len(bias) > len(biases):  # there are keep gates as well
         bias[len(biases) :].copy_(-biases)
     for role in weights.corrections:
         layer.adapter_weights(adapter)[role].zero_()
@@ -161,7 +161,7 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
 
 @dataclass(frozen=True)
 class _Heads:
-    """The weights of an attention by head.
+    """The weights of an attention, split by head.
 
     Args:
         q: `[heads, size, width]`. k, v: `[key heads, size, width]`. o: `[heads, output, size]`.
@@ -192,11 +192,11 @@ class _Heads:
         )
 
     def added(self) -> Tensor:
-        """What all heads together add to the output for a token that all of them look at: `[output, width]`."""
+        """What all heads together add to the output for a token that all of them attend to: `[output, width]`."""
         return sum((o @ self.v[head // self._group] for head, o in enumerate(self.o)), start=self.o.new_zeros(()))
 
     def keys_and_queries(self, state: int) -> tuple[Tensor, Tensor]:
-        """For a state a head's keys and the mean of its queries, `[size, width]` each."""
+        """The keys of one head and the mean of its queries, for a state, `[size, width]` each."""
         head = state % len(self.k)
         return self.k[head], self.q[head * self._group : (head + 1) * self._group].mean(0)
 
@@ -214,13 +214,13 @@ def _weight(layer: DeltaMemLayer, role: str) -> Tensor:
 
 
 def _principal(vectors: Tensor, count: int) -> Tensor:
-    """The directions in which vectors `[tokens, width]` vary most, largest first: `[count, width]`, of unit length."""
+    """The directions in which vectors `[tokens, width]` vary most, in descending order: `[count, width]`, of unit length."""
     centred = vectors - vectors.mean(0)
     return torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count].T
 
 
 def _spread(weight: Tensor, hidden: Tensor, mean: Tensor, signs: Tensor) -> Tensor:
-    """A projection `[r, width]` with a set spread around a set mean, which all tokens share."""
+    """Rescale a projection `[r, width]` to a fixed spread around a fixed mean, which all tokens share."""
     projected = hidden @ weight.T
     spread = (projected - projected.mean(0)).std()
     around = weight - (weight @ mean)[:, None] * mean

@@ -1,4 +1,4 @@
-"""What a memory does in training: how far its gates open, how large its states grow, how strong its corrections are."""
+"""Statistics of a memory in training: how far its gates open, and the norms of its states and corrections."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Measured = dict[str, list[Tensor]]
 
 @torch.no_grad()
 def memory_statistics(loss: EpisodeLoss, batch: Mapping[str, Any]) -> dict[str, float]:
-    """Statistics of one batch of episodes, written and read once more.
+    """Measure one batch of episodes by writing and reading it once more.
 
     Args:
-        loss: how episodes are passed through the model.
-        batch: what an `EpisodeCollator` makes; the first view's reads are looked at.
+        loss: runs the episodes through the model.
+        batch: made by an `EpisodeCollator`; only the first view's reads are measured.
 
     Returns:
         `write_gate` (mean β) and `keep_gate` (mean of what a write keeps: λ, or 1 - β) over tokens and layers, for adapters
-        that write tokens; `state_norm`, the mean Frobenius norm of a state; and for each corrected projection, such as
-        `correction_ratio_q`, the length of the corrections in proportion to that of the projection's output (with all that is
-        packed with it).
+        that write tokens; `state_norm`, the mean Frobenius norm of a state; and, for each corrected projection, such as
+        `correction_ratio_q`, the norm of the corrections relative to that of the projection's output (with everything packed
+        with it).
     """
     model = loss.adapted
     layers = [module for module in model.modules() if isinstance(module, DeltaMemLayer) and module.is_active]
@@ -58,12 +58,12 @@ def _hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def _gate_hook(layer: DeltaMemLayer, measured: Measured) -> RemovableHandle:
-    """Measure the gates of what a layer has written in a pass."""
+    """Measure the gates of a layer's writes in a pass."""
 
     def measure(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         memory = pass_in(kwargs)
         written = None if memory is None else memory.token_writes.get(layer.name)
-        if written is None:  # segments
+        if written is None:  # the adapter writes segments
             return
         for name, gates in written.kind.mean_gates(written.projected, written.bias).items():
             measured[f"{name}_gate"].append((gates if written.valid is None else gates[written.valid]).mean())
@@ -72,7 +72,7 @@ def _gate_hook(layer: DeltaMemLayer, measured: Measured) -> RemovableHandle:
 
 
 def _correction_hook(layer: DeltaMemLayer, role: str, real: Tensor, measured: Measured) -> RemovableHandle:
-    """Measure the correction of a projection, at the tokens `real`, `[batch, tokens]`, before it is made."""
+    """Measure a projection's correction at the tokens `real`, `[batch, tokens]`, before it is applied."""
     projection = layer.projections[role]
 
     def measure(module: nn.Module, args: Any, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Text without questions: talk to be read on, and raw texts that have nothing to do with a memory."""
+"""Texts without questions: talk to be continued, and raw texts unrelated to any memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 def chitchat_talk(split: Split) -> list[Chat]:
-    """The chats of the package `chitchat-dataset` as talk; every tenth is held out.
+    """Load the chats of the package `chitchat-dataset` as talk; every tenth is held out.
 
     Args:
-        split: "train", or another for what is held out.
+        split: "train"; any other split takes the held-out part.
 
     Raises:
         ValueError: the package is missing.
@@ -29,15 +29,15 @@ def chitchat_talk(split: Split) -> list[Chat]:
 
 
 def raw_texts(source: str, split: Split) -> list[str]:
-    """Raw texts; every tenth is held out.
+    """Load raw texts; every tenth is held out.
 
     Args:
-        source: a file that ends in .txt, with blank lines between its texts; records `{"text": ...}` as `read_records` reads
-            them; or FORMAT:SOURCE, the passages of a question-answering set.
-        split: "train", or another for what is held out.
+        source: a .txt file, with its texts separated by blank lines; records `{"text": ...}` in any form `read_records` takes;
+            or FORMAT:SOURCE, for the passages of a question-answering set.
+        split: "train"; any other split takes the held-out part.
 
     Raises:
-        ValueError: no such texts, or too few.
+        ValueError: there are no such texts, or too few.
     """
     texts = [*part_of(_texts(source), wording(split))]
     if not texts:
@@ -46,10 +46,10 @@ def raw_texts(source: str, split: Split) -> list[str]:
 
 
 def paragraphs(file: Path) -> list[str]:
-    """The texts between the blank lines of a file.
+    """Read the texts of a file, which blank lines separate.
 
     Raises:
-        ValueError: no UTF-8, or no text.
+        ValueError: the file is not UTF-8, or has no text.
     """
     try:
         texts = [text.strip() for text in BLANK_LINES.split(file.read_text(encoding="utf-8"))]

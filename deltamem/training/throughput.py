@@ -1,4 +1,4 @@
-"""How fast training goes: tokens a second, and how much of what is computed is padding."""
+"""Training throughput: tokens per second, and the share of padding."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from deltamem.training.loss import views_in
 
 
 class Throughput:
-    """Counts the tokens of batches of an `EpisodeCollator` from one log to the next, on this process.
+    """Counts the tokens of `EpisodeCollator` batches between two logs, on this process.
 
-    What all rows of a batch begin with is counted in each of them, even where it is passed through the model once.
+    A beginning shared by all rows of a batch counts once per row, even if it is computed only once.
     """
 
     _begun: float | None = None
-    _tokens: Any = 0  # on the batches' device: to read it would wait for that
+    _tokens: Any = 0  # kept on the batches' device: reading it would synchronise
     _places = 0
 
     def count(self, batch: Mapping[str, Any]) -> None:
-        """Count a batch that is trained on next."""
+        """Count a batch that is about to be trained on."""
         if self._begun is None:
             self._begun = time.perf_counter()
         for part in (batch["chats"], *(batch[name] for name in views_in(batch))):
@@ -29,9 +29,9 @@ class Throughput:
             self._places += mask.numel()
 
     def figures(self) -> dict[str, float]:
-        """`tokens_per_second`, without padding, and `padding`, its share, since the last call. Empty if nothing was counted.
+        """Return `tokens_per_second` (without padding) and the share of `padding` since the last call; empty without batches.
 
-        Time between two calls counts from the first batch on, so without evaluation and checkpoints.
+        The clock starts at the first batch after a call, so evaluation and checkpoints are not included.
         """
         if self._begun is None:
             return {}

@@ -1,4 +1,4 @@
-"""DeltaMemTrainer: the write pass and the read pass of δ-mem, on transformers' Trainer."""
+"""DeltaMemTrainer: δ-mem's write and read passes on transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -30,65 +30,65 @@ PLACES = {name: place for place, name in enumerate(ALL_VIEWS)}
 
 @dataclass
 class DeltaMemTrainingArguments(TrainingArguments):
-    """transformers' `TrainingArguments` with the defaults of the paper's recipe, and what δ-mem adds to it.
+    """transformers' `TrainingArguments` with the paper's recipe as defaults, and δ-mem's own options.
 
     Args:
-        write_penalty: weight of `(mean β - write_target)²` in the loss, β being the write gates of the write pass.
-        write_target: the mean write gate that costs nothing.
-        write_chunk_tokens: long histories are written in chunks of so many tokens, the memory carried from one to the next.
-        gradient_chunks: how many chunks at the end of a history gradients flow through.
+        write_penalty: weight of `(mean β - write_target)²` in the loss, where β are the write gates of the write pass.
+        write_target: the mean write gate without a penalty.
+        write_chunk_tokens: write long histories in chunks of this many tokens, carrying the memory over from each to the next.
+        gradient_chunks: how many chunks at the end of a history receive gradients.
         answer_weight, teacher_weight, hidden_weight, teacher_tokens: see `Weighing`.
         write_from: see `EpisodeLoss`.
-        memory_statistics: whether every log says how far the gates open, how large the states and the corrections are.
+        memory_statistics: log how far the gates open, and the norms of states and corrections.
 
     Raises:
-        ValueError: numbers that are out of range, and options that would have no effect.
+        ValueError: a number is out of range, or an option would have no effect.
     """
 
-    learning_rate: float = field(default=2e-4, metadata={"help": "At its highest."})
+    learning_rate: float = field(default=2e-4, metadata={"help": "The peak learning rate."})
     lr_scheduler_type: str = field(
-        default="cosine", metadata={"help": "How the learning rate falls: cosine, linear, constant, ..."}
+        default="cosine", metadata={"help": "Schedule of the learning rate: cosine, linear, constant, ..."}
     )
     warmup_steps: float = field(
-        default=0.1, metadata={"help": "Steps until the learning rate is at its highest; below 1, a share of all steps."}
+        default=0.1, metadata={"help": "Steps until the learning rate peaks; below 1, a share of all steps."}
     )
-    weight_decay: float = field(default=0.0, metadata={"help": "Of the optimizer."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Episodes at a time, on each device."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the optimizer."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Episodes per batch on each device."})
     max_steps: int = field(
-        default=70, metadata={"help": "Steps of the optimizer; -1: what --num_train_epochs says, not of facts."}
+        default=70, metadata={"help": "Optimizer steps; -1 to use --num_train_epochs instead, except with facts."}
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"help": "Order of the episodes: group_by_length (batches of about the same length), random or sequential."},
+        metadata={"help": "Order of the episodes: group_by_length (batches of similar length), random or sequential."},
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Leave it off: the collator reads columns that the model does not take."}
     )
     write_penalty: float = field(default=0.01, metadata={"help": "Weight of (mean write gate - write_target)^2."})
-    write_target: float = field(default=0.05, metadata={"help": "The mean write gate that costs nothing."})
+    write_target: float = field(default=0.05, metadata={"help": "The mean write gate without a penalty."})
     answer_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy of the answers."})
     teacher_weight: float = field(
-        default=0.0, metadata={"help": "Weight of KL(teacher || model): the bare backbone with the history in its context."}
+        default=0.0, metadata={"help": "Weight of KL(teacher || model), to the bare backbone with the history in context."}
     )
     hidden_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the L1 distance of every layer's hidden states from that teacher's."}
+        default=0.0, metadata={"help": "Weight of the L1 distance between every layer's hidden states and that teacher's."}
     )
     teacher_tokens: TeacherTokens = field(
         default="all",
-        metadata={"help": "Where the teacher is followed: at all tokens, at answers, or at all by how the history changed it."},
+        metadata={"help": "Where to follow the teacher: all tokens, answers, or all, weighted by how the history changed it."},
     )
     write_from: WriteFrom = field(
         default="memory",
-        metadata={"help": "What is written: hidden states as in use, or the bare backbone's, which is much faster."},
+        metadata={"help": "Hidden states to write: the memory's, as in use, or the bare backbone's, which is much faster."},
     )
     write_chunk_tokens: int | None = field(
-        default=None, metadata={"help": "Write the history in chunks of so many tokens, each in a context of its own."}
+        default=None, metadata={"help": "Write the history in chunks of this many tokens, each in a fresh context."}
     )
     gradient_chunks: int | None = field(
-        default=None, metadata={"help": "Gradients flow through so many chunks at the end of the history; all if not given."}
+        default=None, metadata={"help": "Number of chunks at the end of the history that receive gradients; all if not given."}
     )
     memory_statistics: bool = field(
-        default=True, metadata={"help": "Log mean gates, norms of states, and corrections in proportion to what they correct."}
+        default=True, metadata={"help": "Log mean gates, norms of states, and the relative size of corrections."}
     )
 
     def __post_init__(self) -> None:
@@ -110,12 +110,12 @@ class DeltaMemTrainingArguments(TrainingArguments):
             raise ValueError("answer_weight=0 and teacher_weight=0 leave nothing to learn; give one of them")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a Trainer pickles beside every checkpoint, as training_args.bin: all but the token that opens the Hub."""
+        """The state pickled into every checkpoint's training_args.bin: everything except the Hub token."""
         return {**vars(self), "hub_token": None}
 
     @property
     def episodes(self) -> int:
-        """How many episodes the training takes, in all processes together."""
+        """Number of episodes that training takes, over all processes."""
         batch: int = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
         return self.max_steps * batch
 
@@ -123,10 +123,10 @@ class DeltaMemTrainingArguments(TrainingArguments):
 class DeltaMemTrainer(ChatTrainer):
     """Trains the memory of a `get_peft_model(model, DeltaMemConfig(...))` on batches of an `EpisodeCollator`.
 
-    Evaluation counts, besides the loss, `recall`: the share of answers whose every token is the likeliest; and `nats`: the mean
-    cost of an answer's token. Give it `in_views_and_controls(chats, ...)` as `eval_dataset` to have them for every view and
-    control, and `specific`, `bound` (see `binding`) and `harm`: how far a filled memory changes what the bare backbone says of
-    something unrelated, KL(backbone || model) in nats a token, where that view is among them.
+    Besides the loss, evaluation reports `recall`, the share of answers whose every token is the model's argmax, and `nats`, the
+    mean cost per answer token. With `in_views_and_controls(chats, ...)` as `eval_dataset`, it reports them for every view and
+    control, plus `specific` and `bound` (see `binding`) and, if the view "unrelated" is included, `harm`: how far a filled
+    memory changes the bare backbone's predictions for unrelated text, KL(backbone || model) in nats per token.
     """
 
     def __init__(self, model: PeftModel, *args: Any, **kwargs: Any) -> None:
@@ -141,11 +141,11 @@ class DeltaMemTrainer(ChatTrainer):
         self._throughput = Throughput()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """The batches of one step of the optimizer, and what `compute_loss` needs to know of all of them together.
+        """Return the batches of one optimizer step, and the totals over them that `compute_loss` needs.
 
         Returns:
-            The batches; for each of `ALL_VIEWS` how many reads, answered tokens and taught tokens they have, `[views, 3]`, with
-            `average_tokens_across_devices` the mean over the processes, whose gradients are averaged.
+            The batches, and for each of `ALL_VIEWS` their numbers of reads, answer tokens and taught tokens, `[views, 3]`; with
+            `average_tokens_across_devices`, the mean over the processes, whose gradients are averaged.
         """
         batches, _ = super().get_batch_samples(*args, **kwargs)
         if not batches:
@@ -162,14 +162,14 @@ class DeltaMemTrainer(ChatTrainer):
     ) -> Any:
         """Write the chats to empty memories, then read them: the mean over the trained tokens, plus the write penalty.
 
-        Each view counts by its share of the reads, and within a view each trained token counts the same, be it in this
-        batch or in another of the same step. The write penalty of a batch counts by the batch's share of the reads.
+        Each view is weighted by its share of the reads. Within a view, each trained token of a step has the same weight, in
+        whichever batch it is. A batch's write penalty is weighted by the batch's share of the reads.
 
         Args:
-            model: `self.model`, or what wraps it.
-            inputs: what an `EpisodeCollator` makes.
-            return_outputs: return what each view's reads cost, too, by the view's name.
-            num_items_in_batch: of the whole step, as `get_batch_samples` counts it, `[views, 3]`; of this batch if None.
+            model: `self.model`, or its wrapper.
+            inputs: made by an `EpisodeCollator`.
+            return_outputs: also return the costs of each view's reads, by the view's name.
+            num_items_in_batch: totals of the whole step from `get_batch_samples`, `[views, 3]`; None for those of this batch.
         """
         counted = self._amounts(inputs) if num_items_in_batch is None else num_items_in_batch
         every = counted[:, 0].sum()
@@ -187,7 +187,7 @@ class DeltaMemTrainer(ChatTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The loss of a batch, and what `_counts` tells of each read, `[reads, 3]`."""
+        """Return the loss of a batch, the `_counts` of each read, `[reads, 3]`, and the reads' views."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, costs = self.compute_loss(model, inputs, return_outputs=True)
@@ -196,7 +196,7 @@ class DeltaMemTrainer(ChatTrainer):
         return loss, torch.cat([_counts(cost) for cost in costs.values()]), inputs["view"]
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As the Trainer's; keeps what every read cost, for `evaluate`."""
+        """Evaluate as the Trainer does, and keep the cost of every read for `evaluate`."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if output.predictions is not None:
             self._nats[metric_key_prefix] = _gathered(output.predictions)[:, 2]
@@ -205,7 +205,7 @@ class DeltaMemTrainer(ChatTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As the Trainer's. Of views and controls it also tells `specific`, `bound` and `harm`; see the class."""
+        """Evaluate as the Trainer does; for views and controls, add `specific`, `bound` and `harm` (see the class)."""
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         sets = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(sets, dict):
@@ -220,7 +220,7 @@ class DeltaMemTrainer(ChatTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's; beside a training loss also how fast training goes (`Throughput`), and the memory's statistics."""
+        """Log as the Trainer does; with a training loss, add the throughput and the memory's statistics."""
         if "loss" in logs:
             logs = {**logs, **self._throughput.figures()}
             if self.args.memory_statistics and self._newest is not None:
@@ -230,11 +230,11 @@ class DeltaMemTrainer(ChatTrainer):
     def create_model_card(
         self, language: str | None = None, license: str | None = None, tags: str | list[str] | None = None, **others: Any
     ) -> None:
-        """Write the adapter's own card where the Trainer would write one of its own, as in `push_to_hub`.
+        """Write the adapter's own card, as `push_to_hub` does, instead of the Trainer's.
 
         Args:
-            language, license, tags: for the card's metadata.
-            others: as the Trainer's; not needed, since the card tells by itself what the adapter is and was trained on.
+            language, license, tags: the card's metadata.
+            others: the Trainer's other arguments; ignored, since the card already describes the adapter and its training.
         """
         if self.is_world_process_zero():
             given = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
@@ -254,7 +254,7 @@ class DeltaMemTrainer(ChatTrainer):
         return EpisodeLoss(adapted, self._weighing, args.write_from, args.write_chunk_tokens, args.gradient_chunks)
 
     def _amounts(self, batch: dict[str, Any]) -> Tensor:
-        """How many reads, answered tokens and taught tokens a batch has of each of `ALL_VIEWS`: `[views, 3]`."""
+        """Count a batch's reads, answer tokens and taught tokens for each of `ALL_VIEWS`: `[views, 3]`."""
         counted = torch.zeros(len(ALL_VIEWS), 3, dtype=torch.float32, device=batch["view"].device)
         for name, view in views_in(batch).items():
             reads, answers, taught = amounts(batch[name], view, self._weighing)
@@ -262,23 +262,23 @@ class DeltaMemTrainer(ChatTrainer):
         return counted
 
     def _share(self, name: str, costs: Costs, counted: Tensor, every: Tensor) -> Tensor:
-        """What a view's reads add to the loss of a step that has `every` reads in all."""
+        """A view's contribution to the loss of a step that has `every` reads in total."""
         reads, answers, taught = counted[PLACES[name]]
         mean = mean_cost(costs, Amounts(reads, answers, taught), ALL_VIEWS[name], self._weighing)
         return mean * reads / every
 
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of right answers, and the mean cost of an answer's token in nats, from `[reads, 3]`; see `_counts`."""
+    """The share of right answers, and the mean cost per answer token in nats, from the reads' `_counts`, `[reads, 3]`."""
     right, asked, nats = _gathered(prediction.predictions).T
     return {"recall": float(right.sum() / asked.sum()), "nats": float(nats.mean())} if asked.sum() else {}
 
 
 def _gathered(predictions: Any) -> Any:
-    """What `_counts` tells of all reads, `[reads, 3]`: the Trainer hands over an array, or a list of those of its batches."""
+    """Concatenate the `_counts` of all reads, `[reads, 3]`: the Trainer passes an array, or a list with one per batch."""
     return np.concatenate(predictions) if isinstance(predictions, list) else predictions
 
 
 def _counts(costs: Costs) -> Tensor:
-    """For each read the numbers of right answers and of all answers, and the mean cost of an answer's token: `[reads, 3]`."""
+    """For each read, the numbers of right answers and of all answers, and the mean cost per answer token: `[reads, 3]`."""
     return torch.stack([costs.right, costs.asked, costs.each], dim=1).float()

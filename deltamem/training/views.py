@@ -1,4 +1,4 @@
-"""Views: the ways in which a trained memory will be used, each a way to pass an episode through the model."""
+"""Views: the ways a trained memory will be used, each of which runs an episode through the model differently."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.utils.data import Dataset
 from deltamem.chat.tokens import system_prompt
 from deltamem.training.chats import Chat, history
 
-# By source, each as likely: raw texts, and messages without a system prompt.
+# Grouped by source, drawn equally often: raw texts, or messages without a system prompt.
 Unrelated = Sequence[Sequence[str | Sequence[Mapping[str, str]]]]
 
 
 @dataclass(frozen=True)
 class View:
-    """How an episode is passed through the model, and what its answers are compared with.
+    """How an episode is run through the model, and the target of its read passes.
 
     Args:
-        filled: the history was written to the memory before, in a context of its own; otherwise the memory starts empty.
-        context: the history is in the context of the questions.
-        write: the read pass writes, too.
-        another: the memory is that of another chat.
-        target: the chat's own "answer"s; what the bare "backbone" would say, that has no history; or the "history" itself,
-            which is read once more.
-        own: what is read is the chat's own; otherwise it has nothing to do with it.
+        filled: the history is written to the memory first, in a separate context; otherwise the memory starts empty.
+        context: the history is in the context of what is read.
+        write: the read pass also writes.
+        another: the memory is another chat's.
+        target: the chat's own "answer"s; the predictions of the bare "backbone" without the history; or the "history" itself,
+            which is read again.
+        own: what is read belongs to the chat; otherwise it is unrelated.
     """
 
     filled: bool = True
@@ -40,15 +40,15 @@ class View:
 
 VIEWS: dict[str, View] = {
     "memory": View(),  # the history is out of the context
-    "memory_writing": View(write=True),  # likewise, and the questions are written while they are read
+    "memory_writing": View(write=True),  # the same, but the questions are also written
     "context_and_memory": View(context=True),  # the memory must not spoil what the context says
-    "context": View(filled=False, context=True, write=True),  # a conversation from its beginning, written while it is read
+    "context": View(filled=False, context=True, write=True),  # a conversation from its start, written as it is read
     "reconstruction": View(target="history"),  # what was written is read again, word for word
-    "another": View(another=True, target="backbone"),  # another's memory must not change what is said
-    "unrelated": View(own=False, target="backbone"),  # a filled memory, and a text that has nothing to do with it
+    "another": View(another=True, target="backbone"),  # another chat's memory must not change the predictions
+    "unrelated": View(own=False, target="backbone"),  # a filled memory must not change unrelated text
 }
-# Controls, nothing to train on: no memory, another chat's, and what the bare backbone says with its own or another's history in
-# the context, an empty memory being none.
+# Controls, for evaluation only: no memory, another chat's memory, and the bare backbone with its own or another's history in
+# context (an empty memory has no effect).
 ZERO_MEMORY, SHUFFLED_MEMORY = "zero_memory", "shuffled_memory"
 IN_CONTEXT, SHUFFLED_IN_CONTEXT = "in_context", "shuffled_in_context"
 CONTROLS: dict[str, View] = {
@@ -61,21 +61,21 @@ ALL_VIEWS = VIEWS | CONTROLS
 
 
 class Weight(NamedTuple):
-    """How often something is drawn, in proportion, from the first step to the last."""
+    """A relative sampling weight that changes linearly from the first step to the last."""
 
     first: float
     last: float
 
     def at(self, progress: float) -> float:
-        """The weight at a share of all steps."""
+        """The weight after a fraction of all steps."""
         return self.first + (self.last - self.first) * progress
 
 
 def view_weights(given: Sequence[str]) -> dict[str, Weight]:
-    """Sampling weights from texts such as "memory=0.7", or "unrelated=0.1:0.3" for one that changes from step to step.
+    """Parse sampling weights from texts such as "memory=0.7", or "unrelated=0.1:0.3" for one that changes while training.
 
     Raises:
-        ValueError: no weights; an unknown view, or one given twice; a weight that is no positive number.
+        ValueError: there are no weights; a view is unknown or given twice; a weight is not a positive number.
     """
     weights: dict[str, Weight] = {}
     for text in given:
@@ -95,10 +95,10 @@ def view_weights(given: Sequence[str]) -> dict[str, Weight]:
 
 
 def check_views(views: Iterable[str], writes_segments: bool) -> None:
-    """Make sure that an adapter learns something in every view.
+    """Check that an adapter can learn something in every view.
 
     Raises:
-        ValueError: one that writes segments (SSW), in a view that writes while it reads.
+        ValueError: the adapter writes segments (SSW), and a view writes while it reads.
     """
     useless = [name for name in views if VIEWS[name].write] if writes_segments else []
     if useless:
@@ -109,17 +109,17 @@ def check_views(views: Iterable[str], writes_segments: bool) -> None:
 
 
 class InViews(Dataset[Chat]):
-    """Chats, each with its reads; in which views these are depends on the seed and the chat's place alone.
+    """Chats, each with its reads; their views depend only on the seed and the chat's index.
 
     Args:
         chats: `{"messages": [...], ...}`.
-        weights: how often each view is drawn, in proportion.
-        seed: of what is drawn.
-        unrelated: what the view of this name reads instead of the chat.
-        reads: how many reads a chat has; one with questions, which are one thing to read, has no view twice.
+        weights: relative sampling weights of the views.
+        seed: seeds the sampling.
+        unrelated: what the view "unrelated" reads instead of the chat.
+        reads: number of reads per chat; for a chat with questions, each view occurs at most once.
 
     Raises:
-        ValueError: a view needs something unrelated, and there is nothing.
+        ValueError: a view needs something unrelated, and nothing is given.
     """
 
     def __init__(self, chats: Any, weights: Mapping[str, Weight], seed: int, unrelated: Unrelated = (), reads: int = 1) -> None:
@@ -148,10 +148,10 @@ class InViews(Dataset[Chat]):
 
 
 class WithAnothersHistory(Dataset[Chat]):
-    """The controls with another's history: every chat's questions behind the history of the next chat.
+    """The controls with another chat's history: every chat's questions after the history of the next chat.
 
     Args:
-        chats: with questions at their ends.
+        chats: each ends with questions.
         view: the name of the control.
     """
 
@@ -170,7 +170,7 @@ class WithAnothersHistory(Dataset[Chat]):
 
 
 def in_views_and_controls(chats: Any, views: Sequence[str], unrelated: Unrelated, seed: int) -> dict[str, Any]:
-    """A data set for each view and control, by its name: what a Trainer evaluates on one after the other."""
+    """Build a data set for each view and control, by name, for a Trainer to evaluate on."""
     always = Weight(1.0, 1.0)
     own = [*views, ZERO_MEMORY, IN_CONTEXT]
     sets: dict[str, Any] = {view: InViews(chats, {view: always}, seed, unrelated) for view in own}

@@ -1,4 +1,4 @@
-"""The write pass: chats are written to a memory, which can then be read as it was at any of their tokens."""
+"""The write pass: writes chats to a memory, which can then be read as it was after any of their tokens."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
 
 Batch = dict[str, Tensor]
-LEAST_SHARED = 8  # tokens; fewer are not worth a pass of their own
+LEAST_SHARED = 8  # tokens; fewer are not worth a separate pass
 
 
 class Outputs(NamedTuple):
-    """What a model says behind some tokens.
+    """A model's outputs at some positions.
 
     Args:
         logits: `[rows, tokens, vocabulary]`.
-        hidden: what every layer passes on, `[rows, tokens, layers, width]`; None if it was not asked for.
+        hidden: the outputs of every layer, `[rows, tokens, layers, width]`; None if they were not requested.
     """
 
     logits: Tensor
@@ -32,36 +32,36 @@ class Outputs(NamedTuple):
 
     @classmethod
     def of(cls, output: Any, places: Tensor) -> Outputs:
-        """From what a model returns, its logits behind the places alone, `[tokens]`, its hidden states behind all tokens."""
+        """Collect a model's logits, computed at `places` only, `[tokens]`, and its hidden states at those places."""
         layers = output.hidden_states  # the first are the embeddings
         return cls(output.logits, None if layers is None else torch.stack([layer[:, places] for layer in layers[1:]], dim=2))
 
     def detach(self) -> Outputs:
-        """Without gradients."""
+        """Detach from the graph."""
         return Outputs(self.logits.detach(), None if self.hidden is None else self.hidden.detach())
 
     def at(self, rows: Tensor, places: Tensor) -> Outputs:
-        """Behind some tokens of some rows, `[tokens]` each: `[tokens, vocabulary]` and `[tokens, layers, width]`."""
+        """Select single tokens by row and place, `[tokens]` each: `[tokens, vocabulary]` and `[tokens, layers, width]`."""
         return Outputs(self.logits[rows, places], None if self.hidden is None else self.hidden[rows, places])
 
     def rows(self, rows: slice) -> Outputs:
-        """Of some rows."""
+        """Select rows."""
         return Outputs(self.logits[rows], None if self.hidden is None else self.hidden[rows])
 
 
 @dataclass(frozen=True)
 class Written:
-    """Chats in a memory.
+    """Chats that were written to a memory.
 
     Args:
-        state: the memory behind the last token of every chat that was written.
-        tokens: how many these are, `[chats]`.
-        write_gates: the mean write gate β of the passes that wrote with gradients.
-        backbone: what the bare backbone says behind some tokens of the chats; None if it was not asked.
-        places: the numbers of these tokens, `[places]`, ascending.
-        token_writes: what each token wrote behind what all chats begin with, by attention module; empty where only the end is
-            known.
-        beginning: the memory of what all chats begin with, one row; None for nothing.
+        state: the memory after the last written token of every chat.
+        tokens: how many tokens were written, `[chats]`.
+        write_gates: the mean write gate β of each pass that wrote with gradients.
+        backbone: the bare backbone's outputs at some tokens of the chats; None if none were requested.
+        places: the indices of these tokens, `[places]`, ascending.
+        token_writes: the writes of each token after the chats' common beginning, by attention module; empty if only the final
+            memory is known.
+        beginning: the memory of the chats' common beginning, one row; None if there is none.
     """
 
     state: DeltaMemState
@@ -73,10 +73,10 @@ class Written:
     beginning: DeltaMemState | None = None
 
     def memory(self, chats: Tensor, tokens: Tensor) -> DeltaMemState:
-        """The memory of chats as it was after some of their tokens.
+        """Return the memory of chats as it was after some of their tokens.
 
         Args:
-            chats: `[reads]`, places in the batch. tokens: `[reads]`, how many were written.
+            chats: `[reads]`, indices in the batch. tokens: `[reads]`, how many were written.
         """
         if not self.token_writes:
             return DeltaMemState(self.state.snapshot.select(chats))
@@ -90,10 +90,10 @@ class Written:
         return DeltaMemState(Snapshot.of_layers(states, tokens))
 
     def of_another(self, chats: Tensor) -> tuple[Tensor, Tensor]:
-        """For each chat the next one in the batch, and how many tokens it has, `[reads]` each.
+        """For each chat, return the next one in the batch and its number of tokens, `[reads]` each.
 
         Raises:
-            ValueError: the batch has only one.
+            ValueError: the batch has only one chat.
         """
         if len(self.tokens) < 2:
             raise ValueError("to read with another's memory, a batch needs at least 2 chats, got 1; give larger batches")
@@ -101,26 +101,26 @@ class Written:
         return others, self.tokens[others]
 
     def expected(self, chats: Tensor, places: Tensor) -> Outputs:
-        """What the backbone says behind tokens, given by their chats and numbers, `[tokens]` each. It was asked for all."""
+        """The backbone's outputs at tokens given by chat and index, `[tokens]` each; all must have been requested."""
         return cast(Outputs, self.backbone).at(chats, torch.searchsorted(self.places, places))
 
 
 def write_from_backbone(
     model: nn.Module, adapted: PeftModel, batch: Batch, places: Tensor, least: int, hidden: bool = False
 ) -> Written:
-    """Write chats in passes in which nothing is read: the memory sees the bare backbone's hidden states.
+    """Write chats from the bare backbone's hidden states, in passes that do not read.
 
-    So the backbone needs no backward pass, the same pass tells what it expects with all of the chat in its context, the
-    memory is known at every token, and what all chats begin with (a system prompt) is passed through once.
+    The backbone then needs no backward pass. The same pass yields its predictions with the whole chat in context, the memory is
+    known at every token, and the chats' common beginning (a system prompt) is computed once.
 
     Args:
-        model: the model to call: `adapted`, or what wraps it.
+        model: the model to call: `adapted`, or its wrapper.
         adapted: the model with the adapter.
         batch: `input_ids`, `attention_mask` and, for adapters that write segments, `segment_ids`, all `[chats, tokens]`,
             padded on the left.
-        places: the numbers of tokens behind which the backbone is asked what it expects, `[places]`, ascending; may be empty.
-        least: the memory is not asked for after fewer tokens.
-        hidden: whether the backbone is asked for its hidden states there, too.
+        places: indices of tokens at which the backbone's outputs are requested, `[places]`, ascending; may be empty.
+        least: the memory is never requested after fewer tokens than this.
+        hidden: whether hidden states are requested there as well.
     """
     chats = _begun_together(batch)
     ids, mask, segment_ids = chats["input_ids"], chats["attention_mask"], chats.get("segment_ids")
@@ -142,12 +142,12 @@ def write_from_backbone(
 
 
 def can_share(adapted: PeftModel) -> bool:
-    """Whether rows can go on from one KV cache: activation checkpointing leaves it out."""
+    """Whether rows can continue from one KV cache, which activation checkpointing rules out."""
     return not getattr(adapted, "is_gradient_checkpointing", False)
 
 
 def shared_tokens(batch: Batch, most: int) -> int:
-    """With how many tokens all rows of a batch begin, padded on the right: 0 if they are not worth a pass of their own."""
+    """How many tokens all rows of a right-padded batch begin with; 0 if too few to be worth a separate pass."""
     ids = batch["input_ids"][:, :most]
     same = (ids == ids[:1]).all(0) & batch["attention_mask"][:, :most].bool().all(0)
     shared = int(same.long().cumprod(0).sum())
@@ -155,7 +155,7 @@ def shared_tokens(batch: Batch, most: int) -> int:
 
 
 def _write_beginning(model: nn.Module, adapted: PeftModel, ids: Tensor) -> tuple[DeltaMemState, Any]:
-    """Write one row, `[1, tokens]`: its memory, and its KV cache."""
+    """Write one row, `[1, tokens]`; return its memory and its KV cache."""
     state = adapted.new_memory(1)
     with adapted.memory(state, read=False, detach=False):
         output = model(input_ids=ids, use_cache=True, logits_to_keep=last_place(ids))
@@ -163,20 +163,20 @@ def _write_beginning(model: nn.Module, adapted: PeftModel, ids: Tensor) -> tuple
 
 
 def _begun_together(batch: Batch) -> Batch:
-    """A batch that is padded on the left, padded on the right."""
+    """Turn left padding into right padding."""
     order = batch["attention_mask"].argsort(dim=1, descending=True, stable=True)
     return {name: tensor.gather(1, order) for name, tensor in batch.items()}
 
 
 @dataclass(frozen=True)
 class ChunkWriter:
-    """Writes chats as a memory is written in use: what it holds already is read meanwhile.
+    """Writes chats as in use: the memory written so far is read along the way.
 
     Args:
         adapted: the model with the adapter.
-        chunk_tokens: chats are written in chunks of so many tokens, each in a context of its own; None for at once.
-        gradient_chunks: gradients flow through so many chunks at the end; None for all.
-        after_chunk: called with the memory after each chunk; None for nothing.
+        chunk_tokens: write in chunks of this many tokens, each in a fresh context; None for all at once.
+        gradient_chunks: how many chunks at the end receive gradients; None for all.
+        after_chunk: called with the memory after each chunk, unless None.
     """
 
     adapted: PeftModel
@@ -185,15 +185,15 @@ class ChunkWriter:
     after_chunk: Callable[[DeltaMemState], None] | None = None
 
     def __call__(self, model: nn.Module, batch: Batch, state: DeltaMemState) -> list[Tensor]:
-        """Write a batch as `write_from_backbone` takes it to a memory that has a row for each chat.
+        """Write a batch (see `write_from_backbone`) to a memory that has a row for each chat.
 
         Returns:
-            The mean write gate β of every chunk that gradients flow through.
+            The mean write gate β of every chunk that receives gradients.
         """
         gates: list[Tensor] = []
         tokens = batch["input_ids"].shape[1]
         size = min(self.chunk_tokens or tokens, tokens)
-        # The chats end together, so that the first chunk is the one that may be short.
+        # The chats end together, so the first chunk is the one that may be short.
         ends = [*reversed(range(tokens, 0, -size))]
         for left, end in zip(reversed(range(len(ends))), ends, strict=True):
             chunk = {name: tensor[:, max(end - size, 0) : end] for name, tensor in batch.items()}
@@ -215,12 +215,12 @@ class ChunkWriter:
 def write_from_memory(
     model: nn.Module, write: ChunkWriter, batch: Batch, told: Tensor, places: Tensor, hidden: bool = False
 ) -> Written:
-    """Write the beginnings of chats as a memory is written in use; the backbone is asked in a pass of its own.
+    """Write the beginnings of chats as in use; the backbone's outputs come from a separate pass.
 
     Args:
         model, batch, places, hidden: see `write_from_backbone`.
-        write: how.
-        told: how many tokens of each chat are written, `[chats]`; all of it for -1.
+        write: the writer to use.
+        told: how many tokens of each chat to write, `[chats]`; -1 for all.
     """
     mask, ids = batch["attention_mask"], batch["input_ids"]
     tokens = torch.where(told < 0, mask.sum(1), told)

@@ -1,1 +1,1 @@
-"""lm-evaluation-harness as an engine: its model for adapters, and its tasks."""
+"""lm-evaluation-harness integration: a model class for adapters, and its tasks under our settings."""

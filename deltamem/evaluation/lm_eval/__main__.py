@@ -1,4 +1,4 @@
-"""lm-evaluation-harness's own command, which knows the model `deltamem`: `python -m deltamem.evaluation.lm_eval run ...`."""
+"""Runs lm-evaluation-harness's CLI with the model `deltamem`: `python -m deltamem.evaluation.lm_eval run ...`."""
 
 from lm_eval.__main__ import cli_evaluate
 

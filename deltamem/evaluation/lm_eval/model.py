@@ -1,4 +1,4 @@
-"""The model `deltamem` of lm-evaluation-harness: a backbone with an adapter, and a memory that no two requests share."""
+"""The model `deltamem` for lm-evaluation-harness: a backbone with an adapter, and a separate memory for each request."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from deltamem.backbones import find_backbone
 from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
 
-# What requests find in the memory: the adapter is off; it is empty and stays so; it is empty and written while they are read.
+# The memory that a request sees: none (adapter off); an empty one that stays empty; an empty one that the request writes.
 MEMORIES = ("none", "zero", "writing")
 
 
 @register_model("deltamem")
 class DeltaMemLM(HFLM):
-    """lm-evaluation-harness's `hf` model, with any adapter of PEFT or none; every request of a batch has a memory of its own.
+    """lm-evaluation-harness's `hf` model with any PEFT adapter or none; each request of a batch has its own memory.
 
     Args:
-        pretrained: the backbone, a folder or a Hub name; or a loaded model, with its adapter if it has one.
-        memory: "writing" (a request starts with an empty memory, and its tokens write it), "zero" (nothing is written), "none"
-            (any adapter is off), or a memory of one row, which all requests read and none writes. An adapter that writes
-            segments reads, while it generates, what the whole prompt wrote as one segment. Without a δ-mem adapter only "none"
-            makes a difference.
-        options: of HFLM: `peft`, the adapter, `dtype`, `batch_size`, `device`, ...
+        pretrained: the backbone, a folder or a Hub name; or a loaded model, possibly with an adapter.
+        memory: "writing" (each request starts with an empty memory and writes it), "zero" (nothing is written), "none" (any
+            adapter is off), or a memory of one row that all requests read and none writes. While generating, an adapter that
+            writes segments reads the whole prompt, written as one segment. Without a δ-mem adapter, only "none" makes a
+            difference.
+        options: HFLM's options: `peft` (the adapter), `dtype`, `batch_size`, `device`, ...
 
     Raises:
-        ValueError: another `memory`.
+        ValueError: `memory` is none of these.
     """
 
     def __init__(self, pretrained: Any, memory: str | DeltaMemState = "writing", **options: Any) -> None:
@@ -51,11 +51,11 @@ class DeltaMemLM(HFLM):
 
     @torch.no_grad()
     def _opened(self, ids: Tensor, prompts: Tensor | None = None) -> AbstractContextManager[Any]:
-        """A block with a memory for each row of a batch.
+        """Open a memory for each row of a batch.
 
         Args:
-            ids: of the batch, `[rows, tokens]`.
-            prompts: the mask of rows to be continued; None for rows that are scored, in one pass.
+            ids: the batch, `[rows, tokens]`.
+            prompts: the attention mask of rows to be continued; None for rows to be scored in one pass.
         """
         if self.memory == "none":
             return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, asked with a memory and without: it makes the prompts and judges what is answered."""
+"""lm-evaluation-harness's tasks, run with and without a memory: it builds the prompts and scores the answers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from deltamem.evaluation.task import Metric, Options, Row, mean, perplexity, sha
 from deltamem.intervals import Numbers
 
 PREFIX = "lm_eval:"
-SHARES = ("acc", "acc_norm", "acc_bytes", "exact_match")  # metrics of its own that are 1 or 0 for each question
-FEWSHOT_SEED = 1234  # its own default
-ALL = 2**16  # requests at a time: as many as it is given
+SHARES = ("acc", "acc_norm", "acc_bytes", "exact_match")  # its metrics that are 0 or 1 for each question
+FEWSHOT_SEED = 1234  # its default
+ALL = 2**16  # batch size: all requests it is given
 
 Figures = Callable[[Mapping[str, Any]], Row]
 
 
 def as_numbers(judged: Mapping[str, Any]) -> Row:
-    """What lm-evaluation-harness says of an answer, for the rows: numbers, and pairs of a sum and its weight."""
+    """Convert lm-evaluation-harness's scores of an answer into numbers, and pairs of a sum and its weight."""
     return {name: [*map(float, item)] if isinstance(item, tuple) else float(item) for name, item in judged.items()}
 
 
@@ -44,14 +44,15 @@ class LmEvalTask:
     """A task of lm-evaluation-harness; see `Task`.
 
     Args:
-        name: of the task and its results.
-        task: lm-evaluation-harness's.
-        numbers: the documents that are asked, ascending.
-        metrics: of what `figures` returns.
+        name: the name of the task and of its results.
+        task: lm-evaluation-harness's task.
+        numbers: the indices of the documents to ask, ascending.
+        metrics: computed from the entries that `figures` returns.
         identity: the options that its results depend on.
-        figures: of what lm-evaluation-harness says of an answer; those of several filters have the filter's name behind theirs.
+        figures: converts lm-evaluation-harness's scores of an answer; with several filters, a score's name ends in its
+            filter's.
         chat: whether prompts go through the chat template.
-        seed: of the conversations that fill memories.
+        seed: seeds the conversations that fill memories.
     """
 
     name: str
@@ -62,7 +63,7 @@ class LmEvalTask:
     figures: Figures = as_numbers
     chat: bool = False
     seed: int = 0
-    _asked: list[tuple[int, list[Any]]] = field(default_factory=list)  # documents, the longest first, with their requests
+    _asked: list[tuple[int, list[Any]]] = field(default_factory=list)  # documents with their requests, longest first
     _models: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -98,7 +99,7 @@ class LmEvalTask:
         return {setting: self._rows(subject, setting, batch) for setting in settings}
 
     def _requests(self, subject: Subject) -> list[Any]:
-        """All requests, as lm-evaluation-harness makes them of all documents in one go."""
+        """Build the requests of all documents at once, as lm-evaluation-harness does."""
         options = {"apply_chat_template": True, "chat_template": partial(_rendered, subject)} if self.chat else {}
         self.task.set_fewshot_seed(FEWSHOT_SEED)
         with redirect_stderr(StringIO()):  # its progress bar
@@ -117,7 +118,7 @@ class LmEvalTask:
         return [self._row(number, requests) for number, requests in batch]
 
     def _ask(self, model: Any, requests: Sequence[Any]) -> None:
-        """Answer requests, and put every answer through the task's filters."""
+        """Answer requests, and apply the task's filters to the answers."""
         for kind in dict.fromkeys(request.request_type for request in requests):
             asked = [request for request in requests if request.request_type == kind for _ in range(request.repeats)]
             answers = getattr(model, kind)(asked, disable_tqdm=True)
@@ -139,10 +140,11 @@ class LmEvalTask:
 
 
 def tasks(name: str, options: Options) -> list[LmEvalTask]:
-    """A task of lm-evaluation-harness by its name there, or the tasks of a group, without a chat template.
+    """Create a task of lm-evaluation-harness by its name, or the tasks of a group, without a chat template.
 
     Raises:
-        ValueError: no such task, or no data of it; a task that is not about single questions; the package is not installed.
+        ValueError: there is no such task or its data cannot be loaded; its metrics are not per question; the package is not
+            installed.
     """
     if options.data is not None:
         raise ValueError(f"--data is not accepted with {PREFIX}{name}, whose data lm-evaluation-harness fetches; leave it out")
@@ -155,7 +157,7 @@ def tasks(name: str, options: Options) -> list[LmEvalTask]:
         raise ValueError(f"there is no task {PREFIX}{name}; choose one that `lm-eval ls tasks` lists")
     try:
         found = manager.load(name)["tasks"]
-    except Exception as error:  # a network, a missing data set, a package that this task needs: there are many kinds
+    except Exception as error:  # no network, a missing data set or package: it raises many types
         raise ValueError(f"the task {name} of lm-evaluation-harness cannot be had: {error}") from error
     return [
         LmEvalTask(
@@ -171,24 +173,24 @@ def tasks(name: str, options: Options) -> list[LmEvalTask]:
 
 
 def capped(task: Any, options: Options) -> Any:
-    """A task whose answers have at most as many tokens as the options say."""
+    """Limit the length of a task's answers as the options say."""
     if options.max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
         task.set_config("generation_kwargs", {"max_gen_toks": options.max_new_tokens}, update=True)
     return task
 
 
 def task_identity(task: Any, options: Options) -> dict[str, Any]:
-    """What the results of a task depend on."""
+    """The options that a task's results depend on."""
     return {**identity(options), "max_new_tokens": options.max_new_tokens, "task_version": str(task.VERSION)}
 
 
 def quiet() -> None:
-    """Keep lm-evaluation-harness from warning of what its own command line would have done."""
+    """Silence lm-evaluation-harness's warnings, which are about its own command line."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def _metrics(task: Any) -> dict[str, Metric]:
-    """The metrics of a task that are made of figures of its questions.
+    """The task's metrics that aggregate per-question scores.
 
     Raises:
         ValueError: there are none.
@@ -226,10 +228,10 @@ def _named(metric: str, of_filter: str, filters: Sequence[str]) -> str:
 
 
 def _tokens(subject: Subject, request: Any) -> int:
-    """How much of the window a request takes."""
+    """How many tokens of the window a request needs."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    if request.request_type == "loglikelihood_rolling":  # goes through the window piece by piece
+    if request.request_type == "loglikelihood_rolling":  # is split into windows
         return 0
     context, continuation = request.args[:2]
     if request.request_type == "generate_until":
@@ -242,7 +244,7 @@ def _rendered(subject: Subject, messages: Sequence[Message], add_generation_prom
 
 
 def _weighted(values: Numbers) -> Numbers:
-    """Of pairs of a sum and its weight, `[..., questions, 2]`."""
+    """The weighted mean of pairs of a sum and its weight, `[..., questions, 2]`."""
     sums: Numbers = values.sum(axis=-2)
     quotient: Numbers = sums[..., 0] / sums[..., 1]
     return quotient

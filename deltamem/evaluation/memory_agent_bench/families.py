@@ -1,4 +1,4 @@
-"""The data sets of MemoryAgentBench, by the beginning of their names: what is asked of them, and how answers are scored."""
+"""MemoryAgentBench's data sets, by the prefix of their names: their prompts and their scores."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RECALL = "recall@5"
 
 @dataclass(frozen=True)
 class Family:
-    """Data sets of one kind.
+    """The data sets of one kind.
 
     Args:
-        instruction: the prompt, with a place for the question.
-        max_new_tokens: of an answer, as published.
-        metrics: names of its scores, the official one first.
-        whole: whether the score of the whole answer counts where it is better than that of the line with the answer.
-        ranked: whether answers are short enough to be ranked among others.
+        instruction: the prompt, with a placeholder for the question.
+        max_new_tokens: maximum tokens of an answer, as published.
+        metrics: the names of its scores, the official one first.
+        whole: whether the whole answer is scored as well as its answer line, keeping the better score.
+        ranked: whether answers are short enough to be ranked among candidates.
     """
 
     instruction: str
@@ -31,9 +31,9 @@ class Family:
     ranked: bool = True
 
 
-# LongMemEval and the summaries are judged by GPT-4o in the benchmark. Here they have the scores that δ-mem's evaluation takes
-# instead: whether the answer contains the gold one, and token F1. The stories' questions ask for JSON, which never equals the
-# gold option: they have both scores.
+# The benchmark has GPT-4o judge LongMemEval and the summaries. Here they get the scores that δ-mem's evaluation uses instead:
+# whether the answer contains the gold one, and token F1. The stories' questions ask for JSON, which never equals the gold
+# option, so they get both scores.
 FAMILIES: Mapping[str, Family] = {
     "ruler_qa": Family(
         "Answer the question from the documents that you have read, with the answer alone.\n\nQuestion: {question}\nAnswer:",
@@ -88,24 +88,24 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(source: str) -> str | None:
-    """The family of a data set; None if there is none."""
+    """The family of a data set; None if it belongs to none."""
     return next((name for name in FAMILIES if source.startswith(name)), None)
 
 
 def scores(family: Family, prediction: str, golds: Sequence[str]) -> dict[str, float]:
-    """The scores of an answer, each for the accepted one that fits best."""
+    """Compute the scores of an answer, each the best over the accepted answers."""
     read = (prediction, answer_line(prediction)) if family.whole else (answer_line(prediction),)
     return {name: max(SCORES[name](text, gold) for text in read for gold in golds) for name in family.metrics}
 
 
 def answer_line(prediction: str) -> str:
-    """What stands behind "Answer:" on its line, or else the first line."""
+    """The text after "Answer:" on its line, or the first line if there is none."""
     found = ANSWER.search(prediction)
     return (found[1] if found else prediction.split("\n", 1)[0]).strip()
 
 
 def substring_exact_match(prediction: str, gold: str) -> float:
-    """1 if the gold answer is part of the given one, both normalised as SQuAD does."""
+    """1 if the prediction contains the gold answer, both normalised as SQuAD does."""
     return float(squad_normalised(gold) in squad_normalised(prediction))
 
 

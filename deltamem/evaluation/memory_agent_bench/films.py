@@ -1,4 +1,4 @@
-"""The films that are recommended: their names, and how many of those wanted are among the first of a list."""
+"""Recommended films: their names, and the recall of a list of recommendations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ITEM_NUMBER = re.compile(r"\d+[.)、]?\s*[-—–]?\s*")
 
 
 class Films:
-    """Names of films by their numbers.
+    """The names of films by their numbers.
 
     Args:
-        file: of the data set, with the number of every name; names look like paths, with the year in parentheses.
+        file: the data set's mapping of names to numbers; names look like paths, with the year in parentheses.
 
     Raises:
-        ValueError: the file is not there or of another format; the package rapidfuzz is missing.
+        ValueError: the file is missing or malformed, or the package rapidfuzz is missing.
     """
 
     def __init__(self, file: Path) -> None:
@@ -37,10 +37,10 @@ class Films:
         self._by_lower = {name.lower(): name for name in reversed(self._names.values())}
 
     def names(self, numbers: Sequence[str]) -> tuple[str, ...]:
-        """The names of films.
+        """Look up films by number.
 
         Raises:
-            ValueError: there is no such film.
+            ValueError: a film does not exist.
         """
         try:
             return tuple(self._names[int(number)] for number in numbers)
@@ -48,14 +48,14 @@ class Films:
             raise ValueError(f"{FILE} has no film {error}, which is an answer; take both files from one data set") from error
 
     def recall(self, prediction: str, golds: Sequence[str], most: int = 5) -> float:
-        """The share of the wanted films among the first of a recommendation, as published.
+        """The share of the wanted films among the first recommendations, as published.
 
-        Every line of the list is taken for the film whose name is nearest to it, by edit distance; an empty one too.
+        Every line, even an empty one, counts as the film with the nearest name by edit distance.
 
         Args:
-            prediction: a list with numbers, from "1." on, or with commas.
-            golds: names of the films.
-            most: how many films of the list count.
+            prediction: a list, either numbered from "1." on or separated by commas.
+            golds: the names of the wanted films.
+            most: how many entries of the list count.
         """
         _, one, rest = prediction.partition("1.")
         lines = (rest if one else prediction.replace(",", "\n")).split("\n")
@@ -69,12 +69,12 @@ class Films:
 
 
 def _plain(name: str) -> str:
-    """A film's name without its path and year."""
+    """Strip a film's name of its path and year."""
     return _spaced(PARENTHESES.sub("", re.sub(r"[_>-]", " ", name.rsplit("/", 1)[-1])))
 
 
 def _item(line: str) -> str:
-    """What a line of a list says, without its number and what stands in parentheses."""
+    """Strip a list entry of its number and of text in parentheses."""
     plain = PARENTHESES.sub("", line.strip())
     number = ITEM_NUMBER.match(plain)
     return _spaced(plain[number.end() :] if number else plain)

@@ -13,10 +13,10 @@ class LongText:
     """A text with questions about it.
 
     Args:
-        source: the data set that it is of.
-        family: of the data set.
+        source: its data set.
+        family: the data set's family.
         context: the text.
-        questions: each with its accepted answers.
+        questions: the questions, each with its accepted answers.
     """
 
     source: str
@@ -26,14 +26,14 @@ class LongText:
 
     @classmethod
     def of(cls, record: Given) -> LongText:
-        """Take over a record of the official format.
+        """Parse a record in the official format.
 
         Args:
             record: `{"context": text, "questions": [question, ...], "answers": [[answer, ...], ...], "metadata": {"source":
                 name}}`, with as many answers as questions.
 
         Raises:
-            ValueError: another format, or a data set that the benchmark does not have.
+            ValueError: the record is malformed, or names a data set that the benchmark does not have.
         """
         source = record["metadata"]["source"]
         family = family_of(source.text())

@@ -1,20 +1,20 @@
-"""Long texts in parts."""
+"""Splits long texts into sections."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-SEPARATORS = ("\n\n", "\n", ". ", " ")  # behind which a text may be cut, the better place first
+SEPARATORS = ("\n\n", "\n", ". ", " ")  # a text may be cut after these, preferably the first ones
 
 
 def sections(text: str, size: int, separators: tuple[str, ...] = SEPARATORS) -> Iterator[str]:
-    """Parts of a text, as long as possible, which together are the text.
+    """Split a text into parts that are as long as possible and together make up the text.
 
     Args:
-        text: any.
-        size: characters of a part at most, unless a single word is longer.
-        separators: behind which it may be cut.
+        text: any text.
+        size: maximum characters of a part, unless a single word is longer.
+        separators: where it may be cut, in order of preference.
     """
     if len(text) <= size or not separators:
         yield text

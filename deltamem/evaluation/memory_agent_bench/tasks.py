@@ -1,4 +1,4 @@
-"""The tasks of MemoryAgentBench: one for each family of data sets, its questions summed up by data set."""
+"""MemoryAgentBench's tasks: one for each family of data sets, with results summarised by data set."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ METRICS: Mapping[str, Metric] = {
     "f1": Metric("f1", mean),
     RECALL: Metric(RECALL, mean),
 }
-SECTION = 2000  # characters: some 500 tokens, the chunks of the paper's agents
+SECTION = 2000  # characters: about 500 tokens, as the chunks of the paper's agents
 CANDIDATES = 10
 
 
 def tasks(options: Options) -> list[HistoryTask]:
-    """A task for each family of data sets that the data has, or those of `--source`.
+    """Create a task for each family of data sets in the data, or for those of `--source`.
 
     Raises:
-        ValueError: no data, or of another format; sources that the data does not have.
+        ValueError: the data is missing or malformed, or lacks one of the sources.
     """
     texts = [LongText.of(record) for record in benchmark_records(NAME, HUB, options)]
     absent = [name for name in options.source if not any(text.source.startswith(name) for text in texts)]
@@ -87,14 +87,14 @@ def _task(name: str, texts: Sequence[LongText], options: Options) -> HistoryTask
 
 
 def judge(name: str, films: Films | None, question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """The scores of an answer to a question of a family; `films` only where they are recommended."""
+    """Score an answer to a question of a family; `films` is given only for recommendations."""
     if films is not None:
         return {RECALL: films.recall(prediction, question.golds)}
     return scores(FAMILIES[name], prediction, question.golds)
 
 
 def _wrong(number: int, golds: Sequence[str], answers: set[str]) -> tuple[str, ...]:
-    """Answers to other questions of the data set."""
+    """Draw answers to other questions of the data set."""
     right = {squad_normalised(gold) for gold in golds}
     others = [answer for answer in sorted(answers) if squad_normalised(answer) not in right]
     return tuple(random.Random(f"{NAME}-{number}").sample(others, min(CANDIDATES - 1, len(others))))
@@ -106,6 +106,6 @@ def _history(text: LongText) -> History:
 
 
 def _films(options: Options) -> Films:
-    """Those of the data's folder, or of the Hub."""
+    """Load the films from the data's folder, or from the Hub."""
     folder = options.data.parent if options.data is not None else options.data_dir
     return Films(folder / FILE if folder is not None else Path(hf_hub_download(DATA_SET, FILE, repo_type="dataset")))

@@ -1,1 +1,1 @@
-"""`deltamem report`: what an evaluation found, as a page to look at."""
+"""`deltamem report`: renders the results of an evaluation as an HTML page."""

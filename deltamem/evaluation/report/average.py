@@ -1,4 +1,4 @@
-"""The average over tasks, and which of them carries it."""
+"""The average over tasks, and how much each task contributes to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Ratio:
     """A figure as a multiple of another.
 
     Args:
-        value: of it.
+        value: the ratio.
         drawn: its resamples, `[RESAMPLES]`.
     """
 
@@ -29,12 +29,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Average:
-    """The mean of several tasks' ratios under one setting.
+    """The mean of the ratios of several tasks under one setting.
 
     Args:
         setting: the setting.
-        mean: over all tasks that have one.
-        without: the mean over the others, by the task that is left out.
+        mean: the mean over all tasks that have a ratio.
+        without: the mean over the other tasks, by the task left out.
     """
 
     setting: str
@@ -43,10 +43,10 @@ class Average:
 
 
 def averages(ratios: Mapping[str, Mapping[str, Ratio]]) -> list[Average]:
-    """The averages of all settings for which two tasks at least have a ratio.
+    """Compute the averages of all settings for which at least two tasks have a ratio.
 
     Args:
-        ratios: by task and setting; drawn for each task on its own.
+        ratios: by task and setting; each task is resampled independently.
     """
     settings = dict.fromkeys(setting for of_task in ratios.values() for setting in of_task)
     by_setting = {

@@ -1,4 +1,4 @@
-"""Questions that a memory helped with most, and those that it hurt most."""
+"""Finds the questions that a memory helped with most, and those that it hurt most."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from deltamem.evaluation.task import Row
 
 MEMORY = "memory"
 MOST = 5
-LONGEST = 600  # characters of a text that are shown
+LONGEST = 600  # characters shown of a text
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question, answered with a memory and without.
+    """A question answered with and without a memory.
 
     Args:
-        group: its kind, if there are kinds.
+        group: its kind, if any.
         question: its text.
         golds: the right answers.
-        predictions: what was said, with a memory and without.
-        figures: with a memory and without, by metric.
+        predictions: the answers with and without a memory.
+        figures: the values with and without a memory, by metric.
     """
 
     group: str | None
@@ -33,19 +33,19 @@ class Example:
     figures: dict[str, tuple[float, float]]
 
     def won(self, metric: str) -> float:
-        """How much larger a figure is with a memory than without."""
+        """How much higher a metric is with a memory than without."""
         with_memory, without = self.figures[metric]
         return with_memory - without
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Where a memory changed a figure most.
+    """The questions for which a memory changed a metric most.
 
     Args:
-        metric: the figure.
-        helped: where it won most, the most first.
-        hurt: where it lost most.
+        metric: the metric.
+        helped: those with the largest gain, in descending order.
+        hurt: those with the largest loss, in descending order.
     """
 
     metric: str
@@ -54,15 +54,16 @@ class Examples:
 
 
 def examples(rows: Mapping[str, Sequence[Row]], metrics: Sequence[str], ties: Sequence[str]) -> list[Examples]:
-    """For each metric the questions whose figures differ most between the memory and the bare backbone without context.
+    """Find, for each metric, the questions with the largest differences between the memory and the bare backbone.
 
     Args:
-        rows: by setting; of the same questions in the same order.
-        metrics: to look at; larger is better.
-        ties: metrics that order questions that are alike in the first.
+        rows: by setting, for the same questions in the same order.
+        metrics: the metrics to compare; higher is better.
+        ties: metrics that break ties.
 
     Returns:
-        Nothing for metrics in which none differ, and nothing at all where the rows do not have both settings, or no texts.
+        One entry for each metric in which some question differs; empty if the rows lack one of the two settings or the
+        questions' texts.
     """
     if MEMORY not in rows or BARE not in rows or "question" not in rows[BARE][0]:
         return []

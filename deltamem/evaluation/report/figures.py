@@ -1,4 +1,4 @@
-"""What the rows of a task measure, and what they come to."""
+"""Infers a task's metrics from its rows, and aggregates them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deltamem.evaluation.summary import mean_over_seeds, resampled, summarise_se
 from deltamem.evaluation.task import Metric, mean, perplexity, share
 from deltamem.intervals import ratio
 
-# Numbers of a row that measure nothing: the question's place, and that of the right choice.
+# Numbers in a row that are not measurements: the index of the question, and that of the right choice.
 NO_FIGURES = ("index", "gold")
 LOG_LIKELIHOOD = "log_likelihood"
-PERPLEXITY = "perplexity"  # of lm-evaluation-harness: rows have log-likelihoods under its name
-# What the rows of a task do not tell of their figures, by task.
+PERPLEXITY = "perplexity"  # lm-evaluation-harness's; rows hold log-likelihoods under this name
+# Metrics that cannot be inferred from the rows, by task.
 KNOWN = {continuation.NAME: continuation.METRICS, harm.NAME: harm.METRICS}
 SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")
-# Figures that many tasks have, or that are the better the smaller they are; whatever else there is says more about a task.
+# Metrics shared by many tasks, or for which smaller is better; any other metric says more about a task.
 GENERAL = ("gold_first", LOG_LIKELIHOOD, PERPLEXITY)
 
 
@@ -31,14 +31,14 @@ class TaskFigures:
     """A task's figures.
 
     Args:
-        results: what was kept of it.
+        results: the task's saved results.
     """
 
     results: TaskResults
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """What all rows have a figure for, what is special to the task first."""
+        """The metrics that all rows have values for, those specific to the task first."""
         rows = [row for seed in self.results.seeds for several in seed.values() for row in several]
         found = {name: _metric(name, [row.get(name) for row in rows]) for name in rows[0] if name not in NO_FIGURES}
         known = KNOWN.get(self.results.name, {})
@@ -47,17 +47,17 @@ class TaskFigures:
 
     @property
     def main(self) -> str | None:
-        """The metric that stands for the task, if it has one: a number for each question, the larger the better."""
+        """The metric that represents the task, if any: one number per question, larger is better."""
         row = next(iter(self.results.seeds[0].values()))[0]
         return next((name for name in self.metrics if name not in SMALLER_IS_BETTER and not isinstance(row[name], list)), None)
 
     @cached_property
     def entries(self) -> list[dict[str, Any]]:
-        """As `summarise_seeds` returns them."""
+        """The task's summary, as `summarise_seeds` returns it."""
         return summarise_seeds(self.results.name, self.metrics, self.results.seeds)
 
     def ratios(self, baseline: str, seed: int) -> dict[str, Ratio]:
-        """The main metric as a multiple of the baseline's, by setting; nothing where the baseline is not surely above 0."""
+        """The main metric relative to the baseline's, by setting; empty if the baseline is not reliably above 0."""
         if self.main is None or baseline not in self.results.seeds[0]:
             return {}
         metric, seeds = self.metrics[self.main], self.results.seeds
@@ -71,7 +71,7 @@ class TaskFigures:
 
 
 def _metric(name: str, values: Sequence[Any]) -> Metric | None:
-    """What a row's entries of one name make: a share where all are 0 or 1, otherwise a mean, also of pairs with a weight."""
+    """The metric for a row's entries of one name: a share if all are 0 or 1, otherwise a mean, possibly weighted."""
     if all(isinstance(value, int | float) for value in values):
         if name == PERPLEXITY:
             return perplexity(name)
@@ -80,7 +80,7 @@ def _metric(name: str, values: Sequence[Any]) -> Metric | None:
 
 
 def _is_weighted(value: Any) -> bool:
-    """Whether it is a sum and how many it is of, as of a prompt's instructions."""
+    """Whether a value is a pair of a sum and its weight, such as a prompt's instructions followed, of how many."""
     return (
         isinstance(value, list)
         and len(value) == 2

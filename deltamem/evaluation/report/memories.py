@@ -1,4 +1,4 @@
-"""How full the memory of a history is, layer by layer, after each of its sections."""
+"""How full the memory of a history is, by layer, after each of its sections."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from deltamem.html.page import spread
 from deltamem.inspection.layer_names import short_names
 from deltamem.inspection.memory import load_memory, norm_of
 
-MOST_SECTIONS = 60  # more are thinned
+MOST_SECTIONS = 60  # thinned out if there are more
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Norms of states.
+    """Norms of a memory's states.
 
     Args:
-        sections: what the columns are called: the number of a section, and the tokens that were written when it ended.
-        layers: what the rows are called, the first one for all layers together.
+        sections: column labels: the section's number, and how many tokens were written by its end.
+        layers: row labels; the first is for all layers together.
         norms: `[layers, sections]`.
     """
 
@@ -29,16 +29,16 @@ class HeatMap:
 
     @property
     def scales(self) -> list[float]:
-        """The largest norm that each row is coloured by: all layers together have their own."""
+        """The norm at the top of each row's colour scale; the row of all layers has a separate scale."""
         whole, *layers = (max(row) for row in self.norms)
         return [whole or 1.0, *[max(layers) or 1.0] * len(layers)]
 
 
 def heat_map(files: Sequence[Path]) -> HeatMap:
-    """The norms of memories that were saved one after the other.
+    """Compute the norms of memories that were saved one after another.
 
     Raises:
-        ValueError, OSError: one is damaged or no memory, or of other layers than the first.
+        ValueError, OSError: a file is damaged or not a memory, or its layers differ from the first one's.
     """
     chosen = [files[place] for place in spread(len(files), MOST_SECTIONS)]
     memories = [load_memory(file)[0] for file in chosen]

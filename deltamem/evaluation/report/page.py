@@ -1,4 +1,4 @@
-"""The page that `deltamem report` writes: one file that needs nothing else, what an evaluation found."""
+"""Renders the page of `deltamem report`: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from deltamem.io.files import write_atomically
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure drawn as a bar with its interval.
+    """A figure, drawn as a bar with its interval.
 
     Args:
-        entry: of the summary.
-        largest: what a bar of full length stands for.
+        entry: an entry of the summary.
+        largest: the value at full length.
     """
 
     entry: Mapping[str, Any]
@@ -35,18 +35,18 @@ class Bar:
 
     @property
     def text(self) -> str:
-        """The figure with its interval."""
+        """The figure with its interval, as text."""
         return shown(self.entry, "value")
 
     @property
     def lengths(self) -> dict[str, float]:
-        """The figure and the ends of its interval, 0 to 1."""
+        """The lengths of the figure and of its interval's ends, from 0 to 1."""
         return {name: min(max(self.entry[name] / self.largest, 0.0), 1.0) for name in ("value", "low", "high")}
 
 
 @dataclass(frozen=True)
 class TaskSection:
-    """What the page shows of one task."""
+    """The page's section on one task."""
 
     figures: TaskFigures
     options: dict[str, str]
@@ -54,17 +54,17 @@ class TaskSection:
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """The task's name."""
         return self.figures.results.name
 
     @property
     def seeds(self) -> int:
-        """How many there are."""
+        """The number of seeds."""
         return len(self.figures.results.seeds)
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The entries of all questions by metric, and by what metrics derive from several settings."""
+        """The entries over all questions by metric, including metrics derived from several settings."""
         return self._by_metric(None)
 
     @property
@@ -75,14 +75,14 @@ class TaskSection:
 
     @property
     def group_bars(self) -> dict[str, list[Bar]]:
-        """The main metric by kind of question, all drawn in one scale."""
+        """The main metric by kind of question, on a common scale."""
         main = self.figures.main
         bars = bars_of([entry for entry in self.figures.entries if entry["group"] is not None and entry["metric"] == main])
         return {group: found for group in self.groups if (found := [bar for bar in bars if bar.entry["group"] == group])}
 
     @cached_property
     def examples(self) -> list[Examples]:
-        """Where memory helped and hurt, of the first seed."""
+        """The questions that the memory helped or hurt most, for the first seed."""
         likelihood = [LOG_LIKELIHOOD] if LOG_LIKELIHOOD in self.figures.metrics else []
         main = [] if self.figures.main is None else [self.figures.main]
         return examples(self.figures.results.seeds[0], [*dict.fromkeys(main + likelihood)], likelihood)
@@ -94,7 +94,7 @@ class TaskSection:
 
 
 def bars_of(entries: Sequence[Mapping[str, Any]]) -> list[Bar]:
-    """Bars in one scale; none for figures below 0."""
+    """Create bars on a common scale; empty if a figure is below 0."""
     if any(entry["low"] < 0 for entry in entries):
         return []
     largest = max((entry["high"] for entry in entries), default=0.0) or 1.0
@@ -105,11 +105,11 @@ def write_report(results: Path, page: Path) -> None:
     """Write the page.
 
     Args:
-        results: the folder that `deltamem eval --output` wrote.
-        page: the file, which is replaced when all of it is written.
+        results: the folder written by `deltamem eval --output`.
+        page: the file, replaced atomically.
 
     Raises:
-        ValueError, OSError: there are no results, they cannot be read, or the page cannot be written; says where.
+        ValueError, OSError: there are no results, they cannot be read, or the page cannot be written; the message says where.
     """
     tasks = read_results(results)
     shared, own = _options(tasks)
@@ -134,7 +134,7 @@ def write_report(results: Path, page: Path) -> None:
 
 
 def _options(tasks: Sequence[TaskResults]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The options that all tasks share, and by task its own; those that were not given are left out."""
+    """The options shared by all tasks, and each task's own; options that were not given are left out."""
     of_tasks = {task.name: {name: _text(value) for name, value in task.options.items() if value is not None} for task in tasks}
     first = of_tasks[tasks[0].name]
     shared = {name: text for name, text in first.items() if all(options.get(name) == text for options in of_tasks.values())}
@@ -160,7 +160,7 @@ def _overview(sections: Sequence[TaskSection]) -> dict[str, dict[str, dict[str, 
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns that rows have, in their order."""
+    """The columns that occur in the rows, in order."""
     return [*dict.fromkeys(name for row in rows for name in row)]
 
 

@@ -1,4 +1,4 @@
-"""Reads what `deltamem eval --output` wrote."""
+"""Reads the results that `deltamem eval --output` writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deltamem.evaluation.results import MEMORIES, OPTIONS, SEED_FOLDER
 from deltamem.evaluation.task import Row
 from deltamem.io.json_lines import whole_lines
 
-# The settings of all tasks as they are shown; others come behind them.
+# The display order of settings; unknown ones come last.
 ORDER = (
     "none",
     "memory",
@@ -33,14 +33,14 @@ NUMBERED = re.compile(SEED_FOLDER.format(r"(\d+)"))
 
 @dataclass(frozen=True)
 class TaskResults:
-    """All that was kept of one task.
+    """The saved results of one task.
 
     Args:
-        name: of the task.
-        options: what its results depend on; of several seeds, those of the first.
-        seeds: for each seed the rows by setting, those of all settings of the same questions in the same order.
-        memories: the files of memories by history, in the order in which they were saved.
-        notes: what of its results is not used, in words.
+        name: the task's name.
+        options: what its results depend on; with several seeds, the first one's.
+        seeds: the rows by setting, for each seed; all settings have the same questions in the same order.
+        memories: the files of memories by history, in the order they were saved.
+        notes: messages about results that are not used.
     """
 
     name: str
@@ -51,10 +51,10 @@ class TaskResults:
 
 
 def read_results(folder: Path) -> list[TaskResults]:
-    """The results of all tasks in a folder, or in its folders `seed-1`, `seed-2`, ...
+    """Read the results of all tasks in a folder, or in its subfolders `seed-1`, `seed-2`, ...
 
     Raises:
-        ValueError, OSError: there is no such folder, no answer in it, or what is in it cannot be read; says where.
+        ValueError, OSError: the folder does not exist, has no answers, or cannot be read; the message says where.
     """
     if not folder.is_dir():
         raise OSError(f"there is no folder {folder}; give the one that deltamem eval --output wrote")
@@ -76,7 +76,7 @@ def read_results(folder: Path) -> list[TaskResults]:
 
 
 def in_order(settings: Iterable[str]) -> list[str]:
-    """Settings as a reader wants to compare them."""
+    """Sort settings into display order."""
     return sorted(settings, key=lambda setting: (ORDER.index(setting) if setting in ORDER else len(ORDER), setting))
 
 
@@ -142,13 +142,13 @@ def _row(line: str, where: str) -> Row:
 
 
 def _in_all(parts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The settings that all parts have, in the order of the first."""
+    """The settings that occur in all parts, in the first part's order."""
     first, *others = parts or [{}]
     return [setting for setting in first if all(setting in other for other in others)]
 
 
 def _common(rows: Mapping[str, list[Row]], folder: Path, notes: list[str]) -> dict[str, list[Row]]:
-    """The rows of the questions that were answered under all settings."""
+    """Keep the rows of questions that were answered under all settings."""
     by_index = {setting: {row["index"]: row for row in several} for setting, several in rows.items()}
     order = [*dict.fromkeys(index for several in by_index.values() for index in several)]
     common = [index for index in order if all(index in several for several in by_index.values())]
@@ -161,7 +161,7 @@ def _common(rows: Mapping[str, list[Row]], folder: Path, notes: list[str]) -> di
 
 
 def _memories(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """Of the first seed that has some."""
+    """The memories of the first seed that has any."""
     for folder in folders:
         found = {place.name: sorted(place.glob("*.safetensors")) for place in sorted(folder.glob(f"{MEMORIES}/*"))}
         if any(found.values()):

@@ -1,1 +1,1 @@
-"""Tasks after RULER (arXiv 2404.06654), generated: what is hidden in noise is asked for."""
+"""Generated tasks after RULER (arXiv 2404.06654): retrieve what is hidden in noise."""

@@ -1,4 +1,4 @@
-"""Sentences hidden in noise, which is as long as the model's tokenizer makes it."""
+"""Sentences hidden in noise, whose length is measured with the model's tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Metric, Options
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-LINES_PER_SECTION = 10  # some 250 tokens
+LINES_PER_SECTION = 10  # about 250 tokens
 CANDIDATES = 10
 
 
@@ -22,9 +22,9 @@ class HaystackTask(HistoryTask):
     """A `HistoryTask` whose histories are noise with sentences hidden in it.
 
     Args:
-        hidden: by history, its sentences in the order in which they are told.
-        tokens: length of a history, at most.
-        Others: see `HistoryTask`; `histories` are made when the tokenizer is known.
+        hidden: the hidden sentences of each history, in the order told.
+        tokens: maximum length of a history.
+        Others: see `HistoryTask`; `histories` are generated in `prepare`, once the tokenizer is known.
     """
 
     hidden: Mapping[str, Sequence[str]]
@@ -34,7 +34,7 @@ class HaystackTask(HistoryTask):
         """See `Task`.
 
         Raises:
-            ValueError: the sentences alone are longer than a history may be, or a history than the window.
+            ValueError: the hidden sentences exceed the length of a history, or a history exceeds the window.
         """
         self.histories = {key: self._haystack(subject, key, sentences) for key, sentences in self.hidden.items()}
         super().prepare(subject, settings)
@@ -62,18 +62,18 @@ def haystack_tasks(
     max_new_tokens: int,
     options: Options,
 ) -> list[HaystackTask]:
-    """A task for every number of hidden things, `--facts`, and every length.
+    """Create a task for every number of hidden items, `--facts`, and every length.
 
     Args:
-        name: of the task.
-        what: is hidden, in one word.
-        draw: a question and the sentences that are hidden, from its number, how much is hidden, and the seed.
-        metric: of `string_match_all`.
-        max_new_tokens: of an answer.
-        options: of the command.
+        name: the task's name.
+        what: the plural noun for what is hidden.
+        draw: draws a question and its hidden sentences from the question's number, the number of items, and the seed.
+        metric: aggregates `string_match_all`.
+        max_new_tokens: maximum tokens of an answer.
+        options: the command's options.
 
     Raises:
-        ValueError: nothing is hidden.
+        ValueError: a number of hidden items is below 1.
     """
     if min(options.facts) < 1:
         raise ValueError(f"--facts {min(options.facts)} is too few; give 1 or more {what}")
@@ -97,6 +97,6 @@ def haystack_tasks(
 
 
 def string_match_all(question: HistoryQuestion, prediction: str) -> dict[str, float]:
-    """RULER's score: the share of the golds that the answer contains."""
+    """RULER's score: the share of gold answers that the prediction contains."""
     contained = [gold.lower() in prediction.lower() for gold in question.golds]
     return {"string_match_all": sum(contained) / len(contained)}

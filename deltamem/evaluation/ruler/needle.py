@@ -1,4 +1,4 @@
-"""Needle in a haystack: the number of one key, hidden in noise among those of others."""
+"""Needle in a haystack: the number of one key, hidden in noise among those of other keys."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ KEYS = [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]
 
 
 def tasks(options: Options) -> list[HaystackTask]:
-    """A task for every number of needles, `--facts`, and every length: with 1 RULER's single needle, with 4 its multi-key one.
+    """Create a task per number of needles (`--facts`; 1 is RULER's single needle, 4 its multi-key task) and per length.
 
     Raises:
-        ValueError: numbers out of range.
+        ValueError: a number is out of range.
     """
     if max(options.facts) > len(KEYS):
         raise ValueError(f"--facts {max(options.facts)} is not accepted; {NAME} has keys for at most {len(KEYS)} needles")
@@ -31,7 +31,7 @@ def tasks(options: Options) -> list[HaystackTask]:
 
 
 def _drawn(number: int, needles: int, seed: int) -> tuple[HistoryQuestion, Sequence[str]]:
-    """A question with its needles; its candidates are the other needles' numbers, and where these are too few, any."""
+    """Draw a question and its needles; its candidates are the other needles' numbers, filled up with random ones."""
     rng = random.Random(f"{NAME}-{seed}-{number}")
     keys = rng.sample(KEYS, needles)
     values = [str(value) for value in rng.sample(range(1_000_000, 10_000_000), max(needles, CANDIDATES))]

@@ -1,4 +1,4 @@
-"""Variable tracking: which variables hold a value, when each is assigned the one before it, and noise is between them."""
+"""Variable tracking: find the variables that hold a value, in chains of assignments scattered through noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deltamem.evaluation.ruler.haystack import CANDIDATES, HaystackTask, haystac
 from deltamem.evaluation.task import Metric, Options, mean
 
 NAME = "variable_tracking"
-HOPS = 4  # RULER's: five variables hold a value
+HOPS = 4  # as in RULER: five variables hold a value
 INSTRUCTION = (
     "Variables are assigned in the provided text: a number, or the value of another variable. Find all {count} variables that "
     "are assigned the value {value} in the text, directly or through others."
@@ -21,16 +21,16 @@ MAX_NEW_TOKENS = 30
 
 
 def tasks(options: Options) -> list[HaystackTask]:
-    """A task for every number of chains, `--facts`, and every length. RULER itself shows an example first; this does not.
+    """Create a task per number of chains (`--facts`) and per length. Unlike RULER, the prompt has no example.
 
     Raises:
-        ValueError: numbers out of range.
+        ValueError: a number is out of range.
     """
     return haystack_tasks(NAME, "chains", _drawn, Metric("string_match_all", mean), MAX_NEW_TOKENS, options)
 
 
 def _drawn(number: int, chains: int, seed: int) -> tuple[HistoryQuestion, Sequence[str]]:
-    """A question about the first chain; the candidates are variables of the other chains, and where these are too few, any."""
+    """Draw a question about the first chain; its candidates are variables of other chains, filled up with random ones."""
     rng = random.Random(f"{NAME}-{seed}-{number}")
     length = HOPS + 1
     names = _names(rng, chains * length + CANDIDATES)
@@ -56,7 +56,7 @@ def _chain(names: Sequence[str], value: int) -> list[str]:
 
 
 def _interleaved(rng: random.Random, chains: Sequence[Sequence[str]]) -> list[str]:
-    """All chains' assignments, each chain in its order."""
+    """Interleave the chains' assignments at random, keeping each chain's order."""
     turns = [place for place, chain in enumerate(chains) for _ in chain]
     rng.shuffle(turns)
     left = [iter(chain) for chain in chains]
@@ -64,7 +64,7 @@ def _interleaved(rng: random.Random, chains: Sequence[Sequence[str]]) -> list[st
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
-    """So many different names of five letters."""
+    """Draw `count` distinct five-letter names."""
     names: dict[str, None] = {}
     while len(names) < count:
         names["".join(rng.choices(string.ascii_uppercase, k=5))] = None

@@ -41,7 +41,7 @@ function scaleOf(numbers) {
 
 const norm = (numbers) => Math.sqrt(numbers.reduce((sum, number) => sum + number * number, 0));
 const short = (number) => (number === 0 ? "0" : Number(number.toPrecision(3)).toString());
-const visible = (text) => text.replaceAll("\n", "↵\n"); // a line break is a token, too
+const visible = (text) => text.replaceAll("\n", "↵\n"); // line breaks are tokens as well
 const layerName = (row) => (row === 0 ? "all layers" : `layer ${memories.layer_names[row - 1]}`);
 
 /** A colour of the style sheet as [red, green, blue]. */
@@ -50,7 +50,7 @@ function colour(name) {
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 
-/** Paint a matrix on a canvas: `level(row, column)` is from -1 to 1. */
+/** Paint a matrix on a canvas; `level(row, column)` ranges from -1 to 1. */
 function paint(canvas, rows, columns, level, positive = "--plus") {
   const [surface, plus, minus] = ["--surface", positive, "--minus"].map(colour);
   canvas.width = columns;
@@ -73,17 +73,17 @@ function paint(canvas, rows, columns, level, positive = "--plus") {
 
 const MEANINGS = {
   gate: [
-    "Coloured by how far each token opened the write gate β: 0 writes nothing, 1 replaces what was there. The mean over rows and states.",
+    "Coloured by how far each token opened the write gate β: 0 writes nothing, 1 replaces what was there. Averaged over rows and states.",
     "The mean write gate of a turn's tokens.",
   ],
   change: [
-    "Coloured by how much each token changed the state: the Frobenius norm of the state after it less the state before.",
-    "The Frobenius norm of the state after a turn less the state before it.",
+    "Coloured by how much each token changed the state: the Frobenius norm of the state after it minus the state before.",
+    "The Frobenius norm of the state after a turn minus the state before it.",
   ],
   error: [
-    "Coloured by the delta rule's error |βv − βSk|: what a token writes less what the memory held under its key. " +
-      "Large where something is new or other than before, small where it is known already.",
-    "The mean length of the error of a turn's tokens.",
+    "Coloured by the delta rule's error |βv − βSk|: what a token writes minus what the memory held under its key. " +
+      "Large for new or changed content, small for what is already known.",
+    "The mean norm of the error over a turn's tokens.",
   ],
 };
 
@@ -208,7 +208,7 @@ function showMemories() {
     return { canvases, text: add(caption, "span") };
   });
 
-  /** Paint one layer's states, `numbers` being `[states, r, r]`. */
+  /** Paint one layer's states; `numbers` is `[states, r, r]`. */
   function paintStates(canvases, layer, numbers) {
     const r = layer.tensor.shape[2];
     canvases.forEach((canvas, state) =>
@@ -238,7 +238,7 @@ function showMemories() {
   first.value = memories.names.length - 2;
   second.value = memories.names.length - 1;
 
-  /** A line of the table; `canvases` are drawn for a layer. */
+  /** Add a row to the table; for a single layer, also draw its states. */
   function addLine(body, name, a, b, layer) {
     const line = add(body, "tr");
     add(line, "th", name);

@@ -1,9 +1,9 @@
 """Seeded episodes in which a chat states facts about people and then asks for one of them.
 
-An episode can only be answered by remembering its history: names, attributes and values are paired at random. Facts may be
-replaced by newer ones, questions may ask how many or which, and other talk may stand between telling and asking.
-"held_out" episodes are about people, and in sentences, that "train" never has; "unseen_values" episodes in addition
-about values, words that were never an answer in training.
+Names, attributes and values are paired at random, so an episode can only be answered by remembering its history. Newer
+facts may replace older ones, questions may ask how many or which, and other talk may stand between telling and asking.
+"held_out" episodes use people and sentences that "train" never has; "unseen_values" episodes also use held-out values,
+words that were never an answer in training.
 """
 
 from deltamem.training.facts.config import FactEpisodeConfig

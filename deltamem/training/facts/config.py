@@ -1,4 +1,4 @@
-"""What episodes look like."""
+"""The configuration of generated episodes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from deltamem.training.facts.episode import Kind
 from deltamem.training.facts.fillers import SMALL_TALK, load_fillers
 
-CANDIDATES = 10  # answers to rank, and so also the most values told for one attribute: the candidates hold them all
+CANDIDATES = 10  # answers to rank; also the limit of values told per attribute, since the candidates hold them all
 MOST_FACTS = 64
-# A replaced value is told, too: ten attributes have room for ten values each, and so for 50 facts that are all replaced.
+# A replaced value is told as well: ten attributes of ten values each have room for 50 facts that are all replaced.
 MOST_REPLACED_FACTS = 50
-# What makes every question one of a kind.
+# The options that make every question of one kind.
 ALL_OF_KIND: dict[Kind, dict[str, Any]] = {
     "value": {},
     "update": {"updates": 1.0},
@@ -23,43 +23,45 @@ ALL_OF_KIND: dict[Kind, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class FactEpisodeConfig:
-    """What a generated episode looks like; every choice is drawn at random.
+    """Configures generated episodes; every choice is drawn at random.
 
     Raises:
-        ValueError: numbers out of range, or fillers that cannot be had.
+        ValueError: numbers are out of range, or the fillers cannot be loaded.
     """
 
-    min_facts: int = field(default=1, metadata={"help": "Least number of facts told."})
+    min_facts: int = field(default=1, metadata={"help": "Minimum number of facts."})
     max_facts: int = field(
         default=1,
-        metadata={"help": f"Most facts told, {MOST_FACTS} at most; {MOST_REPLACED_FACTS} with updates, which add to it."},
+        metadata={
+            "help": f"Maximum number of facts, up to {MOST_FACTS}, or {MOST_REPLACED_FACTS} with updates, which add more."
+        },
     )
     separate_turns: float = field(
-        default=0.0, metadata={"help": "Probability of telling each fact in a turn of its own, not all in one message."}
+        default=0.0, metadata={"help": "Probability that each fact gets its own turn, instead of all sharing one message."}
     )
     same_attribute: float = field(
-        default=0.0, metadata={"help": "Probability that a further fact is on an attribute already told of another person."}
+        default=0.0, metadata={"help": "Probability that a further fact reuses an attribute already told about another person."}
     )
     updates: float = field(default=0.0, metadata={"help": "Probability that a fact is replaced later: the newest counts."})
     counting: float = field(
-        default=0.0, metadata={"help": "Probability that a question asks how many, where a person may have several."}
+        default=0.0, metadata={"help": "Probability that a question asks how many, for attributes with several values."}
     )
-    lists: float = field(default=0.0, metadata={"help": "Probability that a question asks for all that a person has."})
+    lists: float = field(default=0.0, metadata={"help": "Probability that a question asks for all of a person's values."})
     fillers: str = field(
         default=SMALL_TALK,
         metadata={
-            "help": "Other talk: small_talk (built in), chitchat (of the package chitchat-dataset), or trivia "
+            "help": "Other talk: small_talk (built in), chitchat (from the package chitchat-dataset), or trivia "
             '{"question": ..., "answer": ...}: a file, a folder or a Hub name.'
         },
     )
-    min_fillers: int = field(default=0, metadata={"help": "Least turns of other talk before, between and after the facts."})
-    max_fillers: int = field(default=0, metadata={"help": "Most turns of other talk before, between and after the facts."})
+    min_fillers: int = field(default=0, metadata={"help": "Minimum turns of other talk before, between and after the facts."})
+    max_fillers: int = field(default=0, metadata={"help": "Maximum turns of other talk before, between and after the facts."})
     filler_words_after: int = field(
-        default=0, metadata={"help": "Most words of other talk after all of that, for facts told long ago."}
+        default=0, metadata={"help": "Maximum words of further talk after all of these, for facts told long ago."}
     )
     values: int | None = field(default=None, metadata={"help": "Use only the first values of each attribute."})
     any_word: float = field(
-        default=0.0, metadata={"help": "Probability that a value is any word of the tokenizer, none of the attribute's."}
+        default=0.0, metadata={"help": "Probability that a value is any word of the tokenizer, not the attribute's own."}
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How long ago something was told: filler turns of a given length between telling and asking."""
+"""Controls how long ago something was told: filler turns of a given length between telling and asking."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def told_long_ago(
     fillers: Sequence[Conversation],
     rng: random.Random,
 ) -> FactEpisode:
-    """The same episode with filler turns between its history and its question.
+    """Insert filler turns between an episode's history and its question.
 
     Args:
-        episode: what is told and asked.
-        tokens: the least length of what is added; the last turn is cut, so that it is little more.
-        length: counts the tokens of messages; must not fall when messages or words are added.
+        episode: the facts and the question.
+        tokens: minimum length of the insertion; the last turn is cut, so that it is hardly longer.
+        length: counts the tokens of messages; must not decrease when messages or words are added.
         fillers: from `load_fillers`, with the episode's split.
-        rng: draws the turns; the same generator gives a longer distance the same beginning.
+        rng: draws the turns; with the same generator, a longer distance starts with the same turns.
 
     Raises:
-        ValueError: a negative number of tokens; no fillers.
+        ValueError: `tokens` is negative, or there are no fillers.
     """
     if tokens < 0:
         raise ValueError(f"tokens={tokens} is negative: choose 0 or more")
@@ -40,9 +40,9 @@ def told_long_ago(
 
 
 def fill(turns: Iterator[Turn], least: int, length: Callable[[Messages], int]) -> Messages:
-    """Turns that are at least so long, the last one cut to what is needed; none for 0.
+    """Take turns until they have at least the given length, cutting the last one to fit; none for 0.
 
-    Lengths are measured O(log n) times for n turns, as each measurement may tokenise them all.
+    Measures O(log n) lengths for n turns, since each measurement may tokenise them all.
     """
     if least == 0:
         return []
@@ -57,11 +57,11 @@ def fill(turns: Iterator[Turn], least: int, length: Callable[[Messages], int]) -
 
 
 def words_in(messages: Messages) -> int:
-    """The length of messages in words."""
+    """Count the words of messages."""
     return sum(len(message["content"].split()) for message in messages)
 
 
 def _cut(turn: Turn, words: int) -> Turn:
-    """A turn with at most so many words in each of its messages."""
+    """Cut each message of a turn to at most `words` words."""
     user, assistant = (" ".join(text.split()[:words]) for text in turn)
     return user, assistant

@@ -1,4 +1,4 @@
-"""Draws episodes."""
+"""Draws episodes at random."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def fact_episode(rng: random.Random, config: FactEpisodeConfig, split: Split = "
 def fact_questions(
     rng: random.Random, config: FactEpisodeConfig, split: Split = "train", words: Sequence[str] = ()
 ) -> list[FactEpisode]:
-    """Draw one history and ask for all that is told in it: as many episodes, alike but for the question.
+    """Draw one history and ask about everything told in it, in one episode per question.
 
-    Kinds are mixed as ``config`` has it: exactly so in the first episode, and as far as there are enough facts in the others.
-    ``words`` are those that ``config.any_word`` draws from; leave out `held_out_values`, if these are to stay unseen.
+    The first episode follows ``config``'s mixture of kinds exactly, the others as far as there are enough facts.
+    ``config.any_word`` draws from ``words``; leave out `held_out_values` if these are to stay unseen.
     """
     topics, facts, history = _tell(rng, config, split, words)
     return [_ask(rng, facts, history, topic, config, split) for topic in topics]
@@ -48,7 +48,7 @@ def fact_episodes(
     config: FactEpisodeConfig,
     split: Split = "train",
 ) -> list[FactEpisode]:
-    """Draw ``count`` episodes; each has a generator of its own, so that it does not depend on ``count``."""
+    """Draw ``count`` episodes; each has its own generator, so that it does not depend on ``count``."""
     if count < 0:
         raise ValueError(f"count={count} is negative: choose 0 or more episodes")
     return [fact_episode(random.Random(f"{seed}-{index}"), config, split) for index in range(count)]
@@ -57,7 +57,7 @@ def fact_episodes(
 def _tell(
     rng: random.Random, config: FactEpisodeConfig, split: Split, words: Sequence[str]
 ) -> tuple[list[Topic], tuple[Fact, ...], Messages]:
-    """What is told: as topics, of which the first has exactly the kinds' probabilities; as facts in order; and as a chat."""
+    """Draw what is told: as topics (the first follows the kinds' probabilities exactly), as facts in order, and as a chat."""
     if split not in get_args(Split):
         raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(map(repr, get_args(Split)))}")
     if config.any_word and not words:
@@ -103,12 +103,12 @@ def _history(rng: random.Random, told: list[str], config: FactEpisodeConfig, spl
 
 
 def _fillers(rng: random.Random, config: FactEpisodeConfig, split: Split) -> Iterator[Turn]:
-    """The filler turns of an episode: a generator, so that nothing is loaded where none is taken."""
+    """The filler turns of an episode; a generator, so that nothing is loaded if none is taken."""
     yield from filler_turns(load_fillers(config.fillers, split), rng)
 
 
 def _interleaved(rng: random.Random, rows: Sequence[Sequence[T]]) -> list[T]:
-    """The items of all rows in random order, but for that of each row's own."""
+    """Interleave rows at random, keeping the order within each row."""
     order = [row for row, items in enumerate(rows) for _ in items]
     rng.shuffle(order)
     remaining = [iter(items) for items in rows]

@@ -1,4 +1,4 @@
-"""What an episode is: a chat that tells facts and asks for them."""
+"""Defines episodes: chats that tell facts and ask about them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Messages = list[dict[str, str]]
-Turn = tuple[str, str]  # what the user says, and what the assistant answers
+Turn = tuple[str, str]  # the user's message and the assistant's answer
 
-# What is asked for: a value, the newer of two values, how many values there are, or all of them.
+# The answer: a value, the newer of two values, the number of values, or all of them.
 Kind = Literal["value", "update", "count", "list"]
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is told about one person; ``replaced`` is the value told before, if this is a newer one."""
+    """A fact about one person; ``replaced`` is the earlier value, if this one replaces it."""
 
     name: str
     attribute: str
@@ -25,7 +25,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class FactEpisode:
-    """A chat that tells facts, then asks for one of them.
+    """A chat that tells facts, then asks about one of them.
 
     ``messages`` is the history, the question (user) and the answer (assistant) in the OpenAI/transformers
     chat format, without a system message. ``facts`` are in the order in which they were told. ``asked`` has
@@ -33,9 +33,9 @@ class FactEpisode:
     word, or all values in the order told ("chess, pottery and sailing"), according to ``kind``.
     ``candidates`` are the ten answers that the right one is ranked among, sorted:
 
-    - "value" and "update": every value told for the attribute, of whomever and whenever, and others of the same split;
-    - "count": the numbers from one to ten, of which one to five are answers;
-    - "list": as many different values, in lists that are made of ten such values.
+    - "value" and "update": every value told for the attribute, about anyone at any time, and others of the same split;
+    - "count": the numbers from one to ten; only one to five occur as answers;
+    - "list": lists with as many different values, drawn from ten such values.
     """
 
     messages: Messages
@@ -56,16 +56,16 @@ class FactEpisode:
 
     @property
     def answer(self) -> str:
-        """The right answer alone."""
+        """The right answer."""
         return self.messages[-1]["content"]
 
     def to_dict(self) -> dict[str, Messages]:
-        """The episode as one record of a chat data set."""
+        """The episode as a record of a chat data set."""
         return {"messages": self.messages}
 
 
 def as_messages(turns: Iterable[Turn]) -> Messages:
-    """Turns in the chat format, two messages each."""
+    """Convert turns to the chat format, two messages each."""
     return [
         {"role": role, "content": content} for turn in turns for role, content in zip(("user", "assistant"), turn, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Other talk, which stands between telling and asking: conversations that mention no name and no value of any episode."""
+"""Other talk between telling and asking: conversations that mention no name and no value of any episode."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Item = TypeVar("Item")
 
 SMALL_TALK = "small_talk"
 CHITCHAT = "chitchat"
-MOST_WORDS = 60  # of a message
+MOST_WORDS = 60  # per message
 HELD_OUT_EVERY = 10
 QUESTION_AND_ANSWER = (("question", "answer"), ("Question", "AnswerValue"))
 
 
 def load_fillers(source: str, split: Split = "train") -> tuple[Conversation, ...]:
-    """Conversations to fill a history with; every tenth is held out, and small talk has held-out turns of its own.
+    """Load conversations to fill a history with; every tenth is held out, and small talk has its own held-out turns.
 
-    Turns with a name or a value of any split are left out, so that facts are told by statements alone, and what is held out
-    occurs nowhere in training.
+    Turns with a name or a value of any split are left out, so that only statements tell facts, and held-out words occur
+    nowhere in training.
 
     Args:
-        source: "small_talk", built in; "chitchat", of the package `chitchat-dataset`; or what `read_records` reads, of records
-            `{"question": ..., "answer": ...}`; or a file as TriviaQA has them,
-            `{"Data": [{"Question": ..., "AnswerValue": ...}]}`.
-        split: "train", or another for what is held out.
+        source: "small_talk", built in; "chitchat", from the package `chitchat-dataset`; or a source for `read_records`, with
+            records `{"question": ..., "answer": ...}`, or a file in TriviaQA's format, `{"Data": [{"Question": ...,
+            "AnswerValue": ...}]}`.
+        split: "train"; any other split takes the held-out part.
 
     Raises:
-        ValueError: no such fillers, a package that is missing, records of another format, too few.
+        ValueError: there are no such fillers or too few, the package is missing, or records are malformed.
     """
     return _load(source, wording(split))
 
@@ -61,12 +61,12 @@ def _part(source: str, part: Part) -> Iterator[Conversation]:
 
 
 def part_of(items: Iterable[Item], part: Part) -> Iterator[Item]:
-    """The tenth of the items that is held out, or the rest."""
+    """Select every tenth item for "held_out", the others for "train"."""
     return (item for number, item in enumerate(items, 1) if (number % HELD_OUT_EVERY == 0) == (part == "held_out"))
 
 
 def filler_turns(conversations: Sequence[Conversation], rng: random.Random) -> Iterator[Turn]:
-    """Turns without end: conversations one after the other in random order, again only when all have been told."""
+    """Yield turns endlessly: conversations in random order, repeated only once all have been told."""
     told: set[int] = set()
     while True:
         index = rng.randrange(len(conversations))
@@ -87,12 +87,12 @@ def _cut(text: str) -> str:
 
 
 def chitchat() -> Iterator[Conversation]:
-    """The conversations of the package `chitchat-dataset`.
+    """Yield the conversations of the package `chitchat-dataset`.
 
     Raises:
-        ValueError: it is missing.
+        ValueError: the package is missing.
     """
-    # Read by ourselves: the package leaves its file open, and decodes it as the system's locale would have it.
+    # Not read through the package, which leaves its file open and decodes it with the system's locale.
     try:
         file = importlib.resources.files("chitchat_dataset").joinpath("dataset.json")
     except ModuleNotFoundError as error:
@@ -102,7 +102,7 @@ def chitchat() -> Iterator[Conversation]:
 
 
 def _in_turns(utterances: Iterable[dict[str, Any]]) -> Conversation:
-    """Turns of whoever speaks first and the other: what one says in a row is one message; an unanswered end is left out."""
+    """Pair the first speaker's messages with the other's, joining consecutive ones and dropping an unanswered end."""
     said = [utterance for utterance in utterances if utterance["text"].strip()]
     messages = [
         " ".join(utterance["text"] for utterance in row)

@@ -1,4 +1,4 @@
-"""Draws what an episode tells: which person has which values of which attribute, and what could be asked about them."""
+"""Draws what an episode tells: which person has which values of which attribute, and the question about it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from deltamem.training.facts.vocabulary import Split, attributes, names, values
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MOST_OF_ONE_PERSON = 5  # values of one attribute
-_KNOWN_PERSON = 1 / 3  # how often something further is told of a person already mentioned
+_KNOWN_PERSON = 1 / 3  # how often a further fact is about a person already mentioned
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What one person has of one attribute: one value, an older and a newer one, or several; and how to ask for it."""
+    """A person's values of one attribute (one value, an older and a newer one, or several), and the question about them."""
 
     name: str
     attribute: str
@@ -27,7 +27,7 @@ class Topic:
 
     @property
     def facts(self) -> list[Fact]:
-        """What is told, in order; an update replaces the value before it."""
+        """The facts to tell, in order; an update replaces the value before it."""
         if self.kind == "update":
             old, new = self.values
             return [Fact(self.name, self.attribute, old), Fact(self.name, self.attribute, new, replaced=old)]
@@ -35,7 +35,7 @@ class Topic:
 
     @property
     def asked(self) -> Fact:
-        """What is asked for, with the answer as its value."""
+        """The fact asked about, with the answer as its value."""
         if self.kind == "count":
             return Fact(self.name, self.attribute, NUMBERS[len(self.values) - 1])
         if self.kind == "list":
@@ -44,15 +44,15 @@ class Topic:
 
 
 def enumerated(several: Sequence[str]) -> str:
-    """Values as one answer: "chess, pottery and sailing"."""
+    """Join values into one answer: "chess, pottery and sailing"."""
     return " and ".join([", ".join(several[:-1]), several[-1]] if len(several) > 1 else several)
 
 
 def draw_topics(rng: random.Random, config: FactEpisodeConfig, split: Split, words: Sequence[str]) -> list[Topic]:
-    """Topics for all facts of an episode.
+    """Draw the topics for all facts of an episode.
 
-    The first is of the kind that is drawn. Later ones are, too, as far as there is room for them: a list needs two facts that
-    are left to tell, and no attribute has more than ten values told.
+    The first is of the kind drawn. Later ones are as well, as long as there is room: a list needs two facts left to tell, and
+    no attribute has more than ten values told.
     """
     topics: list[Topic] = []
     left = rng.randint(config.min_facts, config.max_facts)
@@ -64,7 +64,7 @@ def draw_topics(rng: random.Random, config: FactEpisodeConfig, split: Split, wor
 
 
 def untold_values(attribute: str, told: Sequence[str], config: FactEpisodeConfig, split: Split) -> list[str]:
-    """The values of an attribute that are not among those told."""
+    """The values of an attribute that have not been told."""
     return [value for value in values(attribute, split)[: config.values] if value not in told]
 
 
@@ -99,7 +99,7 @@ def _draw_kind(rng: random.Random, config: FactEpisodeConfig) -> Kind:
 
 
 def _told(topics: list[Topic]) -> Counter[str]:
-    """How many values are told, by attribute."""
+    """Count the values told, by attribute."""
     return Counter(topic.attribute for topic in topics for _ in topic.values)
 
 

@@ -1,4 +1,4 @@
-"""The words that episodes are made of: people, what is told of them, and how; each with a held-out part."""
+"""The vocabulary of episodes: people, attributes and sentences, each with a held-out part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from typing import Any, Literal, get_args
 
 Split = Literal["train", "held_out", "unseen_values"]
-Part = Literal["train", "held_out"]  # of the data: what training may use, and what it may not
+Part = Literal["train", "held_out"]  # of the vocabulary; training uses only "train"
 Attribute = dict[str, dict[Part, list[str]]]  # "values", and templates for sentences: "statements", "questions", ...
 
 
@@ -19,56 +19,56 @@ def _read(file: str) -> Any:
 
 
 def names(split: Split) -> list[str]:
-    """The people of a split."""
+    """The names of a split's people."""
     people: dict[Part, list[str]] = _read("names.json")
     return people[wording(split)]
 
 
 def attributes() -> dict[str, Attribute]:
-    """What can be told of people, by name; those with the templates "several" are such that a person may have several."""
+    """The attributes of people, by name; those with "several" templates allow a person several values."""
     told: dict[str, Attribute] = _read("attributes.json")
     return told
 
 
 def values(attribute: str, split: Split) -> list[str]:
-    """What an attribute can be, in a split."""
+    """The values of an attribute in a split."""
     return attributes()[attribute]["values"]["held_out" if split == "unseen_values" else "train"]
 
 
 def templates(attribute: str, kind: str, split: Split) -> list[str]:
-    """Sentences of a kind about an attribute, with places for {name} and, where they tell it, {value}."""
+    """The sentence templates of a kind for an attribute, with placeholders {name} and, where they state it, {value}."""
     return attributes()[attribute][kind][wording(split)]
 
 
 def small_talk(part: Part) -> list[tuple[str, str]]:
-    """Turns about nothing: what the user says, and the answer."""
+    """Turns about nothing in particular: the user's message and the answer."""
     return [(user, assistant) for user, assistant in _read("small_talk.json")["turns"][part]]
 
 
 def acknowledgements() -> list[str]:
-    """Answers to a user who tells something."""
+    """The assistant's answers to a message that tells something."""
     answers: list[str] = _read("small_talk.json")["acknowledgements"]
     return answers
 
 
 def held_out_values() -> set[str]:
-    """All values of "unseen_values" episodes."""
+    """All held-out values, those of "unseen_values" episodes."""
     return {value for attribute in attributes().values() for value in attribute["values"]["held_out"]}
 
 
 @functools.cache
 def names_and_values() -> frozenset[str]:
-    """Every name and value of every split, in lower case: none of them is one of several words."""
+    """Every name and value of every split, in lower case; each is a single word."""
     people = [name for split in get_args(Split) for name in names(split)]
     things = [value for attribute in attributes().values() for part in attribute["values"].values() for value in part]
     return frozenset(word.lower() for word in people + things)
 
 
 def words_of(text: str) -> set[str]:
-    """The words of a text, in lower case."""
+    """The distinct words of a text, in lower case."""
     return set(re.findall(r"[^\W\d_]+", text.lower()))
 
 
 def wording(split: Split) -> Part:
-    """Where a split's names, sentences and fillers come from."""
+    """The part that a split's names, sentences and fillers come from."""
     return "train" if split == "train" else "held_out"
