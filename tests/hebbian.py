@@ -21,7 +21,7 @@ class Hebbian:
     opened: float
 
     @classmethod
-    def of(cls, config: Any) -> Hebbian:
+    def from_config(cls, config: Any) -> Hebbian:
         if config.num_states != 1:
             raise ValueError(f"num_states={config.num_states} is not accepted; a Hebbian memory has 1")
         return cls(config.r, config.beta_bias)
@@ -86,4 +86,4 @@ class Hebbian:
         return Outcome(torch.cat(reads, dim=1) if reads else q, state, opened[:, None])
 
 
-register_memory_kind("hebbian", Hebbian.of)
+register_memory_kind("hebbian", Hebbian.from_config)

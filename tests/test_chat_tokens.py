@@ -22,7 +22,7 @@ CHAT = [
 def spoken(write):
     """The words of each segment, and those of no segment."""
     tokenizer = chat_tokenizer()
-    tokens = ChatTokens.of(tokenizer, CHAT, write)
+    tokens = ChatTokens.from_messages(tokenizer, CHAT, write)
     words = tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
     segments: dict[int, str] = {}
     for word, segment in zip(words, tokens.segment_ids.tolist(), strict=True):
@@ -51,12 +51,12 @@ def test_token_writers_have_no_segments():
 def test_a_repeated_message_is_a_segment_of_its_own():
     tokenizer = chat_tokenizer()
     chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}]
-    segment_ids = ChatTokens.of(tokenizer, chat, "message").segment_ids
+    segment_ids = ChatTokens.from_messages(tokenizer, chat, "message").segment_ids
     assert segment_ids[segment_ids >= 0].tolist() == [0, 1]
 
 
 def test_pieces_make_up_the_whole():
-    tokens = ChatTokens.of(chat_tokenizer(), CHAT)
+    tokens = ChatTokens.from_messages(chat_tokenizer(), CHAT)
     pieces = [*tokens.pieces(5)]
     assert all(len(piece.ids) <= 5 for piece in pieces)
     assert torch.equal(torch.cat([piece.ids for piece in pieces]), tokens.ids)
@@ -72,7 +72,7 @@ def test_a_tokenizer_without_template_is_refused():
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
-        ChatTokens.of(tokenizer, CHAT)
+        ChatTokens.from_messages(tokenizer, CHAT)
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "{{ nothing.at_all }}", "{% for m in %}"])
@@ -80,12 +80,12 @@ def test_a_template_that_refuses_a_chat_is_an_error_in_words(template):
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}" + template + "{% endif %}" + tokenizer.chat_template
     with pytest.raises(ValueError, match="refuses a chat of the roles system, user, assistant: "):
-        ChatTokens.of(tokenizer, CHAT)
+        ChatTokens.from_messages(tokenizer, CHAT)
 
 
 def segment_texts(tokenizer, chat, write="message"):
     """The rendered text under each segment's tokens."""
-    tokens = ChatTokens.of(tokenizer, chat, write)
+    tokens = ChatTokens.from_messages(tokenizer, chat, write)
     text = render(tokenizer, chat)
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     spans: dict[int, list[tuple[int, int]]] = {}
@@ -133,9 +133,9 @@ def test_a_search_would_find_the_template(monkeypatch):
 
     tokenizer = chat_tokenizer()
     chat = [{"role": "user", "content": "user"}]
-    right = ChatTokens.of(tokenizer, chat, "message").segment_ids.tolist()
+    right = ChatTokens.from_messages(tokenizer, chat, "message").segment_ids.tolist()
     monkeypatch.setattr(deltamem.chat.tokens, "message_places", search)
-    assert ChatTokens.of(tokenizer, chat, "message").segment_ids.tolist() != right
+    assert ChatTokens.from_messages(tokenizer, chat, "message").segment_ids.tolist() != right
 
 
 def test_an_earlier_answer_without_its_reasoning():
@@ -153,7 +153,7 @@ def test_a_message_that_is_not_rendered_is_refused(template):
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match="'Remember"):
-        ChatTokens.of(tokenizer, [{"role": "user", "content": text} for text in ("Remember Anna", "Bob")], "message")
+        ChatTokens.from_messages(tokenizer, [{"role": "user", "content": text} for text in ("Remember Anna", "Bob")], "message")
 
 
 # What a sentence is, in one expression, which looks at a run of punctuation again from each of its characters.

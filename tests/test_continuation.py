@@ -64,7 +64,7 @@ def test_each_turn_writes_what_it_would_write_alone(monkeypatch, template, write
     # A tag at a message's edge is the template's where the template looks for tags.
     assert max(told) - min(told) <= (len("< think > \\n".split(" ")) if write == "message" else 0)
     if write == "token":
-        assert told[0] == len(ChatTokens.of(chat.tokenizer, chat.messages[:2]).ids)
+        assert told[0] == len(ChatTokens.from_messages(chat.tokenizer, chat.messages[:2]).ids)
 
 
 def test_the_context_is_as_the_template_renders_it_now(monkeypatch):
@@ -79,7 +79,7 @@ def test_the_context_is_as_the_template_renders_it_now(monkeypatch):
     for text in TEXTS:
         chat.reply(text)
     assert all("red" not in prompt for prompt in prompts)  # what was only thought
-    rendered = ChatTokens.of(chat.tokenizer, chat.messages).ids.tolist()
+    rendered = ChatTokens.from_messages(chat.tokenizer, chat.messages).ids.tolist()
     assert list(chat._context.ids) == rendered
 
 
@@ -118,7 +118,7 @@ def test_what_is_new_begins_behind_what_is_known(texts):
     tokenizer = chat_tokenizer()
     chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), texts, strict=True)]
     for known in (1, 2):
-        assert new_from(tokenizer, chat, known) == len(ChatTokens.of(tokenizer, chat[:known]).ids)
+        assert new_from(tokenizer, chat, known) == len(ChatTokens.from_messages(tokenizer, chat[:known]).ids)
 
 
 def weather(city: str) -> str:

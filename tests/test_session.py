@@ -24,7 +24,7 @@ def written(chat, messages):
     """The memory after one pass over a whole chat, the oracle."""
     system = {"role": "system", "content": chat.system}
     config = chat.model.active_peft_config
-    tokens = ChatTokens.of(chat.tokenizer, [system, *messages], config.write)
+    tokens = ChatTokens.from_messages(chat.tokenizer, [system, *messages], config.write)
     state = chat.model.new_memory()
     segment_ids = tokens.segment_ids[None] if config.writes_segments else None
     with torch.no_grad(), chat.model.memory(state, segment_ids=segment_ids):

@@ -288,4 +288,4 @@ class ChatSession:
     def _tokens(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> ChatTokens:
         write = self.model.active_peft_config.write
         chat = with_system(self.system, messages)
-        return ChatTokens.of(self.tokenizer, chat, write, add_generation_prompt, self.template_options)
+        return ChatTokens.from_messages(self.tokenizer, chat, write, add_generation_prompt, self.template_options)

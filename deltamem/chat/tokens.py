@@ -39,7 +39,7 @@ class ChatTokens:
     segment_ids: Tensor
 
     @classmethod
-    def of(
+    def from_messages(
         cls,
         tokenizer: Any,
         messages: Sequence[Message],

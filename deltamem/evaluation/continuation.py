@@ -81,7 +81,7 @@ class ContinuationTask:
             raise ValueError(
                 f"{self.name} has one chat, and the settings {' and '.join(OF_ANOTHER)} need another; leave them out"
             )
-        self._cut = [CutChat.of(subject, chat["messages"]) for chat in self.chats.values()]
+        self._cut = [CutChat.from_messages(subject, chat["messages"]) for chat in self.chats.values()]
         parts = ((cut.head, cut.history.ids, cut.continuation) for cut in self._cut)
         longest = sum(max(map(len, several)) for several in zip(*parts, strict=True))
         subject.check_window(longest, f"the longest chat of {self.name}")

@@ -39,7 +39,7 @@ class CutChat:
     said: Tensor
 
     @classmethod
-    def of(cls, subject: Subject, messages: Sequence[Message]) -> CutChat:
+    def from_messages(cls, subject: Subject, messages: Sequence[Message]) -> CutChat:
         """Cut a chat before its last messages, and tokenise the parts.
 
         Raises:
@@ -50,8 +50,8 @@ class CutChat:
         told, alone = messages[:-READ_MESSAGES], [*system_prompt(messages), *messages[-READ_MESSAGES:]]
         head = token_ids(tokenizer, _head(tokenizer, messages, told, alone))
         write: WriteUnit = subject.model.active_peft_config.write if subject.has_memory else "token"
-        history = _behind(head, ChatTokens.of(tokenizer, told, write))
-        read = _behind(head, ChatTokens.of(tokenizer, alone, "message"))
+        history = _behind(head, ChatTokens.from_messages(tokenizer, told, write))
+        read = _behind(head, ChatTokens.from_messages(tokenizer, alone, "message"))
         return cls(
             head,
             history.last(HISTORY_TOKENS),

@@ -104,7 +104,7 @@ def tasks(options: Options) -> list[HarmTask]:
 
 def _ids(subject: Subject, text: AnyText) -> Tensor:
     """Tokenise a text and keep its first tokens, `[tokens]`."""
-    ids = Text.of(subject.tokenizer, "", text).ids if isinstance(text, str) else subject.tokens(text).ids
+    ids = Text.from_text(subject.tokenizer, "", text).ids if isinstance(text, str) else subject.tokens(text).ids
     return ids[:MOST_TOKENS]
 
 

@@ -130,7 +130,7 @@ class HistoryTask:
         prompts = [self._prompts.of(subject, setting, question, self.histories[question.history]) for question in questions]
         with self._under(subject, setting, questions):
             model, cache, before = subject.start(len(prompts), with_adapter=setting == "adapter")
-            reading = Reading.of(model, *subject.left_padded(prompts), cache, before)
+            reading = Reading.from_prompt(model, *subject.left_padded(prompts), cache, before)
             candidates = [
                 [question.answer_ids(subject, answer) for answer in (question.golds[0], *question.wrong)]
                 for question in questions

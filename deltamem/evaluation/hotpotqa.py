@@ -31,7 +31,7 @@ class _Record:
     paragraphs: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: Given) -> _Record:
+    def from_record(cls, record: Given) -> _Record:
         told = tuple(f"{title}\n{text}" for title, text in paragraphs(record["context"]))
         kind = record["type"].text() if record["type"].is_given else None
         return cls(record["question"].text(), record["answer"].text(), kind, told)
@@ -43,7 +43,7 @@ def tasks(options: Options) -> list[HistoryTask]:
     Raises:
         ValueError: the data is missing or malformed.
     """
-    records = [_Record.of(record) for record in benchmark_records(NAME, HUB, options)]
+    records = [_Record.from_record(record) for record in benchmark_records(NAME, HUB, options)]
     answers = sorted({record.answer for record in records})
     numbers = sampled_numbers(len(records), options)
     return [

@@ -69,7 +69,7 @@ class OffTask:
     def prepare(self, subject: Subject, settings: Sequence[str]) -> None:
         """See `Task`; sorts questions longest first, which makes batches uniform and shows at once if memory runs out."""
         texts = {
-            number: [Text.of(subject.tokenizer, *text) for text in question.texts]
+            number: [Text.from_text(subject.tokenizer, *text) for text in question.texts]
             for number, question in self.questions.items()
         }
         self._texts = sorted(texts.items(), key=lambda item: -_longest(item[1]))

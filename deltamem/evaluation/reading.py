@@ -38,7 +38,7 @@ class Reading:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Any, ids: Tensor, mask: Tensor, cache: Cache, before: int = 0) -> Reading:
+    def from_prompt(cls, model: Any, ids: Tensor, mask: Tensor, cache: Cache, before: int = 0) -> Reading:
         """Read prompts.
 
         Args:

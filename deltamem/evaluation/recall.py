@@ -157,7 +157,7 @@ class RecallTest(Subject):
         """
         model, cache, before = self.start(len(episodes), with_adapter=setting == "adapter")
         ids, mask = self.left_padded([self._prompt(episode, setting) for episode in episodes])
-        reading = Reading.of(model, ids, mask, cache, before)
+        reading = Reading.from_prompt(model, ids, mask, cache, before)
         scores = reading.log_likelihoods([list(map(self.answer_ids, episode.candidates)) for episode in episodes])
         pairs = [zip(several, episode.candidates, strict=True) for several, episode in zip(scores, episodes, strict=True)]
         said = [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in reading.say(MOST_SAID, self.ends, greedy)]

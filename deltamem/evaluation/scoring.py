@@ -35,7 +35,7 @@ class Text:
         return torch.ones(self.scored, dtype=torch.bool, device="cpu") if self.counted is None else self.counted
 
     @classmethod
-    def of(cls, tokenizer: Any, context: str, continuation: str) -> Text:
+    def from_text(cls, tokenizer: Any, context: str, continuation: str) -> Text:
         """Tokenise both together, as lm-evaluation-harness does, starting with the BOS token if the tokenizer adds it."""
         start = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
         before, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation))

@@ -109,7 +109,7 @@ class Subject:
         self, messages: Sequence[Message], write: WriteUnit = "token", add_generation_prompt: bool = False
     ) -> ChatTokens:
         """Tokenise a chat with its system prompt."""
-        return ChatTokens.of(self.tokenizer, self.behind_system(messages), write, add_generation_prompt)
+        return ChatTokens.from_messages(self.tokenizer, self.behind_system(messages), write, add_generation_prompt)
 
     def behind_system(self, messages: Sequence[Message]) -> list[Message]:
         """Prepend the system prompt, unless the chat begins with its own."""

@@ -168,7 +168,7 @@ def _segments(
     if tuple(ids.shape) != (batch, tokens):
         raise ValueError(f"segment_ids have the shape {tuple(ids.shape)}, but the pass has {batch} rows of {tokens} new tokens")
     ids = ids if valid is None else ids.to(valid.device)
-    return Segments.of(ids, valid, start.open_segment, scope.keep_open)
+    return Segments.from_ids(ids, valid, start.open_segment, scope.keep_open)
 
 
 def _store(memory: MemoryPass, outcome: Snapshot, cache: Any) -> None:

@@ -47,7 +47,7 @@ class LayerTensors(NamedTuple):
     corrections: dict[str, Correction]
 
     @classmethod
-    def of(cls, number: int, weights: LayerWeights) -> LayerTensors:
+    def from_weights(cls, number: int, weights: LayerWeights) -> LayerTensors:
         """Look the tensors up."""
         in_weight, bias, *maps = weights.tensors()
         corrections = {
@@ -82,7 +82,7 @@ class DecodeWeights:
         self._seen = [self._look_at(adapters) for adapters in self._adapters]
         # What they are stored in is held, so that no other weight's memory can come to lie where they were seen.
         self._storages = [weight.untyped_storage() for weight in weights]
-        self.layers = {name: LayerTensors.of(number, own[name][adapter]) for number, name in enumerate(own)}
+        self.layers = {name: LayerTensors.from_weights(number, own[name][adapter]) for number, name in enumerate(own)}
         self.names = tuple(self.layers)
         self._made: dict[Any, Any] = {}
 

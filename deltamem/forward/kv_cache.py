@@ -71,7 +71,7 @@ class _Step:
         before = self.memory_before()
         states = {name: self.writes[name].first(tokens, self.rows).onto(before.state(name)) for name in before.layers}
         valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
-        return Snapshot.of_layers(states, advance(before.tokens, valid, tokens), before.open_segment)
+        return Snapshot.from_layers(states, advance(before.tokens, valid, tokens), before.open_segment)
 
     def as_value(self) -> _Step:
         """The same without references to a model or a scope, to be pickled."""

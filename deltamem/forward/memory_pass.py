@@ -180,7 +180,7 @@ class MemoryPass:
     def outcome(self) -> Snapshot:
         """The memory after the pass."""
         ends = {name: self.end[name] for name in self.start.layers or self.end}
-        return self._counted(Snapshot.of_layers(ends, self.start.tokens))
+        return self._counted(Snapshot.from_layers(ends, self.start.tokens))
 
     def _counted(self, after: Snapshot) -> Snapshot:
         """The memory after the pass, from the states after it: with its tokens, and the segment that is open."""

@@ -65,7 +65,7 @@ def make_card(folder: Path, config: DeltaMemConfig, name: str | None = None, **m
         card.data.model_name = f"δ-mem for {base}" if base else "δ-mem"
         card.data.eval_results = [_eval_result(entry) for entry in results]
     if generated:
-        size = Size.of(config, _shapes(folder / SAFETENSORS_WEIGHTS_NAME))
+        size = Size.from_shapes(config, _shapes(folder / SAFETENSORS_WEIGHTS_NAME))
         card.text = card_text(config, size, name or folder.name, base, training_of(folder), results)
     return card
 

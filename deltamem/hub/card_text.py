@@ -33,7 +33,7 @@ class Size:
     memory_bytes: int
 
     @classmethod
-    def of(cls, config: DeltaMemConfig, shapes: Mapping[str, Sequence[int]]) -> Size:
+    def from_shapes(cls, config: DeltaMemConfig, shapes: Mapping[str, Sequence[int]]) -> Size:
         """Compute an adapter's size from its weights' shapes, by their names in its file; embeddings do not count."""
         shapes = {name: shape for name, shape in shapes.items() if ".delta_mem_" in name}
         layers = sum(name.endswith(".delta_mem_in.weight") for name in shapes)  # one per layer

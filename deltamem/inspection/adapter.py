@@ -48,7 +48,7 @@ def inspect_adapter(name: str) -> dict[str, Any]:
         raise ValueError(f"the weights of {name!r} are not those of the adapter's config: {found}. Save the adapter again")
     layers = {layer: _describe_layer(layer, own, config) for layer, own in weights.items()}
     numbers = {f"{layer}.{key}": weight for layer, own in weights.items() for key, weight in own.items()}
-    size = Size.of(config, {key: weight.shape for key, weight in saved.items()})
+    size = Size.from_shapes(config, {key: weight.shape for key, weight in saved.items()})
     return {
         "adapter": name,
         "in_words": config_in_words(config, size),

@@ -54,7 +54,7 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_p
     check_messages(messages)
     first = 2 if messages[0]["role"] == "system" and len(messages) > 1 else 1
     unit = model.active_peft_config.write
-    chats = [ChatTokens.of(tokenizer, messages[:end], unit) for end in range(first, len(messages) + 1)]
+    chats = [ChatTokens.from_messages(tokenizer, messages[:end], unit) for end in range(first, len(messages) + 1)]
     pieces = _pieces(tokenizer, render(tokenizer, messages))
     begins = [0, *(len(chat.ids) for chat in chats)]
     _check(model, chats, begins)

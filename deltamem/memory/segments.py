@@ -37,7 +37,7 @@ class Segments:
     last_ids: Tensor | None
 
     @classmethod
-    def of(cls, ids: Tensor, valid: Tensor | None, begun: OpenSegment | None = None, keep_open: bool = False) -> Segments:
+    def from_ids(cls, ids: Tensor, valid: Tensor | None, begun: OpenSegment | None = None, keep_open: bool = False) -> Segments:
         """Number the segments of a pass.
 
         Args:

@@ -62,7 +62,7 @@ class Snapshot:
         return cls((), {}, torch.zeros(batch, dtype=torch.int64, device=device))
 
     @classmethod
-    def of_layers(
+    def from_layers(
         cls, states: Mapping[str, Mapping[str, Tensor]], tokens: Tensor, open_segment: OpenSegment | None = None
     ) -> Snapshot:
         """From each layer's state, its parts `[B, ...]` by name."""

@@ -54,7 +54,7 @@ class DeltaKind(Gating):
     tie_queries: bool = False
 
     @classmethod
-    def of(cls, config: Any) -> DeltaKind:
+    def from_config(cls, config: Any) -> DeltaKind:
         """The kind of an adapter's configuration, a `DeltaMemConfig`."""
         return cls(
             config.r,
@@ -139,7 +139,7 @@ class DeltaKind(Gating):
         return "one state" if self.num_states == 1 else f"{self.num_states} parallel states"
 
 
-register_memory_kind("delta", DeltaKind.of)
+register_memory_kind("delta", DeltaKind.from_config)
 
 
 def delta_memory(

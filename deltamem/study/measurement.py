@@ -92,7 +92,7 @@ class Measurement:
             return episodes
 
         def length(messages: Messages) -> int:
-            return len(ChatTokens.of(tokenizer, messages).ids)
+            return len(ChatTokens.from_messages(tokenizer, messages).ids)
 
         fillers = load_fillers(self.fillers, self.split)
         return [

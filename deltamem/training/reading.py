@@ -54,4 +54,4 @@ class Reader:
         output = model(
             input_ids=ids, attention_mask=mask, **cached, logits_to_keep=columns, output_hidden_states=self.hidden or None
         )
-        return Outputs.of(output, columns)
+        return Outputs.from_model(output, columns)

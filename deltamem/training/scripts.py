@@ -68,7 +68,7 @@ def question_script(
         ValueError: there is no history, or the chat does not end with questions and answers.
     """
     system, history, turns = parts_of(messages, read_turns)
-    told = ChatTokens.of(tokenizer, [*system, *history], write).last(most_written)
+    told = ChatTokens.from_messages(tokenizer, [*system, *history], write).last(most_written)
     asked, _ = _tokenised(tokenizer, [*system, *history], turns, answer_only)
     ids, labels = _tokenised(tokenizer, system, turns, answer_only, with_before=True)
     chat = ChatTokens(torch.cat([told.ids, asked]), torch.cat([told.segment_ids, torch.full_like(asked, -1)]))

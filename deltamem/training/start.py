@@ -134,7 +134,7 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
     hidden = torch.cat(seen.hidden)
     mean = hidden.mean(0)
     mean = mean / mean.norm()
-    heads = _Heads.of(layer, config)
+    heads = _Heads.from_layer(layer, config)
     changed = torch.cat(seen.informed) - torch.cat(seen.alone)
     directions = _principal(changed, states * r)  # [states * r, width]
     order = torch.arange(states * r, device=directions.device).view(r, states).T.flatten()  # deal them out over the states
@@ -173,7 +173,7 @@ class _Heads:
     o: Tensor
 
     @classmethod
-    def of(cls, layer: DeltaMemLayer, config: Any) -> _Heads:
+    def from_layer(cls, layer: DeltaMemLayer, config: Any) -> _Heads:
         text = config.get_text_config()
         heads = text.num_attention_heads
         key_heads = getattr(text, "num_key_value_heads", None) or heads

@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
     hidden: Tensor | None = None
 
     @classmethod
-    def of(cls, output: Any, places: Tensor) -> Outputs:
+    def from_model(cls, output: Any, places: Tensor) -> Outputs:
         """Collect a model's logits, computed at `places` only, `[tokens]`, and its hidden states at those places."""
         layers = output.hidden_states  # the first are the embeddings
         return cls(output.logits, None if layers is None else torch.stack([layer[:, places] for layer in layers[1:]], dim=2))
@@ -87,7 +87,7 @@ class Written:
             name: writes.after(chats, tokens - shared, None if begun is None else begun.state(name))
             for name, writes in self.token_writes.items()
         }
-        return DeltaMemState(Snapshot.of_layers(states, tokens))
+        return DeltaMemState(Snapshot.from_layers(states, tokens))
 
     def of_another(self, chats: Tensor) -> tuple[Tensor, Tensor]:
         """For each chat, return the next one in the batch and its number of tokens, `[reads]` each.
@@ -137,7 +137,7 @@ def write_from_backbone(
     asked = places - shared if len(places) else last_place(ids)
     with adapted.memory(state, read=False, segment_ids=segment_ids, detach=False) as block:
         output = model(input_ids=ids, attention_mask=mask, **cached, logits_to_keep=asked, output_hidden_states=hidden or None)
-    backbone = Outputs.of(output, asked).detach() if len(places) else None
+    backbone = Outputs.from_model(output, asked).detach() if len(places) else None
     return Written(state, mask.sum(1), block.write_gates, backbone, places, block.token_writes, beginning)
 
 
@@ -232,5 +232,5 @@ def write_from_memory(
         chats = _begun_together({"input_ids": ids, "attention_mask": mask})
         with torch.no_grad(), write.adapted.disable_adapter():
             output = model(**chats, use_cache=False, logits_to_keep=places, output_hidden_states=hidden or None)
-        backbone = Outputs.of(output, places)
+        backbone = Outputs.from_model(output, places)
     return Written(state, tokens, gates, backbone, places)

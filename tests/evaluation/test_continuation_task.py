@@ -103,10 +103,10 @@ def test_rows_do_not_depend_on_their_batch(subject):
 
 def test_long_chats_lose_the_beginning_of_the_history_and_the_end_of_the_continuation(monkeypatch):
     subject = Subject(chat_model(), chat_tokenizer(), system="")
-    whole = CutChat.of(subject, CHATS[2]["messages"])
+    whole = CutChat.from_messages(subject, CHATS[2]["messages"])
     monkeypatch.setattr(cut_chat, "HISTORY_TOKENS", 7)
     monkeypatch.setattr(cut_chat, "CONTINUATION_TOKENS", 5)
-    cut = CutChat.of(subject, CHATS[2]["messages"])
+    cut = CutChat.from_messages(subject, CHATS[2]["messages"])
     assert cut.history.ids.tolist() == whole.history.ids[-7:].tolist()
     assert cut.continuation.tolist() == whole.continuation[:5].tolist()
     assert cut.said.tolist() == whole.said[:5].tolist()
@@ -118,7 +118,7 @@ def test_long_chats_lose_the_beginning_of_the_history_and_the_end_of_the_continu
 def test_a_cut_history_keeps_its_own_system_prompt(monkeypatch, write):
     subject = Subject(chat_model(write=write), chat_tokenizer(), system="")
     monkeypatch.setattr(cut_chat, "HISTORY_TOKENS", 3)
-    cut, other = (CutChat.of(subject, CHATS[number]["messages"]) for number in (5, 2))
+    cut, other = (CutChat.from_messages(subject, CHATS[number]["messages"]) for number in (5, 2))
     head = rendered(subject, CHATS[5]["messages"][:1])
     assert len(head) > 3
     assert cut.head.tolist() == head
@@ -131,7 +131,7 @@ def test_a_cut_history_keeps_its_own_system_prompt(monkeypatch, write):
 
 @pytest.mark.parametrize("number", [*CHATS])
 def test_what_is_said_is_scored_and_the_template_s_headers_are_not(subject, number):
-    cut, read = CutChat.of(subject, CHATS[number]["messages"]), CHATS[number]["messages"][-4:]
+    cut, read = CutChat.from_messages(subject, CHATS[number]["messages"]), CHATS[number]["messages"][-4:]
     expected = rendered(subject, read)[len(rendered(subject, [])) :]
     texts = [f"{message['content']} <|im_end|>" for message in read]
     assert subject.tokenizer.decode(cut.continuation[cut.said]) == " ".join(texts)
@@ -144,7 +144,7 @@ def test_what_is_said_is_scored_and_the_template_s_headers_are_not(subject, numb
 def test_without_a_system_prompt_the_first_token_is_not_scored():
     """Nothing stands before it in the setting none."""
     subject = Subject(chat_model(), chat_tokenizer())
-    cut = CutChat.of(subject, CHATS[2]["messages"])
+    cut = CutChat.from_messages(subject, CHATS[2]["messages"])
     assert len(cut.head) == 0
     assert cut.behind(cut.head).scored == cut.behind(cut.history.ids).scored == len(cut.continuation) - 1
 
@@ -155,7 +155,7 @@ def test_a_template_that_renders_later_messages_otherwise_is_refused():
         "{% for m in messages %}{{ loop.index }} {{ m['content'] }}\n{% endfor %}"  # each message has its number
     )
     with pytest.raises(ValueError, match=r"otherwise behind a history than behind a system prompt alone, so .*; evaluate"):
-        CutChat.of(subject, CHATS[2]["messages"])
+        CutChat.from_messages(subject, CHATS[2]["messages"])
 
 
 def test_models_without_a_memory():

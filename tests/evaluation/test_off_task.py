@@ -42,7 +42,7 @@ def alone(subject, number, setting):
     model = subject.model
     found = []
     for pair in QUESTIONS[number].texts:
-        text = Text.of(subject.tokenizer, *pair)
+        text = Text.from_text(subject.tokenizer, *pair)
         memory = subject.write([conversation(5, number)]) if setting == "filled" else model.new_memory()
         options = {"write": False}
         if setting == "writing":

@@ -23,7 +23,7 @@ def told(subject):
 
 def read(subject, prompts=PROMPTS):
     model, cache, before = subject.start(len(prompts))
-    return Reading.of(model, *subject.left_padded([torch.tensor(ids) for ids in prompts]), cache, before)
+    return Reading.from_prompt(model, *subject.left_padded([torch.tensor(ids) for ids in prompts]), cache, before)
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def test_what_the_model_would_say_is_greedy():
 
 def test_only_the_continuation_is_scored():
     tokenizer = chat_tokenizer()
-    text = Text.of(tokenizer, "Anna likes", " teal.")
+    text = Text.from_text(tokenizer, "Anna likes", " teal.")
     assert tokenizer.convert_ids_to_tokens(text.ids.tolist()) == ["Anna", "likes", "teal", "."]
     assert text.scored == 2
 
@@ -74,6 +74,6 @@ def test_a_text_starts_as_the_tokenizer_starts_it():
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="Hello $A <|im_end|>", special_tokens=[("Hello", tokenizer.bos_token_id), ("<|im_end|>", tokenizer.eos_token_id)]
     )
-    text = Text.of(tokenizer, "Anna likes", " teal")
+    text = Text.from_text(tokenizer, "Anna likes", " teal")
     assert tokenizer.convert_ids_to_tokens(text.ids.tolist()) == ["Hello", "Anna", "likes", "teal"]  # and no end
     assert text.scored == 1

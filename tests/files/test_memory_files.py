@@ -293,7 +293,7 @@ def test_what_is_saved_loads(folder: Path, names: set[str], tokens: int, fingerp
     path = folder / "saved.safetensors"
     path.unlink(missing_ok=True)
     try:
-        snapshot = Snapshot.of_layers({name: {"state": torch.zeros(1, 1, 2, 2)} for name in names}, torch.tensor([tokens]))
+        snapshot = Snapshot.from_layers({name: {"state": torch.zeros(1, 1, 2, 2)} for name in names}, torch.tensor([tokens]))
         state = DeltaMemState(snapshot, fingerprint)
         state.save(path)
     except ValueError:

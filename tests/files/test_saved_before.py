@@ -1,7 +1,7 @@
 """Adapters and memories that an earlier version saved load with the same results.
 
-`saved_before/` was written by the version in which a memory was a tensor for each layer: two tiny adapters, a memory of each (one
-with an open segment), and the logits of six tokens that read it.
+`saved_before/` was written by the version in which a memory was a tensor for each layer: two tiny adapters, a memory of each
+(one with an open segment), and the logits of six tokens that read it.
 """
 
 from pathlib import Path

@@ -77,7 +77,7 @@ def test_what_is_left_of_the_turns(saved):
 def test_the_tokens_of_a_segment_share_its_write(saved):
     tokenizer = chat_tokenizer()
     turns = replay(saved(write="sentence")[0], tokenizer, CHAT)
-    segments = ChatTokens.of(tokenizer, CHAT, "sentence").segment_ids
+    segments = ChatTokens.from_messages(tokenizer, CHAT, "sentence").segment_ids
     gate = measure(turns).gate[1]
     assert (gate[segments < 0] == 0).all()
     for segment in segments[segments >= 0].unique():

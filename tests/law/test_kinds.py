@@ -97,7 +97,7 @@ def test_a_kind_is_chosen_by_name():
         DeltaMemConfig(kind=3)
     with pytest.raises(ValueError, match="there is a kind of memory named 'hebbian' already"):
         register_memory_kind("hebbian", lambda config: Hebbian(config.r, 0.0))
-    register_memory_kind("hebbian", Hebbian.of)  # the same again
+    register_memory_kind("hebbian", Hebbian.from_config)  # the same again
     with pytest.raises(ValueError, match="num_states=2 is not accepted; a Hebbian memory has 1"):
         DeltaMemConfig(kind="hebbian", num_states=2)
 
@@ -105,7 +105,7 @@ def test_a_kind_is_chosen_by_name():
 def test_a_package_brings_a_kind(monkeypatch):
     monkeypatch.setitem(kinds._MAKERS, "brought", kinds._MAKERS.pop("brought", None))
     monkeypatch.delitem(kinds._MAKERS, "brought")
-    entry = EntryPoint("brought", "hebbian:Hebbian.of", kinds.ENTRY_POINTS)
+    entry = EntryPoint("brought", "hebbian:Hebbian.from_config", kinds.ENTRY_POINTS)
     monkeypatch.setattr(kinds, "entry_points", lambda group: [entry] if group == kinds.ENTRY_POINTS else [])
     assert DeltaMemConfig(kind="brought", r=4).memory_kind == Hebbian(4, -1.5)
 

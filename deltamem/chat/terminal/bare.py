@@ -34,7 +34,9 @@ class BareChat:
         """Answer a message piece by piece. A stream that is closed before its end leaves the chat as it was."""
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         chat = with_system(self.system, messages)
-        tokens = ChatTokens.of(self.tokenizer, chat, add_generation_prompt=True, template_options=self.template_options)
+        tokens = ChatTokens.from_messages(
+            self.tokenizer, chat, add_generation_prompt=True, template_options=self.template_options
+        )
         streamer = _Streamer(self.tokenizer)
         with ThreadPoolExecutor(max_workers=1) as thread:
             try:

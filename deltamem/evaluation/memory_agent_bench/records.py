@@ -25,7 +25,7 @@ class LongText:
     questions: tuple[tuple[str, tuple[str, ...]], ...]
 
     @classmethod
-    def of(cls, record: Given) -> LongText:
+    def from_record(cls, record: Given) -> LongText:
         """Parse a record in the official format.
 
         Args:

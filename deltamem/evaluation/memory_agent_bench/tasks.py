@@ -39,7 +39,7 @@ def tasks(options: Options) -> list[HistoryTask]:
     Raises:
         ValueError: the data is missing or malformed, or lacks one of the sources.
     """
-    texts = [LongText.of(record) for record in benchmark_records(NAME, HUB, options)]
+    texts = [LongText.from_record(record) for record in benchmark_records(NAME, HUB, options)]
     absent = [name for name in options.source if not any(text.source.startswith(name) for text in texts)]
     if absent:
         there = ", ".join(dict.fromkeys(text.source for text in texts))
