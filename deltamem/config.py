@@ -13,6 +13,7 @@ from aenum import extend_enum
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from deltamem.hook.attention_hook import ROLES, Role
 from deltamem.hook.backbone_identity import check_description, is_finite
 from deltamem.rule import MemoryKind
 from deltamem.rule.gates import Decay
@@ -28,7 +29,6 @@ DELTA_MEM: PeftType = PeftType[NAME.upper()]
 # What the numbers of a memory depend on, beside the weights.
 MEMORY_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
 
-Projection = Literal["q", "k", "v", "o"]
 WriteUnit = Literal["token", "message", "sentence"]
 Initialisation = Literal["base_slice", "zero", "random"]
 TurnWrites = Literal["after", "during"]
@@ -76,7 +76,7 @@ class DeltaMemConfig(PeftConfig):
     r: int = field(default=8, metadata={"help": "Width of a memory; each state is an r x r matrix."})
     alpha: float = field(default=16.0, metadata={"help": "Corrections are scaled by alpha / r."})
     kind: str = field(default="delta", metadata={"help": "The update rule."})
-    corrections: tuple[Projection, ...] = field(
+    corrections: tuple[Role, ...] = field(
         default=("q", "o"), metadata={"help": "Attention projections that the memory corrects: any of q, k, v, o."}
     )
     write: WriteUnit = field(default="token", metadata={"help": "What makes one write: token, message or sentence."})
@@ -174,7 +174,7 @@ class DeltaMemConfig(PeftConfig):
             raise ValueError(f"{name}={value!r} is not accepted; choose one of {', '.join(map(repr, choices))}")
 
     def _check_corrections(self) -> None:
-        known = get_args(Projection)
+        known = ROLES
         given = self.corrections
         if not isinstance(given, tuple) or not given or any(p not in known for p in given) or len({*given}) < len(given):
             raise ValueError(f"corrections={given!r} is not accepted; give one or more of {', '.join(known)}, each once")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -13,7 +13,9 @@ from deltamem.hook.packing import KV_HEADS, OTHER_NAMES, Packing
 from deltamem.hook.projection import Projection, is_linear, width_in
 from deltamem.hook.text_decoder import decoder_modules
 
-ROLES = ("q", "k", "v", "o")
+# The projections of an attention that a memory can correct.
+Role = Literal["q", "k", "v", "o"]
+ROLES: tuple[Role, ...] = get_args(Role)
 Names = str | tuple[str, ...]
 
 
