@@ -15,7 +15,7 @@ from deltamem.hook.text_decoder import decoder_modules
 
 # The projections of an attention that a memory can correct.
 Role = Literal["q", "k", "v", "o"]
-ROLES: tuple[Role, ...] = get_args(Role)
+ROLES: tuple[str, ...] = get_args(Role)
 Names = str | tuple[str, ...]
 
 
