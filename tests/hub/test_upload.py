@@ -107,7 +107,7 @@ def test_hidden_files_and_folders_stay_here(adapter: Path) -> None:
     (adapter / ".env").write_text("HF_TOKEN=secret")
     shutil.copytree(adapter, adapter / "checkpoint-3")
     (adapter / "LICENSE").write_text("Apache-2.0")
-    assert [*prepare(adapter, "someone/mine").snapshot] == [
+    assert [*prepare(adapter, "someone/mine").contents] == [
         "LICENSE",
         "README.md",
         "adapter_config.json",
