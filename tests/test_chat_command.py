@@ -262,8 +262,12 @@ def test_ctrl_c_breaks_off_a_line_or_a_command(conversation, monkeypatch):
             return line
         raise line
 
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
+    read_text = Path.read_text
+
+    def interrupted(path, *options, **named):
+        if path.name == "x":
+            raise KeyboardInterrupt
+        return read_text(path, *options, **named)  # a package that is imported meanwhile reads files, too
 
     monkeypatch.setattr("builtins.input", read)
     monkeypatch.setattr(Path, "read_text", interrupted)
