@@ -154,6 +154,13 @@ class DeltaMemConfig(PeftConfig):
         return memory_kind(self.kind, self)
 
     @property
+    def variant(self) -> str:
+        """The paper's name for this way of writing and number of states: "TSW", "SSW" or "MSW"."""
+        if self.writes_segments:
+            return "SSW"
+        return "TSW" if self.num_states == 1 else "MSW"
+
+    @property
     def writes_segments(self) -> bool:
         """Whether a write is the mean of a segment (SSW), which the caller has to mark."""
         return self.write != "token"

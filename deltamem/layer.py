@@ -23,7 +23,6 @@ from deltamem.forward.running import PASS_KEYWORD, running
 from deltamem.hook import AttentionHook
 from deltamem.hook.attention_hook import ROLES
 from deltamem.hook.projection import Projection, width_in
-from deltamem.rule import MemoryKind
 
 # Share of a base-slice column's length that a correction starts with, and how many columns there are (the reference's).
 BASE_SLICE_GAIN, BASE_SLICE_COLUMNS = 0.05, 8
@@ -116,8 +115,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         if valid is not None:
             hidden = torch.where(valid[:, :, None], hidden, 0)
             args, kwargs = _with_hidden(hidden, args, kwargs)
-        norm = self._norm[0]
-        corrections = memory.read_and_write(self, hidden if norm is None else norm(hidden))
+        corrections = memory.read_and_write(self, self.memory_input(hidden))
         if corrections is None:
             return attention(*args, **kwargs)
         # The hooks on the projections see the corrections meanwhile, and no other thread does. A thread-local cannot be traced.
@@ -133,9 +131,9 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         hidden: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         return hidden
 
-    def memory_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """What the memory sees of that: behind the norm, where the attention applies it itself."""
-        hidden, norm = self.hidden_states(args, kwargs), self._norm[0]
+    def memory_input(self, hidden: Tensor) -> Tensor:
+        """What the memory sees of the hidden states: behind the norm, where the attention applies it itself."""
+        norm = self._norm[0]
         return hidden if norm is None else norm(hidden)
 
     def detach(self) -> nn.Module:
@@ -155,12 +153,6 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         """What the active adapter has here; None if it has nothing, or is disabled."""
         active = () if self.disable_adapters else self.active_adapters
         return self.adapters.get(active[0]) if active else None
-
-    @property
-    def active_kind(self) -> MemoryKind | None:
-        """The active adapter's update rule, None as above."""
-        weights = self.active_weights
-        return None if weights is None else weights.kind
 
     @property
     def device(self) -> torch.device:

@@ -7,12 +7,14 @@ is compared with a replay: a fresh memory and one pass over that row's tokens al
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 from peft import PeftModel
 from tiny import PAD, random_tokens, tiny_adapted
 from torch import Tensor
 
 from deltamem import DeltaMemState
+from deltamem.forward import call
 from deltamem.forward.kv_cache import MemoryCacheLayer
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": PAD}
@@ -83,3 +85,17 @@ def left_padded(*rows: Tensor) -> dict[str, Tensor]:
     for index, row in enumerate(rows):
         ids[index, length - len(row) :], mask[index, length - len(row) :] = row, 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def decode_steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The decode steps of passes of one token from now on, pass by pass; None for a pass that was none."""
+    found, make = [], call._decode_step
+
+    def spy(owner: Any, new: Tensor, options: dict[str, Any]) -> Any:
+        step = make(owner, new, options)
+        if new.shape[1] == 1:
+            found.append(step)
+        return step
+
+    monkeypatch.setattr(call, "_decode_step", spy)
+    return found

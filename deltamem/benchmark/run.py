@@ -17,7 +17,7 @@ from deltamem.benchmark.settings import DEFAULT_SHAPE, Settings
 from deltamem.benchmark.shapes import make_backbone
 from deltamem.benchmark.twins import Adapted, Bare, twins
 from deltamem.config import VARIANTS, DeltaMemConfig
-from deltamem.memory.snapshot import STATE
+from deltamem.rule.kind import STATE
 
 
 def run(settings: Settings) -> dict[str, Any]:

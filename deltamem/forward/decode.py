@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from deltamem.forward.corrections import Correcting, Corrections
-from deltamem.forward.decode_weights import DecodeWeights, LayerTensors
+from deltamem.forward.decode_weights import Correction, DecodeWeights, LayerTensors
 from deltamem.forward.memory_pass import MemoryPass, ReadingLayer, TokenWrites
 from deltamem.hook.projection import Projection
-from deltamem.memory.snapshot import STATE, Snapshot
+from deltamem.memory.snapshot import Snapshot
 from deltamem.rule.backends import BACKENDS, choose, load
-from deltamem.rule.kind import LayerState
+from deltamem.rule.kind import STATE, LayerState
 
 
 class DecodeStep(MemoryPass):
@@ -52,13 +52,25 @@ class DecodeStep(MemoryPass):
 
     def read_and_write(self, layer: ReadingLayer, hidden: Tensor) -> Correcting | None:
         """See `MemoryPass.read_and_write`."""
+        name = layer.name
+        tensors = self._layers.get(name)
         # Where only the model's forward is compiled, the pass was made outside the graph, which cannot take the fused calls.
-        fused = not is_dynamo_compiling() and self._step(layer.name, hidden)
-        return self if fused else super().read_and_write(layer, hidden)
+        if tensors is None or hidden.numel() != self.batch * tensors.width or name in self._ran or is_dynamo_compiling():
+            return super().read_and_write(layer, hidden)
+        self._step(tensors, hidden)
+        self._ran[name] = tensors.number
+        return self
 
     def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """See `Correcting.apply`."""
-        raise NotImplementedError
+        tensors = self._layers[layer]
+        correction = tensors.corrections.get(role)
+        if correction is None:
+            return output
+        fits = output.numel() == self.batch * correction.features and output.is_contiguous()
+        if not fits or not self._correct(tensors, correction, output):
+            return self._corrections(layer).apply(layer, role, projection, output)
+        return output
 
     @property
     def reached(self) -> Collection[str]:
@@ -74,17 +86,12 @@ class DecodeStep(MemoryPass):
         """See `MemoryPass.outcome`."""
         return self._counted(Snapshot(self._names, {STATE: self._after}, self.start.tokens))
 
-    def _step(self, layer: str, hidden: Tensor) -> bool:
-        """Read and write one layer's memory for a token.
+    def _step(self, tensors: LayerTensors, hidden: Tensor) -> None:
+        """Read and write one layer's memory for a token, [B, 1, width]."""
+        raise NotImplementedError
 
-        Args:
-            layer: its name.
-            hidden: [B, 1, width].
-
-        Returns:
-            Whether it did; False, and nothing has happened, for hidden states of another shape, a layer without the adapter,
-            or one that has run already.
-        """
+    def _correct(self, tensors: LayerTensors, correction: Correction, output: Tensor) -> bool:
+        """Correct a projection's output, contiguous [B, 1, features], in place; False, and nothing happens, where it cannot."""
         raise NotImplementedError
 
     def _corrections(self, layer: str) -> Corrections:

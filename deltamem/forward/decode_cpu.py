@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from deltamem.forward.decode import DecodeStep
-from deltamem.forward.decode_weights import DecodeWeights
-from deltamem.hook.projection import Projection
+from deltamem.forward.decode_weights import Correction, DecodeWeights, LayerTensors
 from deltamem.rule.cpu.decode import Table, correct_token, read_and_write_token
 
 
@@ -24,26 +23,16 @@ class CpuDecodeStep(DecodeStep):
         before, projected, after = self._before.data_ptr(), self._projected.data_ptr(), self._after.data_ptr()
         self._buffers = before, projected, self._reads_address, after
 
-    def _step(self, layer: str, hidden: Tensor) -> bool:
-        tensors = self._layers.get(layer)
-        if tensors is None or hidden.numel() != tensors.width or layer in self._ran:
-            return False
+    def _step(self, tensors: LayerTensors, hidden: Tensor) -> None:
         if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
             hidden = hidden.to(torch.float32).contiguous()
         read_and_write_token(self._rows[tensors.number], *self._buffers, hidden.data_ptr())
-        self._ran[layer] = tensors.number
-        return True
 
-    def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
-        """See `Correcting.apply`."""
-        tensors = self._layers[layer]
-        correction = tensors.corrections.get(role)
-        if correction is None:
-            return output
-        if output.dtype is not torch.float32 or output.numel() != correction.features or not output.is_contiguous():
-            return self._corrections(layer).apply(layer, role, projection, output)
+    def _correct(self, tensors: LayerTensors, correction: Correction, output: Tensor) -> bool:
+        if output.dtype is not torch.float32:
+            return False
         correct_token(self._rows[tensors.number], correction.number, self._scale, self._reads_address, output.data_ptr())
-        return output
+        return True
 
 
 def _table(weights: DecodeWeights, writes: bool) -> Table:

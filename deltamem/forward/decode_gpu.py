@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from deltamem.forward.decode import DecodeStep
-from deltamem.forward.decode_weights import DecodeWeights
-from deltamem.hook.projection import Projection
+from deltamem.forward.decode_weights import Correction, DecodeWeights, LayerTensors
 from deltamem.rule.gpu.decode import correct_token, read_and_write_token
 
 
@@ -21,24 +20,12 @@ class GpuDecodeStep(DecodeStep):
         buffers = (self._before.unbind(), self._projected.unbind(), self._reads_of, self._after.unbind())
         self._buffers = [*zip(*buffers, strict=True)]
 
-    def _step(self, layer: str, hidden: Tensor) -> bool:
-        tensors = self._layers.get(layer)
-        if tensors is None or hidden.numel() != self.batch * tensors.width or layer in self._ran:
-            return False
+    def _step(self, tensors: LayerTensors, hidden: Tensor) -> None:
         buffers = self._buffers[tensors.number]
         read_and_write_token(
             hidden.contiguous(), tensors.in_weight, tensors.bias, *buffers, self._valid, self._kind, self.write
         )
-        self._ran[layer] = tensors.number
-        return True
 
-    def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
-        """See `Correcting.apply`."""
-        tensors = self._layers[layer]
-        correction = tensors.corrections.get(role)
-        if correction is None:
-            return output
-        if output.numel() != self.batch * correction.features or not output.is_contiguous():
-            return self._corrections(layer).apply(layer, role, projection, output)
+    def _correct(self, tensors: LayerTensors, correction: Correction, output: Tensor) -> bool:
         correct_token(output, self._reads_of[tensors.number], correction.weight, self._scale)
-        return output
+        return True

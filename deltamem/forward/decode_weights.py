@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,9 +94,7 @@ class DecodeWeights:
     @property
     def kind(self) -> DeltaKind:
         """The update rule; other kinds have no fused calls."""
-        kind = self.first.kind
-        assert isinstance(kind, DeltaKind)
-        return kind
+        return cast(DeltaKind, self.first.kind)  # see __init__
 
     def once(self, key: Any, make: Callable[[DecodeWeights], Any]) -> Any:
         """Something made of these weights, made when it is first asked for under this key."""

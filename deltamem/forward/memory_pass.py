@@ -211,13 +211,13 @@ class MemoryPass:
         start = self._state_before(layer, kind, hidden.device)
         if self.write and not weights.config.writes_segments:
             run, rows = (kind.read_and_write, weight) if self.read else (kind.write, weight[kind.read_rows :])
-            projected, bias = _project(hidden, rows), weights.gate_bias  # [B, T, rows]
+            projected, bias = project(hidden, rows), weights.gate_bias  # [B, T, rows]
             passed = run(projected, bias, start, valid)
             self._store(layer, passed, valid, hidden.shape[1])
             self._keep(layer, TokenWrites(projected[..., -kind.write_rows :], bias, valid, kind))
             return passed.reads if self.read else None
         self._leave(layer, start)
-        reads = kind.read(_project(hidden, weight[: kind.read_rows]), start, valid) if self.read else None
+        reads = kind.read(project(hidden, weight[: kind.read_rows]), start, valid) if self.read else None
         if self.write and self.segments is not None and self.segments.count:
             self._write_segments(layer, weights, self.segments, hidden, start)
         return reads
@@ -225,7 +225,7 @@ class MemoryPass:
     def _write_segments(self, layer: str, weights: LayerWeights, segments: Segments, hidden: Tensor, start: LayerState) -> None:
         kind, present = weights.kind, segments.present.to(hidden.device)  # [B, segments]
         sums = segments.sums(hidden, layer)  # [B, segments + 1, W]
-        projected = _project(segments.means(sums), weights.in_weight[kind.read_rows :])
+        projected = project(segments.means(sums), weights.in_weight[kind.read_rows :])
         self._store(layer, kind.write(projected, weights.gate_bias, start, present), present, segments.count)
         left_open = segments.open_sums(sums)
         if left_open is not None:
@@ -262,7 +262,7 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if device != "meta" and torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _project(hidden: Tensor, weight: Tensor) -> Tensor:
+def project(hidden: Tensor, weight: Tensor) -> Tensor:
     """`hidden weight^T` in the weight's precision; float32 from here on, so that gates keep their smallest differences."""
     hidden = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)
     projected = F.linear(hidden, weight)

@@ -118,10 +118,8 @@ def config_in_words(config: DeltaMemConfig, size: Size) -> list[str]:
 
 
 def _variant(config: DeltaMemConfig) -> str:
-    states = config.memory_kind.describe()
-    if config.writes_segments:
-        return f"SSW, {states} in each layer, written once for every {config.write}"
-    return f"{'TSW' if states == 'one state' else 'MSW'}, {states} in each layer, written by every token"
+    written = f"once for every {config.write}" if config.writes_segments else "by every token"
+    return f"{config.variant}, {config.memory_kind.describe()} in each layer, written {written}"
 
 
 def _training(note: dict[str, str]) -> list[str]:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deltamem.adapter.layer_weights import LayerWeights
+from deltamem.forward.memory_pass import project
 from deltamem.forward.running import pass_in
 from deltamem.layer import DeltaMemLayer
 from deltamem.memory.segments import Segments
-from deltamem.memory.snapshot import STATE
 from deltamem.rule import DeltaKind, delta_rule
 from deltamem.rule.gates import Writes
-from deltamem.rule.kind import empty_state
+from deltamem.rule.kind import STATE, empty_state
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,9 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
             index = torch.arange(memory.tokens, device=tokens.projected.device).expand(memory.batch, -1)
             index = index if tokens.valid is None else torch.where(tokens.valid, index, -1)
         elif memory.segments is not None:
-            gated = _segment_writes(layer, weights, kind, memory.segments, layer.memory_input(args, kwargs))
+            gated = _segment_writes(
+                layer, weights, kind, memory.segments, layer.memory_input(layer.hidden_states(args, kwargs))
+            )
             index = torch.where(memory.segments.index < memory.segments.count, memory.segments.index, -1)
         else:
             return
@@ -172,6 +174,4 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
 def _segment_writes(layer: DeltaMemLayer, weights: LayerWeights, kind: DeltaKind, segments: Segments, hidden: Tensor) -> Writes:
     """The writes of an adapter that writes segments: the segments' means, projected and gated as tokens are."""
     means = segments.means(segments.sums(hidden, layer.name))
-    in_weight = weights.in_weight
-    projected = nn.functional.linear(means.to(in_weight.dtype), in_weight[kind.read_rows :]).float()
-    return kind.writes(projected, weights.gate_bias, segments.present)
+    return kind.writes(project(means, weights.in_weight[kind.read_rows :]), weights.gate_bias, segments.present)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from deltamem.rule.kind import STATE
+
 # How tensors are named in a file: the delta rule's only part by its layer, whatever else by names that no module has.
-STATE = "state"
 PART, TOKENS, OPEN_IDS, OPEN_SIZES, OPEN_SUMS = "@part.", "@tokens", "@open.ids", "@open.sizes", "@open.sums:"
 # Where counts of tokens stop: more than anybody writes, and so far from the end of int64 that nothing that is added overflows.
 MOST_TOKENS = 2**62
@@ -130,7 +131,7 @@ class Snapshot:
     def states(self) -> dict[str, Tensor]:
         """The layers' states [B, ...] as a file names them: the part "state" by its layer alone, others with the part."""
         return {
-            layer if part == STATE else f"{PART}{part}:{layer}": tensor[number]
+            state_name(part, layer): tensor[number]
             for part, tensor in self.parts.items()
             for number, layer in enumerate(self.layers)
         }
@@ -189,6 +190,11 @@ def _check_states(states: Mapping[str, Tensor]) -> None:
             )
     if len({shape[0] for shape in shapes.values()}) > 1:
         raise ValueError("all parts of a memory must have one batch size")
+
+
+def state_name(part: str, layer: str) -> str:
+    """What a part of a layer's state is called in a file."""
+    return layer if part == STATE else f"{PART}{part}:{layer}"
 
 
 def counted(counts: Tensor, more: Tensor | int) -> Tensor:

@@ -61,7 +61,7 @@ def find_not_finite(snapshot: Snapshot) -> str | None:
     return next(name for name, tensor in named if not bool(tensor.isfinite().all()))
 
 
-def shapes_of(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+def _shapes_of(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
     """The shapes of the states and of what is open, by their names in a file."""
     counts = (TOKENS, OPEN_IDS, OPEN_SIZES)
     return {name: tuple(tensor.shape) for name, tensor in snapshot.to_flat().items() if name not in counts}
@@ -72,13 +72,13 @@ def check_fits_adapter(snapshot: Snapshot, expected: Mapping[str, tuple[int, ...
 
     Args:
         snapshot: the memory.
-        expected: the shapes that it should have, see `shapes_of`.
+        expected: the shapes of the states and of what is open that it should have, by their names in a file.
         adapter: the adapter's name.
 
     Raises:
         ValueError: it has others.
     """
-    given = shapes_of(snapshot)
+    given = _shapes_of(snapshot)
     different = sorted(name for name in {*given, *expected} if given.get(name) != expected.get(name))
     if different:
         example = different[0]

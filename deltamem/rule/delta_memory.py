@@ -18,9 +18,8 @@ from deltamem.rule.backends import BACKENDS, choose, load
 from deltamem.rule.delta import check_shape, delta_rule, read
 from deltamem.rule.delta_memory_operator import delta_memory_operator
 from deltamem.rule.gates import Gating, Writes, queries, writes
-from deltamem.rule.kind import LayerState, Outcome, register_memory_kind
+from deltamem.rule.kind import STATE, LayerState, Outcome, register_memory_kind
 
-STATE = "state"  # the name of the only part of a layer's state
 # How many times as wide as the hidden states all states of a layer may be together.
 MOST_WIDTHS = 16
 KEEP_BIAS = 1.5  # of the logit of a learned decay at the start

@@ -15,6 +15,8 @@ from torch import Tensor
 # The state of one attention layer: its parts by name, float32 [B, ...].
 LayerState = Mapping[str, Tensor]
 
+# The name of the part, where a state has only one.
+STATE = "state"
 ENTRY_POINTS = "deltamem.memory_kinds"
 
 

@@ -76,7 +76,8 @@ class ChatTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         chats = self.train_dataset if train_dataset is None else train_dataset
-        return by_length(chats, self.args) or super()._get_train_sampler(train_dataset)
+        sampler = by_length(chats, self.args)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Keep the chats in order, so that views and controls can be compared chat by chat."""

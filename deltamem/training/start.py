@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from deltamem.adapter.offloading import loaded_weight, weight_of
 from deltamem.hook.text_decoder import last_place
 from deltamem.layer import DeltaMemLayer
-from deltamem.memory.snapshot import STATE
 from deltamem.rule import DeltaKind
+from deltamem.rule.kind import STATE
 from deltamem.training.loss import joined, views_in
 from deltamem.training.writing import Batch
 

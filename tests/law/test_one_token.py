@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import adapted, error, told
+from oracle import adapted, decode_steps_taken, error, told
 from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
 from torch import Tensor, nn
 
@@ -33,16 +33,7 @@ CHANGES: dict[str, Any] = {
 @pytest.fixture
 def taken(monkeypatch):
     """What went the shorter way, pass by pass; None if it could not."""
-    found, make = [], carrier._decode_step
-
-    def spy(owner, new, options):
-        step = make(owner, new, options)
-        if new.shape[1] == 1:
-            found.append(step)
-        return step
-
-    monkeypatch.setattr(carrier, "_decode_step", spy)
-    return found
+    return decode_steps_taken(monkeypatch)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import adapted, error, told
+from oracle import adapted, decode_steps_taken, error, told
 from tiny import FAMILIES, random_tokens, tiny_backbone, tiny_config
 
 from deltamem.forward import call as carrier
@@ -94,17 +94,8 @@ def test_a_nan_is_not_lost():
 @pytest.fixture
 def taken(monkeypatch):
     """What took a layer's only token in a launch, pass by pass; here as on a GPU."""
-    found, make = [], carrier._decode_step
-
-    def spy(owner, new, options):
-        step = make(owner, new, options)
-        if new.shape[1] == 1:
-            found.append(step)
-        return step
-
     monkeypatch.setattr(one_token, "choose", lambda *_: "triton")
-    monkeypatch.setattr(carrier, "_decode_step", spy)
-    return found
+    return decode_steps_taken(monkeypatch)
 
 
 @torch.no_grad()
