@@ -72,6 +72,7 @@ def evaluate(
     ] = None,
     kind: Annotated[str | None, typer.Option(help="Kind of question about the facts: value, update, count or list.")] = None,
     updates: Annotated[float, typer.Option(help="Probability that a fact is replaced later: the newest counts.")] = 0.0,
+    first_person: Annotated[float, typer.Option(help='Probability that a fact is about the user, who says "I".')] = 0.0,
     episodes: Annotated[int, typer.Option(help="Episodes per number of facts, or of whatever else is generated.")] = 150,
     system: Annotated[
         str | None, typer.Option(help='System prompt of every chat, "" for none. The chat template\'s own by default.')
@@ -121,6 +122,7 @@ def evaluate(
             source=tuple(source or ()),
             kind=kind,
             updates=updates,
+            first_person=first_person,
             episodes=episodes,
             greedy=greedy,
             max_new_tokens=max_new_tokens,
