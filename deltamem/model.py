@@ -30,6 +30,7 @@ from deltamem.memory.segments import whole_numbers
 from deltamem.memory.snapshot import OPEN_SUMS, Snapshot, state_name
 from deltamem.memory.soundness import check_fits_adapter
 from deltamem.memory.state import DeltaMemState
+from deltamem.versions import names_in_model
 
 
 class DeltaMemModel(BaseTuner):
@@ -57,6 +58,10 @@ class DeltaMemModel(BaseTuner):
         before = dict(shared)
         try:
             super().__init__(model, *args, **kwargs)
+            # Not to another method's PeftModel around it, which generate() leaves out.
+            while isinstance(model, PeftModel):
+                model = model.get_base_model()
+            self._model_hooks = ModelHooks(self, model)
         except BaseException:  # peft enters a refused adapter among those that the model has
             shared.clear()
             shared.update(before)
@@ -159,6 +164,10 @@ class DeltaMemModel(BaseTuner):
         if next(iter(layers.values())).adapter_weights(self.active_adapters[0])["gate_bias"].dtype != dtype:
             self._cast_from[self.fingerprint()] = before
         return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own, with the hooks on it, which peft 0.20 and older leave out."""
+        return self.model(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
@@ -297,12 +306,6 @@ class DeltaMemModel(BaseTuner):
         self._hook = hook_for(model)
         self._attention = attention_modules(model, self._hook)
 
-    def _post_injection_hook(self, model: nn.Module, config: DeltaMemConfig, adapter_name: str) -> None:
-        # Not of another method's PeftModel around it, which generate() leaves out.
-        while isinstance(model, PeftModel):
-            model = model.get_base_model()
-        self._model_hooks = ModelHooks(self, model)
-
     def _prepare_adapter_config(self, peft_config: DeltaMemConfig, model_config: dict[str, Any]) -> DeltaMemConfig:
         backbone = backbone_identity(self.model)
         if peft_config.backbone is not None:
@@ -379,10 +382,15 @@ class DeltaMemModel(BaseTuner):
             self._replace_module(parent, target_name, layer.detach(), layer)
         self._layers = {}
 
-    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+    def enable_adapter_layers(self) -> None:
         """The memory's layers alone: peft's own takes along those of every other method in the model."""
         for layer in self._layers.values():
-            layer.enable_adapters(enabled)
+            layer.enable_adapters(True)
+
+    def disable_adapter_layers(self) -> None:
+        """See `enable_adapter_layers`."""
+        for layer in self._layers.values():
+            layer.enable_adapters(False)
 
     @classmethod
     def _get_adapter_state_dict(
@@ -408,7 +416,7 @@ class DeltaMemModel(BaseTuner):
         refused = f"these weights are not those of the adapter {adapter_name!r}"
         embeddings, loaded = embeddings_in(state_dict, model)
         own = {name: weight for name, weight in state_dict.items() if name not in embeddings}
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, own)
+        remapped = names_in_model(cls.prefix, model, config, adapter_name, own)
         expected = {
             name: tuple(tensor.shape)
             for name, tensor in model.state_dict().items()

@@ -10,7 +10,7 @@ import deltamem
 ROOT = Path(deltamem.__file__).parent
 # From the ground. What stands in one line does not import its neighbours.
 LEVELS = (
-    ("rule", "hook", "io", "html", "intervals"),
+    ("rule", "hook", "io", "html", "intervals", "versions"),
     ("config", "memory"),
     ("adapter",),
     ("backbones", "forward", "hub"),

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from deltamem.benchmark.twins import Adapted, Subject
-from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place
 from deltamem.memory.state import DeltaMemState
+from deltamem.versions import CACHE
 
 
 @dataclass

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.generation import GenerationMode
 
-from deltamem.forward.kv_cache import CACHE, CACHE_NAMES
 from deltamem.forward.unsupported import merged_settings
 from deltamem.model import DeltaMemModel
+from deltamem.versions import CACHE, CACHE_NAMES
 
 MAX_NEW_TOKENS = 256
 # What is the session's own to give to `generate`.

@@ -9,10 +9,10 @@ import torch
 from transformers import DynamicCache
 
 from deltamem.chat.tokens import ChatTokens
-from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place
 from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
+from deltamem.versions import CACHE
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
-from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place
+from deltamem.versions import CACHE
 
 # Chooses next tokens `[rows]`, given log-probabilities `[rows, vocabulary]` and the rows' prompt indices.
 Choose = Callable[[Tensor, Sequence[int]], Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deltamem.chat.tokens import left_padded
 from deltamem.evaluation.subject import Subject
-from deltamem.forward.kv_cache import CACHE
+from deltamem.versions import CACHE
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from deltamem.chat.tokens import ChatTokens, Message, left_padded, system_prompt, with_system
 from deltamem.config import WriteUnit
-from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place, text_config
 from deltamem.memory.state import DeltaMemState
 from deltamem.model import DeltaMemModel
 from deltamem.training.writing import ChunkWriter
+from deltamem.versions import CACHE
 
 
 @dataclass(frozen=True)

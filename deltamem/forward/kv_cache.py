@@ -11,17 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DummyLayer, EncoderDecoderCache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.cache_utils import EncoderDecoderCache
 
 from deltamem.forward.memory_pass import MemoryPass, TokenWrites, advance
 from deltamem.forward.owner import PassOwner
 from deltamem.memory.snapshot import Snapshot
-
-# transformers 5.24 renamed it; models that are not its own may still have the other name.
-CACHE_NAMES = ("cache", "past_key_values")
-# What its models are called with.
-CACHE = next(name for name in CACHE_NAMES if name in CausalLMOutputWithPast.__dataclass_fields__)
+from deltamem.versions import CACHE_NAMES, LayerWithoutKeys
 
 # How many written tokens can be taken back: more than any assisted decoding drafts at once.
 WINDOW = 64
@@ -88,15 +83,21 @@ def cache_in(named: Mapping[str, Any]) -> Any:
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
-class MemoryCacheLayer(DummyLayer):
+class MemoryCacheLayer(LayerWithoutKeys):
     """An extra layer of a KV cache that holds the memory instead of keys and values.
 
     It is appended after the layers of the model, and follows the cache's own operations: reorder, repeat, select, crop, reset
     and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` scope, to that scope.
     """
 
+    # What a cache asks of its layers.
+    keys = values = None
+    is_initialized = is_compileable = is_croppable = True
+    supports_early_init = False
+    # Neither of the two for which masks are made.
+    is_sliding = None
+
     def __init__(self, owner: PassOwner, adapter: str) -> None:
-        super().__init__()
         # Weak, because a copy of the cache must not copy the model. None in a cache that was pickled.
         self.owner: weakref.ref[PassOwner] | None = weakref.ref(owner)
         self.adapter = adapter
@@ -167,6 +168,16 @@ class MemoryCacheLayer(DummyLayer):
     def reset(self) -> None:
         """Empty the memory with the cache."""
         self.snapshot, self.steps, self.scope = None, [], None
+
+    def get_max_length(self) -> int:
+        """There is no limit, which transformers calls -1."""
+        return -1
+
+    def offload(self) -> None:
+        """Stay where the memory is: it is small, and needed at once."""
+
+    def prefetch(self) -> None:
+        """See `offload`."""
 
     def check_crop(self, tokens: int) -> None:
         """Refuse to take back the last tokens if the memory cannot follow; nothing is changed.
@@ -262,7 +273,7 @@ class MemoryCacheLayer(DummyLayer):
 
 def _crop(cache: Any, tokens_to_remove: int) -> None:
     """`crop` of a cache that carries a memory: refused before any of its layers is cut, if the memory cannot follow."""
-    carried = MemoryCacheLayer.find(cache)
+    carried, tokens_to_remove = MemoryCacheLayer.find(cache), int(tokens_to_remove)  # transformers 5.16 gives a tensor
     if carried is not None and tokens_to_remove < 0:
         carried.check_crop(-tokens_to_remove)
     type(cache).crop(cache, tokens_to_remove)

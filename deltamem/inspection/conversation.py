@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, render
-from deltamem.forward.kv_cache import CACHE
 from deltamem.hook.text_decoder import last_place, text_config
 from deltamem.inspection.writes import LayerWrites, left_of, writes_of
 from deltamem.memory.state import DeltaMemState
+from deltamem.versions import CACHE
 
 
 @dataclass(frozen=True)

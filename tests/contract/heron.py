@@ -87,14 +87,15 @@ class HeronForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self):
         return self.words
 
-    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=True, **unknown):
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=True, cache=None, **unknown):
         hidden = self.words(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        mask = create_causal_mask(self.config, hidden, attention_mask, past_key_values)
+        cache = past_key_values if cache is None else cache  # transformers 5.24 calls it so, and in generate nothing else
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        mask = create_causal_mask(self.config, hidden, attention_mask, cache)
         for layer in self.flock:
-            hidden = layer(hidden, mask, past_key_values=past_key_values)
-        return CausalLMOutputWithPast(logits=self.cry(hidden), past_key_values=past_key_values if use_cache else None)
+            hidden = layer(hidden, mask, past_key_values=cache)
+        return CausalLMOutputWithPast(logits=self.cry(hidden), past_key_values=cache if use_cache else None)
 
 
 AutoConfig.register("heron", HeronConfig, exist_ok=True)

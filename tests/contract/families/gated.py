@@ -1,6 +1,6 @@
 """Attention whose outcome is gated, or that has other additions of its own to four projections."""
 
-from family import Family
+from family import VOCAB, Family
 
 
 def with_gate(output, config):
@@ -68,7 +68,8 @@ FAMILIES = {
     "diffllama": Family(),
     "inkling_text": Family(INKLING),
     "inkling2_text": Family(
-        INKLING, lacks={"eager and sdpa": NO_SDPA, "bfloat16": "its router multiplies float32 inputs by bfloat16 weights"}
+        {**INKLING, "unpadded_vocab_size": VOCAB},
+        lacks={"eager and sdpa": NO_SDPA, "bfloat16": "its router multiplies float32 inputs by bfloat16 weights"},
     ),
     "zaya": Family({"num_experts_per_tok": 1, "router_hidden_size": 16}, without=("v",)),
 }

@@ -1,6 +1,7 @@
 """Attention of the first decoders: biases, learned positions or none, and packed projections of all kinds."""
 
 from family import Family
+from transformers import GPTJPreTrainedModel
 
 
 def by_head(output, config):
@@ -42,6 +43,7 @@ def packed(unpack):
 
 
 NO_SDPA = {"eager and sdpa": "transformers has no SDPA for it"}
+SDPA_SINCE_5_24 = {} if GPTJPreTrainedModel._supports_sdpa else NO_SDPA
 NO_CHECKPOINTING = {"activation checkpointing": "transformers refuses it"}
 NO_CACHE = {"cached decoding": "transformers has no KV cache for it"}
 
@@ -49,7 +51,7 @@ FAMILIES = {
     "biogpt": Family(),
     "bitnet": Family(),
     "bloom": Family(unpack=packed(by_head), lacks=NO_SDPA),
-    "codegen": Family({"rotary_dim": 4}, unpack=packed(in_four_groups), lacks=NO_SDPA),
+    "codegen": Family({"rotary_dim": 4}, unpack=packed(in_four_groups), lacks=SDPA_SINCE_5_24),
     "ctrl": Family({"dff": 48}, lacks=NO_CHECKPOINTING),
     "dbrx": Family(
         {
@@ -71,7 +73,7 @@ FAMILIES = {
         lacks=NO_SDPA,
     ),
     "gpt_neox_japanese": Family(unpack=packed(by_head), lacks={**NO_SDPA, **NO_CHECKPOINTING}),
-    "gptj": Family({"rotary_dim": 4}, lacks=NO_SDPA),
+    "gptj": Family({"rotary_dim": 4}, lacks=SDPA_SINCE_5_24),
     "modernbert-decoder": Family(),
     "mpt": Family(unpack=packed(in_thirds), lacks=NO_SDPA),
     "nemotron": Family({"num_key_value_heads": 2}),
