@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import peft
 import peft.functional
+import torch
 import transformers
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 from transformers import cache_utils
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# torch 2.6 has no tag that keeps an operator out of CUDA graphs; torch.compile with such graphs was not tried there.
+NOT_IN_A_CUDA_GRAPH: dict[str, Any] = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
 # transformers 5.24 renamed the KV cache; models that are not its own may still have the other name.
 CACHE_NAMES = ("cache", "past_key_values")
 # What its models are called with.
@@ -24,6 +29,9 @@ CACHE = next(name for name in CACHE_NAMES if name in CausalLMOutputWithPast.__da
 
 # transformers 5.23 knows by this class a cache layer that has no keys; before, it is any that is not a CacheLayerMixin.
 LayerWithoutKeys: type = getattr(cache_utils, "DummyLayer", object)
+
+# transformers 5.15 and later crop a cache by a number of tokens to remove; before, a number from zero up is a length to keep.
+CROPS_TO_LENGTH = "tokens_to_remove" not in signature(cache_utils.Cache.crop).parameters
 
 # transformers 5.20 and later keep the weights of a GGUF file quantised unless they are told not to.
 DEQUANTISED = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
@@ -58,13 +66,16 @@ def ask_tuner(tuner: type[BaseTuner]) -> None:
 
 def _setting(peft_sets: Callable[..., Any], tuner: type[BaseTuner]) -> Callable[..., Any]:
     @wraps(peft_sets)
-    def set_weights(model: Any, weights: dict[str, Tensor], adapter_name: str = "default", *args: Any, **kwargs: Any) -> Any:
+    def set_weights(
+        model: Any, peft_model_state_dict: dict[str, Tensor], adapter_name: str = "default", *args: Any, **kwargs: Any
+    ) -> Any:
         config = model.peft_config[adapter_name]
         if PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type) is tuner:
             named = re.compile(rf"(\.{tuner.prefix}\w+)\.{re.escape(adapter_name)}(\.weight)?$")
-            checked = tuner._remap_adapter_state_dict_for_load(model, config, adapter_name, weights)
-            weights = {named.sub(r"\1\2", name): weight for name, weight in checked.items()}  # peft names them again
-        return peft_sets(model, weights, adapter_name, *args, **kwargs)
+            checked = tuner._remap_adapter_state_dict_for_load(model, config, adapter_name, peft_model_state_dict)
+            # peft names them again.
+            peft_model_state_dict = {named.sub(r"\1\2", name): weight for name, weight in checked.items()}
+        return peft_sets(model, peft_model_state_dict, adapter_name, *args, **kwargs)
 
     return set_weights
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from deltamem.forward.scope import MemoryScope, entered_scopes
 from deltamem.memory.snapshot import Snapshot
-
-NOT_IN_A_GRAPH = (torch.Tag.cudagraph_unsafe,)
+from deltamem.versions import NOT_IN_A_CUDA_GRAPH
 
 
 def outside_graphs(outcome: Snapshot) -> Snapshot:
@@ -35,7 +34,7 @@ def confirmed(snapshot: Snapshot, scope: MemoryScope) -> Snapshot:
     return replace(snapshot, parts={**snapshot.parts, first: confirm_scope(snapshot.parts[first], scope.ticket)})
 
 
-@torch.library.custom_op("deltamem::copy_outside", mutates_args=(), tags=NOT_IN_A_GRAPH)
+@torch.library.custom_op("deltamem::copy_outside", mutates_args=(), **NOT_IN_A_CUDA_GRAPH)
 def copy_outside(tensor: Tensor) -> Tensor:
     """A copy that no CUDA graph owns."""
     return tensor.clone()
@@ -46,7 +45,7 @@ def _(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor)
 
 
-@torch.library.custom_op("deltamem::confirm_scope", mutates_args=(), tags=NOT_IN_A_GRAPH)
+@torch.library.custom_op("deltamem::confirm_scope", mutates_args=(), **NOT_IN_A_CUDA_GRAPH)
 def confirm_scope(states: Tensor, ticket: Tensor) -> Tensor:
     """A copy of the states, if the scope with this ticket is the caller's own; part of compiled graphs.
 

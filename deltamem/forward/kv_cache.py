@@ -16,7 +16,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from deltamem.forward.memory_pass import MemoryPass, TokenWrites, advance
 from deltamem.forward.owner import PassOwner
 from deltamem.memory.snapshot import Snapshot
-from deltamem.versions import CACHE_NAMES, LayerWithoutKeys
+from deltamem.versions import CACHE_NAMES, CROPS_TO_LENGTH, LayerWithoutKeys
 
 # How many written tokens can be taken back: more than any assisted decoding drafts at once.
 WINDOW = 64
@@ -96,6 +96,9 @@ class MemoryCacheLayer(LayerWithoutKeys):
     supports_early_init = False
     # Neither of the two for which masks are made.
     is_sliding = None
+    # transformers 5.12 and older ask every layer of a cache that is used again for its size.
+    max_batch_size = 0
+    max_cache_len = 0
 
     def __init__(self, owner: PassOwner, adapter: str) -> None:
         # Weak, because a copy of the cache must not copy the model. None in a cache that was pickled.
@@ -148,7 +151,7 @@ class MemoryCacheLayer(LayerWithoutKeys):
 
     def record(self, memory: MemoryPass, outcome: Snapshot) -> None:
         """Take over the memory after a pass and remember how to undo it."""
-        self.snapshot = outcome
+        self.snapshot, self.max_batch_size = outcome, outcome.rows
         self.scope = None if memory.scope is None else weakref.ref(memory.scope)
         start = memory.start
         if not start.layers:  # before the first pass: an empty memory of these layers
@@ -274,6 +277,10 @@ class MemoryCacheLayer(LayerWithoutKeys):
 def _crop(cache: Any, tokens_to_remove: int) -> None:
     """`crop` of a cache that carries a memory: refused before any of its layers is cut, if the memory cannot follow."""
     carried, tokens_to_remove = MemoryCacheLayer.find(cache), int(tokens_to_remove)  # transformers 5.16 gives a tensor
+    if CROPS_TO_LENGTH and tokens_to_remove >= 0:
+        tokens_to_remove = min(tokens_to_remove - cache.get_seq_length(), 0)
+        if tokens_to_remove == 0:
+            return
     if carried is not None and tokens_to_remove < 0:
         carried.check_crop(-tokens_to_remove)
     type(cache).crop(cache, tokens_to_remove)

@@ -46,7 +46,14 @@ def _(projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Any, r: int, nu
     return projected.new_empty(batch, tokens, width), state.new_empty(state.shape), state.new_empty(batch, num_states)
 
 
-@torch.library.custom_op("deltamem::delta_memory_gradients", mutates_args=())
+@torch.library.custom_op(
+    "deltamem::delta_memory_gradients",
+    mutates_args=(),
+    schema=(  # torch 2.6 does not read `list[Tensor]`
+        "(Tensor[] inputs, Tensor? mask, Tensor[] gradients, int r, int num_states, str decay, bool decay_first, "
+        "bool rowwise_gates, bool reads, str backend) -> Tensor[]"
+    ),
+)
 def _gradients(
     inputs: list[Tensor],
     mask: Tensor | None,

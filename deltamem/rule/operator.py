@@ -29,7 +29,11 @@ def _(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tenso
     return q.new_empty(q.shape), state.new_empty(state.shape)
 
 
-@torch.library.custom_op("deltamem::delta_rule_gradients", mutates_args=())
+@torch.library.custom_op(
+    "deltamem::delta_rule_gradients",
+    mutates_args=(),
+    schema="(Tensor[] inputs, Tensor[] gradients, str backend) -> Tensor[]",  # torch 2.6 does not read `list[Tensor]`
+)
 def _delta_rule_gradients(inputs: list[Tensor], gradients: list[Tensor], backend: str) -> list[Tensor]:
     return gradients_again(rule(backend), inputs, gradients)
 
