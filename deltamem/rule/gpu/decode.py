@@ -1,4 +1,4 @@
-"""One token of each memory, from its hidden state to the reads, and from the reads to a corrected output: a launch each."""
+"""The decode step on a GPU: one launch from the hidden states to the reads, and one from the reads to a corrected output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deltamem.rule.gates import EPSILON, Gating
 from deltamem.rule.gpu.rule import on_device_of
 from deltamem.rule.gpu.step import step, unit
 
-# Numbers of the weight that a program takes at a time, and of an output.
+# The block sizes of a program: elements of the weight that are loaded at a time, and features of an output.
 WEIGHTS, FEATURES = 2048, 512
 
 
@@ -26,18 +26,18 @@ def read_and_write_token(
     gating: Gating,
     writes: bool,
 ) -> None:
-    """Project hidden states, read the memories for them and, if they are written, write them; CUDA tensors, contiguous.
+    """Project hidden states, read the memories and, if `writes`, write them. All tensors are contiguous and on a CUDA device.
 
     Args:
-        hidden: `[batch, 1, width]`, of any floating dtype.
-        weight, bias: the map from a hidden state to its projections, `[rows, width]`, and the gates' bias.
+        hidden: `[batch, 1, width]`, of any floating-point dtype.
+        weight, bias: the map from a hidden state to its projections, `[rows, width]`, and the bias of the gates.
         state: the states before the token, `[batch, num_states, r, r]`.
-        projected: filled in: the projections `[batch, 1, rows]`.
-        values: filled in: the reads `[batch, 1, num_states * r]`.
-        end: filled in: the states after the token.
-        valid: `[batch, 1]`, boolean: which rows' token counts; None if all do.
-        gating: what the rows mean.
-        writes: whether the tokens are written; if not, there are the rows q alone.
+        projected: output, the projections `[batch, 1, rows]`.
+        values: output, the reads `[batch, 1, num_states * r]`.
+        end: output, the states after the token.
+        valid: `[batch, 1]`, boolean, False for padding; None if every token is real.
+        gating: the layout of the projections.
+        writes: whether the tokens are written; if not, the projections are the rows q alone.
     """
     R = triton.next_power_of_2(gating.r)
     with on_device_of(state):
@@ -49,11 +49,13 @@ def read_and_write_token(
 
 
 def correct_token(output: Tensor, values: Tensor, weight: Tensor, scale: float) -> None:
-    """Add `scale` times what a linear map makes of the reads to a projection's output, in place; CUDA tensors, contiguous.
+    """Add `scale` times a linear map of the reads to a projection's output, in place. All tensors are contiguous, on CUDA.
 
     Args:
-        output: `[batch, 1, features]`, of any floating dtype. values: `[batch, 1, rows]`. weight: `[features, rows]`.
-        scale: what the correction is multiplied with.
+        output: `[batch, 1, features]`, of any floating-point dtype.
+        values: the reads, `[batch, 1, rows]`.
+        weight: `[features, rows]`.
+        scale: factor of the correction.
     """
     (features, rows), batch = weight.shape, len(values)
     with on_device_of(values):
@@ -91,7 +93,7 @@ def _token(
         value = _project(token, weight, 2 * height + own, inside, width, R, WIDTH)
         tl.store(out + height + own, key, inside)
         tl.store(out + 2 * height + own, value, inside)
-        gate = number * gate_rows + columns % gate_rows  # one for each row of the state, or the same for all
+        gate = number * gate_rows + columns % gate_rows  # one per row of the state, or a single one for all rows
         gates, mine = 3 * height + gate, columns < gate_rows
         logit = _project(token, weight, gates, inside, width, R, WIDTH)
         tl.store(out + gates, logit, mine)
@@ -110,7 +112,7 @@ def _token(
 
 @triton.jit
 def _project(token, weight, rows, inside, width, R: tl.constexpr, WIDTH: tl.constexpr):
-    """Some rows of the weight times the hidden state: `[R]`."""
+    """The product of the given rows of the weight and the hidden state: `[R]`."""
     columns = tl.arange(0, WIDTH)
     total = tl.zeros((R,), tl.float32)
     for first in range(0, width, WIDTH):

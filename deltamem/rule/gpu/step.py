@@ -1,4 +1,4 @@
-"""One decoding step, from the projections of one token to its reads, in one launch."""
+"""One decode step, from the projections of a token to its reads, in one launch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deltamem.rule.gpu.rule import on_device_of, warps
 def triton_step(
     projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`deltamem.rule.delta_memory` for one token per row, without a gradient; CUDA tensors, the mask boolean."""
+    """`deltamem.rule.delta_memory` for one token per row, without gradients; CUDA tensors, with a boolean mask."""
     projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
     mask = None if mask is None else mask.contiguous()
     batch, _, rows = projected.shape
@@ -44,7 +44,7 @@ def _step(
     key = unit(tl.load(token + height, inside, 0.0), EPSILON)
     value = tl.load(token + 2 * height, inside, 0.0)
 
-    gate = number * gate_rows + columns % gate_rows  # one for each row of the state, or the same for all
+    gate = number * gate_rows + columns % gate_rows  # one per row of the state, or a single one for all rows
     logits = projected + row * rows + 3 * height
     beta_logit = tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0)
     keep_logit = beta_logit
@@ -59,7 +59,7 @@ def _step(
     read = tl.sum(s * query[None, :], 1)
     after, beta = step(s, key, value, beta_logit, keep_logit, R, DECAY, DECAY_FIRST)
     gates = tl.where(inside, beta, 0.0)
-    if mask is not None:  # chosen, not multiplied: what does not count may be NaN
+    if mask is not None:  # select instead of multiply: a masked value may be NaN
         counts = tl.load(mask + row) != 0
         read, after, gates = tl.where(counts, read, 0.0), tl.where(counts, after, s), tl.where(counts, gates, 0.0)
     tl.store(reads + here * r + columns, read, inside)
@@ -69,7 +69,7 @@ def _step(
 
 @triton.jit
 def step(s, key, value, beta_logit, keep_logit, R: tl.constexpr, DECAY: tl.constexpr, DECAY_FIRST: tl.constexpr):
-    """The state `[R, R]` after a token, and its write gates `[R]`; `keep_logit` counts where the decay is learned."""
+    """The state `[R, R]` after a token, and its write gates `[R]`; `keep_logit` matters only if the decay is learned."""
     beta = _logistic(beta_logit)
     if DECAY == "learned":
         kept = _logistic(keep_logit)
@@ -84,7 +84,7 @@ def step(s, key, value, beta_logit, keep_logit, R: tl.constexpr, DECAY: tl.const
 
 @triton.jit
 def unit(x, EPSILON: tl.constexpr):
-    """Of unit length, as `deltamem.rule.gates` has it."""
+    """tanh, normalised to unit length as in `deltamem.rule.gates`."""
     y = _tanh(x)
     length = tl.sqrt(tl.sum(y * y, 0))
     return y / tl.where(length < EPSILON, EPSILON, length)
@@ -97,7 +97,7 @@ def _logistic(x):
 
 @triton.jit
 def _tanh(x):
-    """Near zero by a polynomial (a near-minimax fit), elsewhere from exp, which would lose digits there."""
+    """Near zero a polynomial (a near-minimax fit), because exp would lose digits there; elsewhere from exp."""
     square, size = x * x, tl.abs(x)
     tail = -0.33333284 + square * (0.1333149 + square * (-0.053743497 + square * (0.020650586 - square * 0.005717044)))
     far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
