@@ -40,7 +40,7 @@ def change_config(folder: Path, **values: object) -> None:
 
 
 def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
-    assert "holds no adapter of PEFT: it has no adapter_config.json" in push(tmp_path)
+    assert "holds no PEFT adapter: it has no adapter_config.json" in push(tmp_path)
     assert "there is no folder" in push(tmp_path / "elsewhere")
     (tmp_path / "adapter_config.json").write_text("{")
     assert "adapter_config.json' is not JSON" in push(tmp_path)
@@ -89,7 +89,7 @@ def test_weights_of_another_width(adapter: Path) -> None:
 
 def test_no_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
-    assert "holds no adapter of PEFT: it has no adapter_model.safetensors" in push(adapter)
+    assert "holds no PEFT adapter: it has no adapter_model.safetensors" in push(adapter)
 
 
 @pytest.mark.parametrize("backbone", [None, "/models/mine", "a folder/of mine"])
