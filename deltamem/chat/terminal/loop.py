@@ -1,4 +1,4 @@
-"""The terminal: lines in, answers out, and what the keys and the signals of a terminal do."""
+"""The loop of a terminal chat: reads lines, prints answers, and handles Ctrl-C and signals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.slash_commands import run_command
 from deltamem.io.printable import printable
 
-# What ends the chat from outside: a closed terminal, a shutdown. Windows has no hang-up.
+# The signals that end the chat: a closed terminal, a shutdown. Windows has no SIGHUP.
 ENDINGS = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
 
 
 def talk(conversation: Conversation, console: Console) -> None:
     """Read lines and answer them until the input ends."""
-    with suppress(ImportError):  # a line editor with a history, which input() then uses; not on Windows
+    with suppress(ImportError):  # gives input() line editing and a history; not available on Windows
         importlib.import_module("readline")
     broken_off = False
     while True:
@@ -33,18 +33,18 @@ def talk(conversation: Conversation, console: Console) -> None:
         except EOFError:
             console.print()
             return
-        except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
+        except KeyboardInterrupt:  # drop the typed line or the running command
             broken_off = True
-        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is as it was before
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is unchanged
             console.print(f"[red]{escape(printable(str(error)))}[/]")
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Leave in an orderly way when the terminal is closed: an answer is broken off, a save is completed or undone."""
+    """Exit cleanly when the terminal is closed: an answer is interrupted, a save is completed or undone."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        for ending in ENDINGS:  # a second one must not disturb the way out
+        for ending in ENDINGS:  # a second signal must not interrupt the exit
             signal.signal(ending, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
@@ -82,9 +82,9 @@ def _answer(text: str, conversation: Conversation, console: Console) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[list[int]]:
-    """While an answer is generated, signals are only noted: an exception could come while the answer is being taken back.
+    """While an answer is generated, only record signals: an exception could interrupt the undoing of a turn.
 
-    Those that end the chat are sent again afterwards.
+    Signals that end the chat are raised again afterwards.
     """
     noted: list[int] = []
     before = {number: signal.signal(number, lambda given, frame: noted.append(given)) for number in (signal.SIGINT, *ENDINGS)}
