@@ -79,12 +79,12 @@ def test_weights_that_are_not_finite(adapter: Path, number: float) -> None:
 def test_weights_of_something_else(adapter: Path) -> None:
     file = adapter / "adapter_model.safetensors"
     save_file({**load_file(file), "base_model.model.lm_head.weight": torch.zeros(3, 3)}, file)
-    assert "has not the weights of this adapter_config.json: see base_model.model.lm_head.weight" in push(adapter)
+    assert "does not have the weights of its adapter_config.json: see base_model.model.lm_head.weight" in push(adapter)
 
 
 def test_weights_of_another_width(adapter: Path) -> None:
     change_config(adapter, r=8)
-    assert "has not the weights of this adapter_config.json: see" in push(adapter)
+    assert "does not have the weights of its adapter_config.json: see" in push(adapter)
 
 
 def test_no_weights(adapter: Path) -> None:
@@ -95,7 +95,7 @@ def test_no_weights(adapter: Path) -> None:
 @pytest.mark.parametrize("backbone", [None, "/models/mine", "a folder/of mine"])
 def test_a_backbone_that_nobody_finds(adapter: Path, backbone: str | None) -> None:
     change_config(adapter, base_model_name_or_path=backbone)
-    assert "nobody finds on the Hub" in push(adapter)
+    assert "is not a name on the Hub" in push(adapter)
 
 
 @pytest.mark.parametrize("repo", ["mine", "some one/mine", "../mine", "a/b/c"])

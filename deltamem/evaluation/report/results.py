@@ -109,8 +109,8 @@ def _check_alike(first: Path, options: Mapping[str, Any], folder: Path, other: M
     names = [name for name in {**options, **other} if name != "seed" and options.get(name) != other.get(name)]
     if names:
         raise ValueError(
-            f"{first} and {folder} are not of one evaluation: they have other options, {', '.join(names)}; seeds are summed up "
-            "if nothing but the seed is another"
+            f"{first} and {folder} are not of one evaluation: they differ in the options {', '.join(names)}; seeds are "
+            "combined only if nothing but the seed differs"
         )
 
 
@@ -127,7 +127,7 @@ def _rows(folder: Path, notes: list[str]) -> dict[str, list[Row]]:
 def _read(file: Path, notes: list[str]) -> list[Row]:
     lines, rest = whole_lines(file)
     if rest:
-        notes.append(f"The last line of {file} was broken off and is left out.")
+        notes.append(f"The last line of {file} is truncated and was left out.")
     return [_row(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
