@@ -135,9 +135,9 @@ def _row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no answer of an evaluation: {error}; remove the file and ask again") from error
+        raise ValueError(f"{where} is not an answer of an evaluation: {error}; remove the file and ask again") from error
     if not isinstance(row, dict) or "index" not in row:
-        raise ValueError(f'{where} is no answer of an evaluation: expected {{"index", ...}}, got {line!r:.80}')
+        raise ValueError(f'{where} is not an answer of an evaluation: expected {{"index", ...}}, got {line!r:.80}')
     return row
 
 

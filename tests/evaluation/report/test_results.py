@@ -62,7 +62,7 @@ def test_a_line_that_is_no_answer(line, tmp_path):
     task = write_locomo(tmp_path, settings=("none",), count=3)
     with (task / "none.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    assert "none.jsonl, line 4 is no answer of an evaluation" in refusal(tmp_path)
+    assert "none.jsonl, line 4 is not an answer of an evaluation" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
