@@ -47,7 +47,7 @@ def chunk_starts(matrix, offset, state, starts, end, chunks, r, R: tl.constexpr)
     columns = tl.arange(0, R)
     inside = columns < r
     square = columns[:, None] * r + columns[None, :]
-    s = tl.load(state + (memory * r + row) * r + columns, inside, 0.0)
+    s = tl.load(state + (memory * r + row) * r + columns, inside, 0.0)  # [R]
     for chunk in range(chunks):
         here = (memory * chunks + chunk) * r + row
         m = tl.load(matrix + here * r * r + square, inside[:, None] & inside[None, :], 0.0)
@@ -68,7 +68,7 @@ def read_chunks(
     columns = tl.arange(0, R)
     inside = columns < r
     square = columns[:, None] * r + columns[None, :]
-    s = tl.load(starts + place * r * r + square, inside[:, None] & inside[None, :], 0.0)
+    s = tl.load(starts + place * r * r + square, inside[:, None] & inside[None, :], 0.0)  # [R, R]
     for t in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, length)):
         at = (memory * length + t) * r + columns
         query = tl.load(q + at, inside, 0.0)
@@ -81,5 +81,5 @@ def advance(s, k, v, keep, erase, write, at, inside):
     """The state `[R, R]` after the token at `at`; elements that are not `inside` stay unchanged."""
     key, kept = tl.load(k + at, inside, 0.0), tl.load(keep + at, inside, 1.0)
     written = tl.load(write + at, inside, 0.0) * tl.load(v + at, inside, 0.0)
-    change = written - tl.load(erase + at, inside, 0.0) * tl.sum(s * key[None, :], 1)
+    change = written - tl.load(erase + at, inside, 0.0) * tl.sum(s * key[None, :], 1)  # [R]
     return kept[:, None] * s + change[:, None] * key[None, :]

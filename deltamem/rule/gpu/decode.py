@@ -1,4 +1,7 @@
-"""The decode step on a GPU: one launch from the hidden states to the reads, and one from the reads to a corrected output."""
+"""The decode step on a GPU: one launch from the hidden states to the reads, and one from the reads to a corrected output.
+
+Shapes: in registers, the width r of a state is padded to R, the next power of two, as are the reads of all states to ROWS.
+"""
 
 from __future__ import annotations
 
@@ -79,14 +82,14 @@ def _token(
     here = row * states + number
     square = here * r * r + columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
-    s = tl.load(state + square, whole, 0.0)
+    s = tl.load(state + square, whole, 0.0)  # [R, R]
     out = projected + row * rows
     counts = True
     if mask is not None:
         counts = tl.load(mask + row) != 0
-    query = _project(token, weight, own, inside, width, R, WIDTH)
+    query = _project(token, weight, own, inside, width, R, WIDTH)  # [R]
     tl.store(out + own, query, inside)
-    read = tl.sum(s * unit(query, EPSILON)[None, :], 1)
+    read = tl.sum(s * unit(query, EPSILON)[None, :], 1)  # [R]
     tl.store(values + here * r + columns, tl.where(counts, read, 0.0), inside)
     if WRITES:
         key = _project(token, weight, height + own, inside, width, R, WIDTH)
@@ -117,7 +120,8 @@ def _project(token, weight, rows, inside, width, R: tl.constexpr, WIDTH: tl.cons
     total = tl.zeros((R,), tl.float32)
     for first in range(0, width, WIDTH):
         there = first + columns < width
-        x = tl.load(token + first + columns, there, 0.0).to(tl.float32)
+        x = tl.load(token + first + columns, there, 0.0).to(tl.float32)  # [WIDTH]
+        # [R, WIDTH]
         w = tl.load(weight + rows[:, None] * width + first + columns[None, :], inside[:, None] & there[None, :], 0.0)
         total += tl.sum(w * x[None, :], 1)
     return total
@@ -128,8 +132,8 @@ def _correct(output, values, weight, scale, features, rows, ROWS: tl.constexpr, 
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns, at = tl.arange(0, ROWS), block * FEATURES + tl.arange(0, FEATURES)
     inside, there = columns < rows, at < features
-    x = tl.load(values + row * rows + columns, inside, 0.0)
-    w = tl.load(weight + at[:, None] * rows + columns[None, :], there[:, None] & inside[None, :], 0.0)
+    x = tl.load(values + row * rows + columns, inside, 0.0)  # [ROWS]
+    w = tl.load(weight + at[:, None] * rows + columns[None, :], there[:, None] & inside[None, :], 0.0)  # [FEATURES, ROWS]
     place = output + row * features + at
-    y = tl.load(place, there, 0.0)
+    y = tl.load(place, there, 0.0)  # [FEATURES]
     tl.store(place, (y.to(tl.float32) + scale * tl.sum(w * x[None, :], 1)).to(y.dtype), there)

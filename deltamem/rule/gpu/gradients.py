@@ -43,7 +43,7 @@ def chunk_ends(matrix, offset, d_end, ends, d_state, chunks, r, R: tl.constexpr)
     columns = tl.arange(0, R)
     inside = columns < r
     square = columns[:, None] * r + columns[None, :]
-    d = tl.load(d_end + (memory * r + row) * r + columns, inside, 0.0)
+    d = tl.load(d_end + (memory * r + row) * r + columns, inside, 0.0)  # [R]
     for back in range(chunks):
         here = (memory * chunks + chunks - 1 - back) * r + row
         m = tl.load(matrix + here * r * r + square, inside[:, None] & inside[None, :], 0.0)
@@ -66,7 +66,7 @@ def token_gradients(
     inside = columns < r
     square = columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
-    d = tl.load(ends + place * r * r + square, whole, 0.0)
+    d = tl.load(ends + place * r * r + square, whole, 0.0)  # [R, R]
     steps = tl.arange(0, HELD)[:, None, None]
     for back in range(CHUNK // HELD):
         first = chunk * CHUNK + CHUNK - HELD - back * HELD

@@ -1,4 +1,7 @@
-"""One decode step, from the projections of a token to its reads, in one launch."""
+"""One decode step, from the projections of a token to its reads, in one launch.
+
+Shapes: in registers, the width r of a state is padded to R, the next power of two.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def _step(
     inside = columns < r
     height = states * r
     token = projected + row * rows + number * r + columns
-    query = unit(tl.load(token, inside, 0.0), EPSILON)
+    query = unit(tl.load(token, inside, 0.0), EPSILON)  # [R]
     key = unit(tl.load(token + height, inside, 0.0), EPSILON)
     value = tl.load(token + 2 * height, inside, 0.0)
 
@@ -55,9 +58,9 @@ def _step(
     here = row * states + number
     square = here * r * r + columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
-    s = tl.load(state + square, whole, 0.0)
-    read = tl.sum(s * query[None, :], 1)
-    after, beta = step(s, key, value, beta_logit, keep_logit, R, DECAY, DECAY_FIRST)
+    s = tl.load(state + square, whole, 0.0)  # [R, R]
+    read = tl.sum(s * query[None, :], 1)  # [R]
+    after, beta = step(s, key, value, beta_logit, keep_logit, R, DECAY, DECAY_FIRST)  # [R, R], [R]
     gates = tl.where(inside, beta, 0.0)
     if mask is not None:  # select instead of multiply: a masked value may be NaN
         counts = tl.load(mask + row) != 0
@@ -78,7 +81,7 @@ def step(s, key, value, beta_logit, keep_logit, R: tl.constexpr, DECAY: tl.const
     else:
         kept = tl.full((R,), 1.0, tl.float32)
     erased = kept * beta if DECAY_FIRST else beta
-    change = beta * value - erased * tl.sum(s * key[None, :], 1)
+    change = beta * value - erased * tl.sum(s * key[None, :], 1)  # [R]
     return kept[:, None] * s + change[:, None] * key[None, :], beta
 
 
