@@ -172,8 +172,8 @@ class MemoryCacheLayer(DummyLayer):
         """Refuse to take back the last tokens if the memory cannot follow. This changes nothing.
 
         Raises:
-            RuntimeError: the tokens are more written ones than the window holds, or were not all written in the open scope, or
-                are a part of a pass that wrote segments.
+            RuntimeError: the window does not hold that many written tokens, some of the tokens were not written in the open
+                scope, or only a part of a pass that wrote segments would be taken back.
         """
         remaining, scope = tokens, self._open_scope()
         for step in reversed(self.steps):

@@ -76,7 +76,7 @@ class ReadingLayer(Protocol):
 
 
 class MemoryPass:
-    """The memory in one forward pass: before it, which tokens read and write it, and, once the layers have run, after it.
+    """The memory in one forward pass: its value before, which tokens read and write it, and its value after the layers ran.
 
     `start` never changes, so a layer that is recomputed (activation checkpointing) gives the same result.
 

@@ -97,7 +97,7 @@ class Snapshot:
         return self.map_rows(lambda tensor, _: change(tensor))
 
     def map_rows(self, change: Callable[[Tensor, int], Tensor]) -> Snapshot:
-        """Apply a function to every tensor and the dimension of its rows."""
+        """Apply a function to every tensor; it also takes the dimension of the tensor's rows."""
         segment = self.open_segment and self.open_segment.map(lambda tensor: change(tensor, 0))
         return Snapshot(
             self.layers, {part: change(tensor, 1) for part, tensor in self.parts.items()}, change(self.tokens, 0), segment
