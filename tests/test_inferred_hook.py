@@ -191,7 +191,7 @@ REFUSED = {
     ),
     "called by no usual name": (
         [{"gaze": Mixing("mix", "settle"), "norm": nn.LayerNorm(WIDTH)}],
-        r"No module is called attention.*own: layers\.0\.gaze \(Mixing\) with mix \(16 → 16\), settle",
+        r"No module is called attention.*linear maps: layers\.0\.gaze \(Mixing\) with mix \(16 → 16\), settle",
     ),
     "none": ([{"norm": nn.LayerNorm(WIDTH)}], "No module is called attention.*: none"),
 }
