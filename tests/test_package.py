@@ -22,7 +22,12 @@ def test_the_wheel_has_all_files_of_the_library_and_nothing_else(tmp_path):
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
     subprocess.run([*wheel, source], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    places = {"deltamem": "deltamem", "registry": "deltamem/registry", "adapters": "deltamem/adapters"}
+    places = {
+        "deltamem": "deltamem",
+        "registry": "deltamem/registry",
+        "adapters": "deltamem/adapters",
+        "deltamem_cli": "deltamem_cli",
+    }
     expected = {
         f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, place in places.items()
@@ -81,7 +86,7 @@ def unsafe_in(source):
 
 
 def test_nothing_runs_what_a_file_says():
-    sources = [path for folder in ("deltamem", "registry") for path in (ROOT / folder).rglob("*.py")]
+    sources = [path for folder in ("deltamem", "deltamem_cli", "registry") for path in (ROOT / folder).rglob("*.py")]
     assert len(sources) > 20
     unsafe = {str(path.relative_to(ROOT)): found for path in sources if (found := unsafe_in(path.read_text()))}
     # The authors' adapters are pickles: read as tensors alone, on request alone.

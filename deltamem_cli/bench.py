@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem.cli.common import Device, Dtype, app, errors_in_words
+from deltamem_cli.common import Device, Dtype, app, errors_in_words
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from deltamem.cli.common import app, errors_in_words
+from deltamem_cli.common import app, errors_in_words
 
 
 @app.command(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem.cli.common import app, errors_in_words
+from deltamem_cli.common import app, errors_in_words
 
 
 @app.command()
