@@ -29,7 +29,7 @@ def hebbian_model(**options):
 
 def test_it_passes_the_law_and_the_contract_of_three_families():
     """With the same tests, of which only those about the delta rule itself are left out."""
-    files = [*(f"law/test_{law}.py" for law in LAWS), "test_peft.py", "contract/test_contract.py"]
+    files = [*(f"law/test_{law}.py" for law in LAWS), "peft/test_peft.py", "contract/test_contract.py"]
     families = "llama- or [llama] or [phi3] or phi3- or gpt_neox] or gpt_neox- or test_peft"
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Files as nobody's writer makes them, to see that they do no harm. Import as `from damage import ...`; see conftest.py."""
+"""Files as nobody's writer makes them, to see that they do no harm."""
 
 import json
 from typing import Any

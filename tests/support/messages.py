@@ -1,4 +1,4 @@
-"""The errors that the library raises, read from its sources. Import as `from messages import ...`; see conftest.py."""
+"""The errors that the library raises, read from its sources."""
 
 import ast
 import re

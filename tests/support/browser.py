@@ -1,4 +1,4 @@
-"""HTML pages: their elements, and what a real browser makes of them. Import as `from browser import ...`; see conftest.py."""
+"""HTML pages: their elements, and what a real browser makes of them."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Saving that fails half way, at a step of one's choice. Import as `from failing_disk import ...`; see conftest.py."""
+"""Saving that fails half way, at a step of one's choice."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries; see conftest.py for the import."""
+"""How many examples Hypothesis tries."""
 
 from hypothesis import settings
 

@@ -1,4 +1,4 @@
-"""Good small files of every format that is read, and what may be wrong with one. Import as `from own_data import ...`."""
+"""Good small files of every format that is read, and what may be wrong with one."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A tokenizer of words with a chat template, made without a download, and a model for it. See conftest.py for the import."""
+"""A tokenizer of words with a chat template, made without a download, and a model for it."""
 
 from peft import PeftModel
 from tiny import tiny_adapted, tiny_backbone, tiny_config

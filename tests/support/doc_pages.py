@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the code in them. Import as `from doc_pages import ...`; see conftest.py.
+"""The pages of the documentation, and the code in them.
 
 What a reader does not see stands in HTML comments before a block:
 

@@ -1,4 +1,4 @@
-"""Tiny random models, made in milliseconds. Import as `from tiny import ...`; see conftest.py."""
+"""Tiny random models, made in milliseconds."""
 
 import os
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Folders as `deltamem eval --output` writes them, with made-up answers. Import as `from evaluation_results import ...`."""
+"""Folders as `deltamem eval --output` writes them, with made-up answers."""
 
 import json
 import random

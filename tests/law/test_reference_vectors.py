@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from deltamem.convert import from_reference
 
-FOLDER = Path(__file__).parent / "reference_vectors"
+FOLDER = Path(__file__).parents[1] / "reference_vectors"
 CASES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

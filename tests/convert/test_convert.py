@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from deltamem.cli import app
 from deltamem.convert import from_reference, to_reference
 
-FOLDER = Path(__file__).parent / "reference_vectors"
+FOLDER = Path(__file__).parents[1] / "reference_vectors"
 CASES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

@@ -1,4 +1,4 @@
-"""Memories of random numbers, made without a model. Import as `from tiny_memory import ...`; see conftest.py."""
+"""Memories of random numbers, made without a model."""
 
 from dataclasses import replace
 

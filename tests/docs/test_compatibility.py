@@ -1,11 +1,10 @@
 """docs/compatibility.md says what works, and names the tests that show it."""
 
 import re
-from pathlib import Path
 
 import pytest
+from doc_pages import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "compatibility.md").read_text()
 TESTS = sorted({*re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)})
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if re.match(r"\| [^|]+\| ", line)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-LIBRARY = Path(__file__).resolve().parents[1] / "deltamem"
+LIBRARY = Path(__file__).resolve().parents[2] / "deltamem"
 # Functions of torch that fall back on the default device, and those that fall back on the default dtype, too.
 WHERE = {"arange", "randint", "randperm"}
 WHERE_AND_WHAT = {"as_tensor", "empty", "empty_strided", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"}

@@ -1,4 +1,4 @@
-"""Episodes and arguments of a short training. Import as `from tiny_training import ...`; see conftest.py."""
+"""Episodes and arguments of a short training."""
 
 from tiny_chat import chat_tokenizer
 

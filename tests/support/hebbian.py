@@ -1,4 +1,4 @@
-"""A second kind of memory: Hebbian, without the delta rule's error correction. Import as `from hebbian import ...`."""
+"""A second kind of memory: Hebbian, without the delta rule's error correction."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 import deltamem
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_has_all_files_of_the_library_and_nothing_else(tmp_path):
