@@ -21,8 +21,8 @@ from deltamem.chat.terminal import loop as terminal
 from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.heat_map import picture
 from deltamem.chat.terminal.slash_commands import COMMANDS
-from deltamem.cli import app
 from deltamem.memory.snapshot import Snapshot
+from deltamem_cli import app
 
 SHORT = {"max_new_tokens": 4, "do_sample": False}
 QUESTION = "What does Anna like?"

@@ -7,7 +7,7 @@ from tiny_chat import chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem.backbones import Placement
-from deltamem.cli import app
+from deltamem_cli import app
 
 COMMANDS = {
     "demo": ["demo"],

@@ -5,8 +5,8 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation.recall import SETTINGS
+from deltamem_cli import app
 
 
 @pytest.fixture

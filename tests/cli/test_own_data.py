@@ -10,7 +10,6 @@ from own_data import CHATS, DOCUMENTS, FILLERS, GOOD, damaged
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options
 from deltamem.evaluation.tasks import make_tasks
@@ -18,6 +17,7 @@ from deltamem.inspection.command import _messages
 from deltamem.training.data import DataArguments, training_chats
 from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.facts.fillers import _load
+from deltamem_cli import app
 
 TOKENIZER = chat_tokenizer()
 SUBJECT = Subject(chat_model().eval(), TOKENIZER, "", None)

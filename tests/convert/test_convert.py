@@ -11,8 +11,8 @@ from torch.torch_version import TorchVersion
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.convert import from_reference, to_reference
+from deltamem_cli import app
 
 FOLDER = Path(__file__).parents[1] / "reference_vectors"
 CASES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -9,9 +9,9 @@ from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from deltamem import DeltaMemConfig, backbones
-from deltamem.cli import app
 from deltamem.hook import registered as known_hooks
 from deltamem.inspection import architectures
+from deltamem_cli import app
 
 
 @pytest.fixture

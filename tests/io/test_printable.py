@@ -13,9 +13,9 @@ from tiny import tiny_adapted
 from tiny_memory import METADATA
 from typer.testing import CliRunner, Result
 
-from deltamem.cli import app, common
 from deltamem.inspection import command
 from deltamem.io.printable import all_printable, printable
+from deltamem_cli import app
 
 TITLE, CLEAR, C1 = "\x1b]0;pwned\x07", "\x1b[2J", "\x9b2J"
 STEERING = {chr(code) for code in (*range(32), *range(127, 160))} - {"\n", "\t"}
@@ -75,7 +75,7 @@ def test_inspect_prints_no_escape_codes(tmp_path: Path, case: str) -> None:
 
 def test_without_the_function_they_would_be_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "all_printable", lambda figures: figures)
-    monkeypatch.setattr(common, "printable", lambda text: text)
+    monkeypatch.setattr("deltamem.io.printable.printable", lambda text: text)
     tensors = {f"{TITLE}model": torch.zeros(1, 1, 4, 4), "@tokens": torch.zeros(1, dtype=torch.int64)}
     save_file(tensors, tmp_path / "memory", METADATA)
     assert steers(inspected(str(tmp_path / "memory")).output)

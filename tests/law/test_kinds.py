@@ -16,8 +16,8 @@ from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem import ChatSession, DeltaMemConfig, DeltaMemState, register_memory_kind
-from deltamem.cli import app
 from deltamem.rule import kind as kinds
+from deltamem_cli import app
 
 TESTS = Path(__file__).parents[1]
 LAWS = ("decoding", "isolation", "segments", "training", "cache_operations", "scopes", "generate_calls", "shared_caches")
