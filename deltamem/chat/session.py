@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,12 @@ class ChatSession:
                     forward(self.model, piece, None, self.memory, cut=True)
                 forward(self.model, last, None, self.memory)
 
-    def reply(self, text: str, **generation: Any) -> str:
+    def reply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
         """Answer a message.
 
         Args:
             text: what the user says.
+            keep: whether the turn stays in the context and is written to the memory; otherwise the session stays as it was.
             generation: goes to `generate`, for instance `max_new_tokens=100, do_sample=False`. Without any length, of the
                 caller's or of the model's `generation_config`, an answer has at most 256 tokens. Of several sequences the
                 first, with beams the best, is the answer. The KV cache is the session's: `use_cache` changes nothing.
@@ -108,9 +109,9 @@ class ChatSession:
             RuntimeError: the session is in use.
         """
         with self._claimed():
-            return self._turn(text, generation)
+            return self._turn(text, generation, keep)
 
-    def stream(self, text: str, **generation: Any) -> Iterator[str]:
+    def stream(self, text: str, *, keep: bool = True, **generation: Any) -> Generator[str, None, None]:
         """Answer a message piece by piece, otherwise as `reply`.
 
         A stream that is closed before its end leaves the session as it was. Until it has ended or is closed, the session is in
@@ -122,7 +123,7 @@ class ChatSession:
 
         def run() -> None:
             try:
-                self._turn(text, generation, streamer, stop)
+                self._turn(text, generation, keep, streamer, stop)
             except BaseException as error:  # handed to the consumer below
                 errors.append(error)
                 streamer.end()
@@ -243,6 +244,7 @@ class ChatSession:
         self,
         text: str,
         generation: Mapping[str, Any],
+        keep: bool,
         streamer: TextIteratorStreamer | None = None,
         stop: Stop | None = None,
     ) -> str:
@@ -252,13 +254,16 @@ class ChatSession:
         try:
             with self.memory.unchanged_on_error():
                 self.messages = [*self.messages, {"role": "user", "content": text}]
-                if self.model.active_peft_config.turn_writes == "during":
+                if keep and self.model.active_peft_config.turn_writes == "during":
                     self._write_messages()
                 answer = self._answer(generation, streamer, stop)
                 if stop is not None and stop.is_set:
                     raise InterruptedError("the stream was closed before the answer was complete")
-                self.messages = [*self.messages, {"role": "assistant", "content": answer}]
-                self._write_messages()
+                if keep:
+                    self.messages = [*self.messages, {"role": "assistant", "content": answer}]
+                    self._write_messages()
+                else:
+                    self.messages = before[0]
         except BaseException:
             self.messages, self._written, self._context = before
             self._context.cache = None  # it has grown

@@ -90,6 +90,31 @@ def test_a_file_goes_to_the_memory_alone(conversation, say, tmp_path):
     assert conversation.session.messages == []
 
 
+def test_a_text_is_remembered_without_a_file(conversation, say):
+    assert "tokens written" in say("/remember Anna likes teal. Bob lives in Rome.")
+    expected = ChatSession(conversation.store.model, chat_tokenizer(), "Remember everything.")
+    expected.observe("Anna likes teal. Bob lives in Rome.")
+    assert same(conversation.session.memory, expected.memory)
+    assert conversation.session.messages == []
+
+
+def test_a_question_is_answered_and_nothing_of_it_is_kept(conversation, say):
+    say("Anna likes teal.", "/save anna")
+    memory, messages = conversation.session.memory.clone(), conversation.session.messages
+    answer = say(f"/ask {QUESTION}").strip()
+    assert answer
+    assert same(conversation.session.memory, memory)
+    assert conversation.session.messages == messages
+    assert conversation.store.open("anna").messages == messages
+    assert say(QUESTION).strip() == answer  # what a turn that is kept says
+    assert not same(conversation.session.memory, memory)
+
+
+def test_a_question_to_the_memory_is_refused_while_it_is_off(conversation, say):
+    assert "the memory" not in say("/off", QUESTION).splitlines()[-1]
+    assert "/ask reads the memory, which is off" in say(f"/ask {QUESTION}")
+
+
 def test_the_context_is_forgotten_and_the_memory_is_not(conversation, say):
     say("Anna likes teal.")
     before = conversation.session.memory.clone()

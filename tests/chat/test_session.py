@@ -58,6 +58,20 @@ def test_when_a_turn_is_written_decides_what_its_answer_reads(monkeypatch):
     assert same(seen["during"], written(chat, [{"role": "user", "content": FACTS}]))
 
 
+@pytest.mark.parametrize("turn_writes", ["after", "during"])
+def test_a_turn_that_is_not_kept_leaves_the_session_as_it_was(turn_writes):
+    asked, other = session(turn_writes=turn_writes, spread=0.5), session(turn_writes=turn_writes, spread=0.5)
+    for chat in (asked, other):
+        chat.reply(FACTS, **SHORT)
+    memory, messages = asked.memory.clone(), asked.messages
+    answers = [asked.reply("Who is Bob?", keep=False, **SHORT), "".join(asked.stream("Who is Bob?", keep=False, **SHORT))]
+    assert answers[0] == answers[1].strip() != ""
+    assert asked.messages == messages
+    assert same(asked.memory, memory, tolerance=0)
+    assert asked.reply("What does Anna like?", **SHORT) == other.reply("What does Anna like?", **SHORT)
+    assert same(asked.memory, other.memory, tolerance=0)
+
+
 def test_a_message_is_written_when_it_is_complete():
     chat = session(write="message")
     chat.reply(FACTS, **SHORT)
