@@ -46,10 +46,9 @@ def inspect(
 ) -> None:
     """Look into a backbone, an adapter, or a memory.
 
-    For a backbone, only config.json is read: shows where a memory is attached, layer by layer, and what it adds. For an
-    adapter:
-    its norms and gates, layer by layer; with --chat, what each turn of a conversation writes and what later turns leave of it.
-    For a memory: how much it holds. With --architectures: which model types are supported, and why others are not.
+    For a backbone, shows where a memory is attached, layer by layer, and what it adds; reads only config.json. For an adapter,
+    shows its norms and gates, layer by layer; with --chat, what each turn of a conversation writes and what later turns leave
+    of it. For a memory, shows how much it holds. With --architectures, lists the supported model types, and why others are not.
     """
     with errors_in_words():
         if architectures == (what is not None) or (markdown and not architectures) or (markdown and as_json):

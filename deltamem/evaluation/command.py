@@ -133,7 +133,7 @@ def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> di
     if unknown or not all(chosen.values()):
         of_each = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in known.items())
         raise ValueError(
-            f"--setting {', '.join(given)} is not accepted; with this model there are, of each task one at least, {of_each}"
+            f"--setting {', '.join(given)} is not accepted; with this model, give at least one setting of each task: {of_each}"
         )
     return chosen
 

@@ -215,6 +215,6 @@ def _check_same(part: Part, chat: ChatTokens) -> None:
     """Check that a part has the same tokens in a fresh context as after its history."""
     if not torch.equal(part.ids[-part.length :], chat.ids[part.written : part.written + part.length]):
         raise ValueError(
-            "the tokenizer's chat template renders questions behind a history otherwise than alone, so no teacher that has the "
-            "history can be followed token by token; leave out the system prompt, or the teacher"
+            "the tokenizer's chat template renders questions differently after a history than alone, so the model cannot "
+            "follow a teacher that has the history token by token; leave out the system prompt, or the teacher"
         )

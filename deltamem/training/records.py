@@ -82,4 +82,6 @@ def _of_hub(name: str, split: str, config: str | None) -> Iterator[Any]:
     try:
         return iter([*datasets.load_dataset(name, config, split=split)])
     except Exception as error:  # no network, no such data set, a wrong split: datasets raises many types
-        raise ValueError(f"{name} is no file and no folder, and cannot be had from the Hub as a data set: {error}") from error
+        raise ValueError(
+            f"{name} is no file and no folder, and cannot be loaded from the Hub as a data set: {error}"
+        ) from error

@@ -219,7 +219,7 @@ def test_mistakes_are_told_and_change_nothing(conversation, say, tmp_path):
         "/": "/observe",
         "/save": "NAME",
         "/save Anna/..": "not accepted",
-        "/forget all": "takes nothing",
+        "/forget all": "takes no argument",
         "/load bob": "there are anna",
         "/observe /no/such/file": "/no/such/file",
         f"/observe {tmp_path / 'latin.txt'}": "utf-8",
@@ -413,4 +413,4 @@ def test_a_closed_terminal_loses_nothing_that_was_saved(arguments, tmp_path):
     folder = tmp_path / "sessions" / "anna"
     assert os.listdir(folder) == ["session.safetensors"]  # nothing half written
     again = CliRunner().invoke(app, arguments, input="/load anna\n/exit\n")
-    assert f"Going on with anna: {told}" in again.output
+    assert f"Continuing anna: {told}" in again.output

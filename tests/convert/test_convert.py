@@ -250,6 +250,6 @@ def test_wrong_folders_and_options_are_named(published, tmp_path):
     assert "--base-model" in refusal(published, tmp_path / "ours", "--to", "reference", *base)
     assert "hf download" in refusal(tmp_path / "nowhere", tmp_path / "ours", *base)
     assert "--to reference" in refusal(tmp_path / "full", tmp_path / "ours", *base)
-    assert "holds no adapter of PEFT" in refusal(published, tmp_path / "ours", "--to", "reference")
+    assert "holds no PEFT adapter" in refusal(published, tmp_path / "ours", "--to", "reference")
     (tmp_path / "full" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     assert "LORA" in refusal(tmp_path / "full", tmp_path / "ours", "--to", "reference")

@@ -154,7 +154,7 @@ def test_a_template_that_renders_later_messages_otherwise_is_refused():
     subject.tokenizer.chat_template = (
         "{% for m in messages %}{{ loop.index }} {{ m['content'] }}\n{% endfor %}"  # each message has its number
     )
-    with pytest.raises(ValueError, match=r"otherwise behind a history than behind a system prompt alone, so .*; evaluate"):
+    with pytest.raises(ValueError, match=r"differently after a history than after a system prompt alone, so .*; evaluate"):
         CutChat.from_messages(subject, CHATS[2]["messages"])
 
 

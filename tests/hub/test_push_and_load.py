@@ -93,5 +93,5 @@ def test_private_is_private_or_nothing_is_sent(pushed: Pushed) -> None:
     assert not hub.repos["someone/by-command"].private
     assert found["private"]["status"] == 0
     assert found["public already"]["status"] == 2
-    assert "is there already and public" in found["public already"]["errors"]
+    assert "exists already and is public" in found["public already"]["errors"]
     assert len(hub.repos["someone/by-command"].commits) == 2

@@ -198,7 +198,7 @@ def test_a_summary_of_a_hand_made_study(grid_file, tmp_path):
 
 def test_a_line_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "runs.jsonl").write_text('{"run": 1}\n{}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1 is no run of a study"):
+    with pytest.raises(ValueError, match="line 1 is not a run of a study"):
         Results(tmp_path).read()
 
 

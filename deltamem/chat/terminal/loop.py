@@ -1,4 +1,4 @@
-"""The terminal: lines in, answers out, and what the keys and the signals of a terminal do."""
+"""The loop of a terminal chat: reads lines, prints answers, and handles Ctrl-C and signals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deltamem.io.printable import printable
 
 def talk(conversation: Conversation, console: Console) -> None:
     """Read lines and answer them until the input ends."""
-    with suppress(ImportError):  # a line editor with a history, which input() then uses; not on Windows
+    with suppress(ImportError):  # gives input() line editing and a history; not available on Windows
         importlib.import_module("readline")
     broken_off = False
     while True:
@@ -31,18 +31,18 @@ def talk(conversation: Conversation, console: Console) -> None:
         except EOFError:
             console.print()
             return
-        except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
+        except KeyboardInterrupt:  # drop the typed line or the running command
             broken_off = True
-        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is as it was before
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is unchanged
             console.print(f"[red]{escape(printable(str(error)))}[/]")
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Leave in an orderly way when the terminal is closed: an answer is broken off, a save is completed or undone."""
+    """Exit cleanly when the terminal is closed: an answer is interrupted, a save is completed or undone."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        for ending in ENDINGS:  # a second one must not disturb the way out
+        for ending in ENDINGS:  # a second signal must not interrupt the exit
             signal.signal(ending, signal.SIG_IGN)
         raise SystemExit(128 + number)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from deltamem.io.printable import printable
 
-# What ends the chat from outside: a closed terminal, a shutdown. Windows has no hang-up.
+# The signals that end the chat: a closed terminal, a shutdown. Windows has no SIGHUP.
 ENDINGS = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
 
 
@@ -26,9 +26,9 @@ def show_answer(pieces: Generator[str, None, None], console: Console) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[list[int]]:
-    """While an answer is generated, signals are only noted: an exception could come while the answer is being taken back.
+    """While an answer is generated, only record signals: an exception could interrupt the undoing of a turn.
 
-    Those that end the chat are sent again afterwards.
+    Signals that end the chat are raised again afterwards.
     """
     noted: list[int] = []
     before = {number: signal.signal(number, lambda given, frame: noted.append(given)) for number in (signal.SIGINT, *ENDINGS)}

@@ -109,8 +109,8 @@ def _check_alike(first: Path, options: Mapping[str, Any], folder: Path, other: M
     names = [name for name in {**options, **other} if name != "seed" and options.get(name) != other.get(name)]
     if names:
         raise ValueError(
-            f"{first} and {folder} are not of one evaluation: they have other options, {', '.join(names)}; seeds are summed up "
-            "if nothing but the seed is another"
+            f"{first} and {folder} are not of one evaluation: they differ in the options {', '.join(names)}; seeds are "
+            "combined only if nothing but the seed differs"
         )
 
 
@@ -127,7 +127,7 @@ def _rows(folder: Path, notes: list[str]) -> dict[str, list[Row]]:
 def _read(file: Path, notes: list[str]) -> list[Row]:
     lines, rest = whole_lines(file)
     if rest:
-        notes.append(f"The last line of {file} was broken off and is left out.")
+        notes.append(f"The last line of {file} is truncated and was left out.")
     return [_row(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -135,9 +135,9 @@ def _row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no answer of an evaluation: {error}; remove the file and ask again") from error
+        raise ValueError(f"{where} is not an answer of an evaluation: {error}; remove the file and ask again") from error
     if not isinstance(row, dict) or "index" not in row:
-        raise ValueError(f'{where} is no answer of an evaluation: expected {{"index", ...}}, got {line!r:.80}')
+        raise ValueError(f'{where} is not an answer of an evaluation: expected {{"index", ...}}, got {line!r:.80}')
     return row
 
 
