@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,12 @@ class ChatSession:
                     forward(self.model, piece, None, self.memory, cut=True)
                 forward(self.model, last, None, self.memory)
 
-    def reply(self, text: str, **generation: Any) -> str:
+    def reply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
         """Answer a message.
 
         Args:
             text: the user's message.
+            keep: whether the turn stays in the context and is written to the memory; otherwise the session stays as it was.
             generation: options for `generate`, for instance `max_new_tokens=100, do_sample=False`. If neither these nor the
                 model's `generation_config` set a length, an answer has at most 256 tokens. With several sequences, the first
                 is the answer (with beams, the best). The session always uses its KV cache: `use_cache` has no effect.
@@ -108,9 +109,9 @@ class ChatSession:
             RuntimeError: the session is in use.
         """
         with self._claimed():
-            return self._turn(text, generation)
+            return self._turn(text, generation, keep)
 
-    def stream(self, text: str, **generation: Any) -> Iterator[str]:
+    def stream(self, text: str, *, keep: bool = True, **generation: Any) -> Generator[str, None, None]:
         """Like `reply`, but yield the answer piece by piece.
 
         A stream that is closed before its end leaves the session as it was. The session is in use until the stream has ended or
@@ -122,7 +123,7 @@ class ChatSession:
 
         def run() -> None:
             try:
-                self._turn(text, generation, streamer, stop)
+                self._turn(text, generation, keep, streamer, stop)
             except BaseException as error:  # handed to the consumer below
                 errors.append(error)
                 streamer.end()
@@ -243,6 +244,7 @@ class ChatSession:
         self,
         text: str,
         generation: Mapping[str, Any],
+        keep: bool,
         streamer: TextIteratorStreamer | None = None,
         stop: Stop | None = None,
     ) -> str:
@@ -252,13 +254,16 @@ class ChatSession:
         try:
             with self.memory.unchanged_on_error():
                 self.messages = [*self.messages, {"role": "user", "content": text}]
-                if self.model.active_peft_config.turn_writes == "during":
+                if keep and self.model.active_peft_config.turn_writes == "during":
                     self._write_messages()
                 answer = self._answer(generation, streamer, stop)
                 if stop is not None and stop.is_set:
                     raise InterruptedError("the stream was closed before the answer was complete")
-                self.messages = [*self.messages, {"role": "assistant", "content": answer}]
-                self._write_messages()
+                if keep:
+                    self.messages = [*self.messages, {"role": "assistant", "content": answer}]
+                    self._write_messages()
+                else:
+                    self.messages = before[0]
         except BaseException:
             self.messages, self._written, self._context = before
             self._context.cache = None  # it has already grown

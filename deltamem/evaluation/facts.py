@@ -140,7 +140,8 @@ def tasks(options: Options) -> list[Facts]:
 
 def _config(options: Options, facts: int) -> FactEpisodeConfig:
     of_kind = {} if options.kind is None else ALL_OF_KIND[cast(Kind, options.kind)]
-    return FactEpisodeConfig(min_facts=facts, max_facts=facts, **{"updates": options.updates, **of_kind})
+    given = {"updates": options.updates, "first_person": options.first_person}
+    return FactEpisodeConfig(min_facts=facts, max_facts=facts, **{**given, **of_kind})
 
 
 def _test(subject: Subject, batch_size: int = 2) -> RecallTest:

@@ -29,6 +29,7 @@ class Options:
     source: tuple[str, ...] = ()
     kind: str | None = None
     updates: float = 0.0
+    first_person: float = 0.0
     episodes: int = 150
     greedy: bool = False
     max_new_tokens: int | None = None

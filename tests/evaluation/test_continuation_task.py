@@ -7,12 +7,12 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation import continuation, cut_chat
 from deltamem.evaluation.cut_chat import CutChat
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.summary import summarise_seeds
 from deltamem.evaluation.task import Options
+from deltamem_cli import app
 
 TOLD = ("Anna likes teal .", "Okay", "Where is Bob ?", "in Rome .", "Bob likes red .", "Okay", "What does Bob like ?", "red")
 OTHER = ("Hello there", "Hello", "a friend of Anna lives in Oslo .", "Noted", "What does Anna like ?", "teal .")

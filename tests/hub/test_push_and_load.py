@@ -28,7 +28,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
-            "PYTHONPATH": str(SCRIPT.parent.parent),
+            "PYTHONPATH": str(SCRIPT.parents[1] / "support"),
         }
         run = subprocess.run([sys.executable, SCRIPT, root / "mine"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, f"{run.stderr}\n{hub.requests}"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_backbone
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.hub.upload import prepare
+from deltamem_cli import app
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem import ChatSession, DeltaMemConfig, DeltaMemState, register_memory_kind
-from deltamem.cli import app
 from deltamem.rule import kind as kinds
+from deltamem_cli import app
 
 TESTS = Path(__file__).parents[1]
 LAWS = ("decoding", "isolation", "segments", "training", "cache_operations", "scopes", "generate_calls", "shared_caches")
@@ -29,7 +29,7 @@ def hebbian_model(**options):
 
 def test_it_passes_the_law_and_the_contract_of_three_families():
     """With the same tests, of which only those about the delta rule itself are left out."""
-    files = [*(f"law/test_{law}.py" for law in LAWS), "test_peft.py", "contract/test_contract.py"]
+    files = [*(f"law/test_{law}.py" for law in LAWS), "peft/test_peft.py", "contract/test_contract.py"]
     families = "llama- or [llama] or [phi3] or phi3- or gpt_neox] or gpt_neox- or test_peft"
     done = subprocess.run(
         [

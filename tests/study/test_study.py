@@ -7,7 +7,6 @@ import torch
 from typer.testing import CliRunner
 
 from deltamem.backbones import Placement
-from deltamem.cli import app
 from deltamem.evaluation.recall import RecallTest
 from deltamem.study import command
 from deltamem.study.grid import read_grid
@@ -16,6 +15,7 @@ from deltamem.study.results import Results
 from deltamem.study.small_backbone import SmallBackbone, untrained
 from deltamem.study.training import StudyTraining, train
 from deltamem.study.words import word_tokenizer
+from deltamem_cli import app
 
 GRID = """
 backbone: BACKBONE

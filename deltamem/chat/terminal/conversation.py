@@ -48,6 +48,16 @@ class Conversation:
             if self.session.messages is not before:
                 self._keep()
 
+    def ask(self, text: str) -> Generator[str, None, None]:
+        """Answer a question piece by piece; the session stays as it was.
+
+        Raises:
+            ValueError: the memory is off.
+        """
+        if self.bare is not None:
+            raise ValueError("/ask reads the memory, which is off; /on switches it on again")
+        return self.session.stream(text, keep=False, **self.generation)
+
     @property
     def turns(self) -> int:
         """The number of messages in the context of the next answer."""

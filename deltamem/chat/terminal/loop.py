@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from deltamem.chat.terminal.conversation import Conversation
+from deltamem.chat.terminal.show_answer import ENDINGS, show_answer
 from deltamem.chat.terminal.slash_commands import run_command
 from deltamem.io.printable import printable
-
-# The signals that end the chat: a closed terminal, a shutdown. Windows has no SIGHUP.
-ENDINGS = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
 
 
 def talk(conversation: Conversation, console: Console) -> None:
@@ -70,29 +68,6 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
 
 def _answer(text: str, conversation: Conversation, console: Console) -> None:
     turns = conversation.turns
-    with _signals_kept() as signals, closing(conversation.stream(text)) as pieces:
-        for piece in pieces:
-            console.out(printable(piece), end="")
-            if signals:
-                break
-    console.print()
+    show_answer(conversation.stream(text), console)
     if conversation.turns == turns:
         console.print("[dim](stopped; nothing of this turn is kept)[/]")
-
-
-@contextmanager
-def _signals_kept() -> Iterator[list[int]]:
-    """While an answer is generated, only record signals: an exception could interrupt the undoing of a turn.
-
-    Signals that end the chat are raised again afterwards.
-    """
-    noted: list[int] = []
-    before = {number: signal.signal(number, lambda given, frame: noted.append(given)) for number in (signal.SIGINT, *ENDINGS)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in noted:
-            if number in ENDINGS:
-                signal.raise_signal(number)

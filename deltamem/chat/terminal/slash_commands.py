@@ -12,6 +12,7 @@ from rich.table import Table
 
 from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.heat_map import picture
+from deltamem.chat.terminal.show_answer import show_answer
 from deltamem.io.files import check_regular
 from deltamem.io.printable import printable
 
@@ -60,11 +61,18 @@ def _help(conversation: Conversation, console: Console, argument: str) -> None:
 def _observe(conversation: Conversation, console: Console, file: str) -> None:
     path = Path(file).expanduser()
     check_regular(path)
-    text = path.read_text(encoding="utf-8")
+    _remember(conversation, console, path.read_text(encoding="utf-8"))
+
+
+def _remember(conversation: Conversation, console: Console, text: str) -> None:
     before = conversation.session.memory.tokens[0]
     with console.status("reading"):
         conversation.observe(text)
     console.print(f"{conversation.session.memory.tokens[0] - before:,} tokens written to the memory.")
+
+
+def _ask(conversation: Conversation, console: Console, question: str) -> None:
+    show_answer(conversation.ask(question), console)
 
 
 def _forget(conversation: Conversation, console: Console, argument: str) -> None:
@@ -116,6 +124,8 @@ def _exit(conversation: Conversation, console: Console, argument: str) -> None:
 
 COMMANDS = {
     "observe": Command("write a text file to the memory without keeping it in the context", _observe, "FILE"),
+    "remember": Command("write this to the memory without keeping it in the context", _remember, "TEXT"),
+    "ask": Command("answer from the memory and the context, and keep nothing of it", _ask, "QUESTION"),
     "forget": Command("drop the context; the memory stays", _forget),
     "memory": Command("show the memory", _memory),
     "save": Command("save this session under a name, and again after every turn", _save, "NAME"),

@@ -43,6 +43,7 @@ class FactEpisodeConfig:
         default=0.0, metadata={"help": "Probability that a further fact reuses an attribute already told about another person."}
     )
     updates: float = field(default=0.0, metadata={"help": "Probability that a fact is replaced later: the newest counts."})
+    first_person: float = field(default=0.0, metadata={"help": 'Probability that a fact is about the user, who says "I".'})
     counting: float = field(
         default=0.0, metadata={"help": "Probability that a question asks how many, for attributes with several values."}
     )
@@ -90,7 +91,7 @@ class FactEpisodeConfig:
             raise ValueError(f"lists={self.lists} needs two facts or more for a list: choose min_facts of at least 2")
 
     def _check_probabilities(self) -> None:
-        for name in ("separate_turns", "same_attribute", "updates", "counting", "lists", "any_word"):
+        for name in ("separate_turns", "same_attribute", "updates", "first_person", "counting", "lists", "any_word"):
             probability = getattr(self, name)
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name}={probability} is no probability: choose a number from 0 to 1")

@@ -122,4 +122,4 @@ def _statement(rng: random.Random, topic: Topic, fact: Fact, split: Split) -> st
 
 
 def _sentence(rng: random.Random, kind: str, fact: Fact, split: Split) -> str:
-    return rng.choice(templates(fact.attribute, kind, split)).format(name=fact.name, value=fact.value)
+    return rng.choice(templates(fact.attribute, kind, split, fact.name)).format(name=fact.name, value=fact.value)

@@ -15,7 +15,7 @@ Kind = Literal["value", "update", "count", "list"]
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact about one person; ``replaced`` is the earlier value, if this one replaces it."""
+    """A fact about one person, or about "the user"; ``replaced`` is the earlier value, if this one replaces it."""
 
     name: str
     attribute: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deltamem.training.facts.config import CANDIDATES, FactEpisodeConfig
 from deltamem.training.facts.episode import Fact, Kind
-from deltamem.training.facts.vocabulary import Split, attributes, names, values
+from deltamem.training.facts.vocabulary import USER, Split, attributes, names, values
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MOST_OF_ONE_PERSON = 5  # values of one attribute
@@ -84,7 +84,7 @@ def _draw_topic(
         count, open_to = 2 if kind == "update" else 1, room
     attribute = _draw_attribute(rng, topics, [name for name, free in open_to.items() if free >= count], config.same_attribute)
     return Topic(
-        _draw_name(rng, topics, attribute, split),
+        _draw_name(rng, topics, attribute, config, split),
         attribute,
         _draw_values(rng, topics, attribute, count, config, split, words),
         kind,
@@ -112,9 +112,11 @@ def _draw_attribute(rng: random.Random, topics: list[Topic], attributes: list[st
     return rng.choice(unused)
 
 
-def _draw_name(rng: random.Random, topics: list[Topic], attribute: str, split: Split) -> str:
-    mentioned = dict.fromkeys(topic.name for topic in topics)
+def _draw_name(rng: random.Random, topics: list[Topic], attribute: str, config: FactEpisodeConfig, split: Split) -> str:
     having = {topic.name for topic in topics if topic.attribute == attribute}
+    if config.first_person and rng.random() < config.first_person and USER not in having:
+        return USER
+    mentioned = dict.fromkeys(topic.name for topic in topics)
     lacking = [name for name in mentioned if name not in having]
     strangers = [name for name in names(split) if name not in mentioned]
     if lacking and (not strangers or rng.random() < _KNOWN_PERSON):

@@ -1,4 +1,7 @@
-"""The vocabulary of episodes: people, attributes and sentences, each with a held-out part."""
+"""The vocabulary of episodes: people, attributes and sentences, each with a held-out part.
+
+The sentences about the user are those of `first_person.json`, which has the kinds of `attributes.json`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, Literal, get_args
 
 Split = Literal["train", "held_out", "unseen_values"]
 Part = Literal["train", "held_out"]  # of the vocabulary; training uses only "train"
+USER = "the user"  # the person who says "I"
 Attribute = dict[str, dict[Part, list[str]]]  # "values", and templates for sentences: "statements", "questions", ...
 
 
@@ -35,9 +39,13 @@ def values(attribute: str, split: Split) -> list[str]:
     return attributes()[attribute]["values"]["held_out" if split == "unseen_values" else "train"]
 
 
-def templates(attribute: str, kind: str, split: Split) -> list[str]:
-    """The sentence templates of a kind for an attribute, with placeholders {name} and, where they state it, {value}."""
-    return attributes()[attribute][kind][wording(split)]
+def templates(attribute: str, kind: str, split: Split, name: str) -> list[str]:
+    """The sentence templates of a kind for an attribute of a person.
+
+    Their placeholders are {name}, if the person is not the user, and {value}, if they state the value.
+    """
+    told: dict[str, Attribute] = _read("first_person.json") if name == USER else attributes()
+    return told[attribute][kind][wording(split)]
 
 
 def small_talk(part: Part) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from evaluation_results import locomo_like, write_locomo, write_task
 from tiny_memory import random_state
 from typer.testing import CliRunner
 
-from deltamem.cli import app
+from deltamem_cli import app
 
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=x onerror=alert(1)> \"& {{ 1 }}"
 

@@ -4,8 +4,8 @@ import pytest
 from evaluation_results import locomo_like, write_locomo, write_task
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation.report.results import read_results
+from deltamem_cli import app
 
 
 def refusal(folder):

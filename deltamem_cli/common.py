@@ -1,0 +1,57 @@
+"""Shared by all commands: the application, its error handling, and common options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+# Everything but typer is imported when a command runs: `--help` must not wait for torch, and some modules need an extra.
+# Plain help: rich would treat "[default: 1]" as markup and drop it.
+Dtype = Annotated[str, typer.Option(help="The backbone's dtype: float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Device to run on: cpu, cuda, cuda:1, ...")]
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Turn errors about the input into one line on standard error and exit status 2, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, NotImplementedError, ImportError) as error:
+        from deltamem.io.printable import printable
+
+        typer.echo(printable(f"deltamem: {' '.join(str(error).split())}"), err=True)
+        raise typer.Exit(2) from error
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also show the warnings of other libraries.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """A tiny online memory (δ-mem) for frozen language models. See `deltamem COMMAND --help` for each command."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if not verbose:
+        _silence_others()
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"deltamem {version('deltamem')}")
+        raise typer.Exit
+
+
+def _silence_others() -> None:
+    """Keep the warnings of other libraries from the terminal, before any of them is imported."""
+    warnings.filterwarnings("ignore", module=r"(?!deltamem)")
+    for variable in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
