@@ -51,7 +51,7 @@ def _print_version(asked: bool) -> None:
 
 
 def _silence_others() -> None:
-    """Keep the warnings of other libraries from the terminal, before any of them is imported."""
+    """Hide the warnings of other libraries; call it before any of them is imported."""
     warnings.filterwarnings("ignore", module=r"(?!deltamem)")
     for variable in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(variable, "error")

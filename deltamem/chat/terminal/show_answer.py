@@ -1,4 +1,4 @@
-"""Prints an answer while it is generated, and lets a signal break it off."""
+"""Prints an answer while it is generated, until it ends or a signal interrupts it."""
 
 from __future__ import annotations
 

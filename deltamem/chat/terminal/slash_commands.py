@@ -125,7 +125,7 @@ def _exit(conversation: Conversation, console: Console, argument: str) -> None:
 COMMANDS = {
     "observe": Command("write a text file to the memory without keeping it in the context", _observe, "FILE"),
     "remember": Command("write this to the memory without keeping it in the context", _remember, "TEXT"),
-    "ask": Command("answer from the memory and the context, and keep nothing of it", _ask, "QUESTION"),
+    "ask": Command("answer from the memory and the context, without keeping the turn", _ask, "QUESTION"),
     "forget": Command("drop the context; the memory stays", _forget),
     "memory": Command("show the memory", _memory),
     "save": Command("save this session under a name, and again after every turn", _save, "NAME"),
