@@ -133,6 +133,8 @@ def evaluate(
         typer.echo(json.dumps(figures, indent=2))
     else:
         summary_table.print_summary(figures["results"])
+        for finding in figures["findings"]:
+            typer.echo(finding)
 
 
 @app.command()
