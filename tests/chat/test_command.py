@@ -215,7 +215,7 @@ def test_mistakes_are_told_and_change_nothing(conversation, say, tmp_path):
     say("Anna likes teal.", "/save anna")
     before = conversation.session.memory.clone()
     for line, told in {
-        "/nope": "/observe, /forget, /memory, /save, /load, /off, /on, /reset, /help, /exit",
+        "/nope": "/observe, /remember, /ask, /forget, /memory, /save, /load, /off, /on, /reset, /help, /exit",
         "/": "/observe",
         "/save": "NAME",
         "/save Anna/..": "not accepted",
