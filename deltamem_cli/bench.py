@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deltamem_cli.common import Device, Dtype, app, errors_in_words
+from deltamem_cli.common import AsJson, Device, Dtype, app, errors_in_words, options_from, show
 
 
 @app.command()
@@ -51,41 +50,20 @@ def bench(
     ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also profile the operations.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures to this file: .png, .svg or .pdf.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time an adapted model next to its bare backbone.
 
     Measures prefill, decoding and their peak memory. Both models alternate in one process and share their weights.
     docs/performance.md explains what is measured and how.
     """
-    from deltamem.benchmark import run, settings
+    given = locals()
+    from deltamem.benchmark import report, run
+    from deltamem.benchmark.settings import Settings
 
     with errors_in_words():
-        figures = run.run(
-            settings.Settings(
-                model=model,
-                adapter=adapter,
-                variant=variant,
-                device=device,
-                dtype=dtype,
-                prompt=tuple(prompt or (512,)),
-                new_tokens=new_tokens,
-                batch=batch,
-                runs=runs,
-                train=train,
-                rule=rule,
-                written=tuple(written or ()),
-                compiler=compiler,
-                profile=profile,
-                plot=plot,
-            )
-        )
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-    else:
-        from deltamem.benchmark import report
-
-        report.print_figures(figures)
+        figures = run.run(options_from(given, Settings))
+    show(figures, as_json, report.print_figures)
     if plot is not None:
         from deltamem.benchmark.plot import draw
 

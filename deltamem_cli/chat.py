@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem_cli.common import Device, Dtype, app, errors_in_words
+from deltamem_cli.common import Adapter, Device, Dtype, app, errors_in_words
 
 
 @app.command()
@@ -15,7 +15,7 @@ def chat(
     model: Annotated[
         str | None, typer.Argument(help="Backbone: a folder or a Hub name. The adapter's own by default.", show_default=False)
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="Adapter: a folder or a Hub name. The shipped one by default.")] = None,
+    adapter: Adapter = None,
     session: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for /save and /load.")] = Path("sessions"),
     system: Annotated[
         str | None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deltamem_cli.common import Device, Dtype, app, errors_in_words
+from deltamem_cli.common import AsJson, Device, Dtype, app, errors_in_words, options_from, show
 
 
 @app.command("eval")
@@ -99,42 +98,23 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Folder to keep every answer in; an interrupted run resumes from there.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask questions with and without a memory.
 
     Measures what a memory recalls of facts and long histories, and what the adapter costs on other tasks. docs/evaluation.md
     lists the tasks, their data and their controls.
     """
+    given = locals()
     from deltamem.backbones import Placement
     from deltamem.evaluation import command, summary_table
     from deltamem.evaluation.task import Options
 
     with errors_in_words():
-        options = Options(
-            data=data,
-            data_dir=data_dir,
-            limit=limit,
-            facts=tuple(facts or (1, 4)),
-            split=split,
-            tokens_since=tuple(tokens_since or (0,)),
-            context_tokens=tuple(context_tokens or (1000,)),
-            source=tuple(source or ()),
-            kind=kind,
-            updates=updates,
-            first_person=first_person,
-            episodes=episodes,
-            greedy=greedy,
-            max_new_tokens=max_new_tokens,
-        )
+        options = options_from({**given, "seed": None}, Options)
         evaluated = command.Evaluated(model, adapter, system, write_chunk_tokens, batch_size, Placement(dtype, device))
         figures = command.run(tasks, evaluated, options, setting or (), output, not as_json, seed or (0,))
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-    else:
-        summary_table.print_summary(figures["results"])
-        for finding in figures["findings"]:
-            typer.echo(finding)
+    show(figures, as_json, summary_table.print_evaluation)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deltamem_cli.common import Device, Dtype, app, errors_in_words
+from deltamem_cli.common import AsJson, Device, Dtype, app, errors_in_words, show
 
 
 @app.command()
@@ -42,7 +42,7 @@ def inspect(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="With --architectures: print Markdown, as in docs/architectures.md.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look into a backbone, an adapter, or a memory.
 
@@ -71,7 +71,4 @@ def inspect(
         changed = {name: value for name, value in vars(given).items() if value != getattr(Placement, name)}
         options = command.Options(variant, r, corrections, compare, chat, line, html, **changed)
         figures = command.run(str(what), options, show_progress=not as_json)
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-    else:
-        command.print_figures(figures)
+    show(figures, as_json, command.print_figures)

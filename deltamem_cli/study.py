@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deltamem_cli.common import Device, Dtype, app, errors_in_words
+from deltamem_cli.common import AsJson, Device, Dtype, app, errors_in_words, show
 
 
 @app.command()
@@ -25,7 +25,7 @@ def study(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     draw: Annotated[bool, typer.Option("--draw", help="Only draw, without running anything.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a grid of trainings and measurements, and draw its curves.
 
@@ -37,7 +37,4 @@ def study(
     folder = results or Path("runs") / grid.stem
     with errors_in_words():
         summary = command.main(grid, folder, limit, only, part, draw, Placement(dtype, device))
-    if as_json:
-        typer.echo(json.dumps(summary, indent=2))
-    else:
-        command.print_summary(summary, folder)
+    show(summary, as_json, partial(command.print_summary, folder=folder))

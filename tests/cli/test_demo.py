@@ -41,7 +41,7 @@ def test_the_demo_as_tables(folders):
         "right answer",
         "generated exactly",
         "with its memory",
-        "with somebody else's",
+        "with another memory",
         "never trained on",
         "chance",
         "bytes",
