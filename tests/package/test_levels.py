@@ -10,8 +10,8 @@ import deltamem
 ROOT = Path(deltamem.__file__).parent
 # From the ground. What stands in one line does not import its neighbours.
 LEVELS = (
-    ("rule", "hook", "io", "html", "intervals"),
-    ("config", "memory"),
+    ("rule", "hook", "io", "intervals"),
+    ("config", "memory", "html"),
     ("adapter",),
     ("backbones", "forward", "hub"),
     ("layer", "benchmark", "convert"),

@@ -21,6 +21,7 @@ from deltamem.evaluation.summary import FULL
 from deltamem.evaluation.summary_table import COMPARED, shown
 from deltamem.html.page import render
 from deltamem.io.files import write_atomically
+from deltamem.io.shareable import shareable
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _options(tasks: Sequence[TaskResults]) -> tuple[dict[str, str], dict[str, di
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shareable(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _heat_maps(task: TaskResults) -> dict[str, HeatMap]:
