@@ -109,11 +109,9 @@ class TrainingOptions(NamedTuple):
 
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
         """Create the episode encoder for an adapter with this unit of writing."""
-        data = self.data
         training = self.training
         whole = training.teacher_weight > 0 or training.hidden_weight > 0 or self.adapter.start == "attention"
-        limits = data.max_write_tokens, data.max_read_tokens, data.talk_tokens
-        return EpisodeEncoder(tokenizer, write, data.answer_only, *limits, whole=whole)
+        return self.data.encoder(tokenizer, write, whole)
 
     def training_chats(self, tokenizer: Any) -> Any:
         """The training set: as many chats as training takes, or all there are."""
