@@ -248,8 +248,8 @@ def check_chats(encoder: EpisodeEncoder, chats: Any, places: Iterable[int], view
         views: how they are read.
 
     Raises:
-        ValueError: the template rejects a chat, with its own message; or the questions of one have too many tokens. Both name the
-            chat's place.
+        ValueError: the template rejects a chat, with its own message, or the questions of one have too many tokens; it names
+            the chat's place.
     """
     seen = set()
     reads = [{"view": view} for view in views]

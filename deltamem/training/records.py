@@ -33,7 +33,7 @@ def records_of(source: str, split: str = "train", config: str | None = None) -> 
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
-        records = (record for file in files for record in _of_file(file))
+        records: Iterator[Given] = (record for file in files for record in _of_file(file))
     elif path.is_file():
         records = _of_file(path)
     elif source.endswith(ENDINGS):  # do not ask the Hub, which is slow to fail without a network

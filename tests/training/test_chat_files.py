@@ -49,7 +49,9 @@ def test_the_command_names_the_line_before_it_loads_the_backbone(tmp_path, monke
 
 def test_a_template_that_refuses_a_chat_names_its_line(tmp_path):
     tokenizer, file = chat_tokenizer(), tmp_path / "chats.jsonl"
-    tokenizer.chat_template = "{% if messages|length > 4 %}{{ raise_exception('too many') }}{% endif %}" + tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% if messages|length > 4 %}{{ raise_exception('too many') }}{% endif %}" + tokenizer.chat_template
+    )
     file.write_text("\n".join(map(json.dumps, [GOOD, {"messages": TOLD + TOLD + ASKED}])))
     with pytest.raises(ValueError, match=r"chats\.jsonl, line 2: the tokenizer's chat template refuses"):
         training_chats(DataArguments(data=[str(file)]), FactEpisodeConfig(), 2, 0, tokenizer)
