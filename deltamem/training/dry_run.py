@@ -157,7 +157,7 @@ def _heading(name: str, view: View, tokens: int, told: int, counts: Sequence[int
     trained, compared = counts
     teacher = "the bare backbone" if view.target == "backbone" else "the backbone with the history in its context"
     does = [f"trained on the {trained} ⟦marked⟧"] if trained else []
-    does += [f"what follows the {compared} ⟨marked⟩ compared with {teacher}"] if compared else []
+    does += [f"predictions after the {compared} ⟨marked⟩ compared with {teacher}"] if compared else []
     read = f"Read in the view {name}, {memory}" if written else "Read without the history"
     return f"{read}, {tokens} tokens; {', '.join(does)}:"
 
