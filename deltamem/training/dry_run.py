@@ -17,8 +17,6 @@ from rich.text import Text
 from torch import Tensor
 from transformers import (
     IntervalStrategy,
-    PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -32,7 +30,7 @@ from deltamem.training.batching import episodes_per_step
 from deltamem.training.costs import Weighing, taught_tokens
 from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.loss import views_in
-from deltamem.training.progress import SAMPLE, duration, say
+from deltamem.training.progress import SAMPLE, duration, say, silence
 from deltamem.training.scripts import IGNORED
 from deltamem.training.views import View
 
@@ -62,9 +60,8 @@ def show_episodes(chats: Any, collator: EpisodeCollator, weighing: Weighing, wri
             console.print(part, soft_wrap=True, highlight=False)
     console.rule()
     sampled = [collator([chats[place]]) for place in range(min(SAMPLE, len(chats)))]
-    reads = [[int(batch[name]["attention_mask"].sum()) for name in views_in(batch)] for batch in sampled]
-    told = [_written_tokens(batch) for batch in sampled]
-    counts = {"written": told, "read": [sum(one) for one in reads]} if written else {"read": [sum(one) for one in reads]}
+    counts = {"written": [_written_tokens(batch) for batch in sampled]} if written else {}
+    counts["read"] = [sum(int(batch[name]["attention_mask"].sum()) for name in views_in(batch)) for batch in sampled]
     figures = ", ".join(f"{sum(many) / len(many):.0f} tokens {name} (at most {max(many)})" for name, many in counts.items())
     say(f"The first {len(sampled)} episodes have on average {figures}.")
 
@@ -79,10 +76,11 @@ def estimate(make: Callable[[TrainingArguments], Trainer], args: TrainingArgumen
     say(f"Measuring {TIMED} steps after {WARM_UP} to warm up ...")
     with TemporaryDirectory() as folder:
         trainer, timer = make(_trial(args, folder)), StepTimes()
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
+        silence(trainer)
         trainer.add_callback(timer)
         peak = peak_bytes(lambda: _once(trainer.train), args.device)
+        if not timer.ends:  # this system cannot tell a peak, and nothing has run
+            trainer.train()
     steps = args.max_steps
     if steps < 1:
         steps = math.ceil(args.num_train_epochs * max(len(trainer.train_dataset) // episodes_per_step(args), 1))

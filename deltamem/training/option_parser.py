@@ -82,7 +82,7 @@ FOOT = (
 )
 GUIDE = (
     "First come the options of the adapter, of the data with its views, and of generated facts. From --output_dir on they are "
-    "transformers' TrainingArguments, with the paper's recipe as defaults; the last ones, from --write_penalty on, are "
+    "transformers' TrainingArguments, with the paper's recipe as defaults; the last ones, from --save_minutes on, are "
     "δ-mem's again. What asks for true or false means true when it stands alone. --resume_from_checkpoint true goes on from "
     "the newest checkpoint of --output_dir."
 )

@@ -34,12 +34,17 @@ def say(text: str) -> None:
 
 def print_lines(trainer: Trainer) -> None:
     """Let a trainer print `ProgressLines` in place of transformers' dictionaries."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    silence(trainer)
     chats = trainer.train_dataset
     places = range(min(SAMPLE, len(chats)))
     tokens, _ = tokens_in(trainer.data_collator([chats[place] for place in places]))
     trainer.add_callback(ProgressLines(float(tokens) / len(places)))
+
+
+def silence(trainer: Trainer) -> None:
+    """Let a trainer print nothing by itself."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
 
 
 class ProgressLines(TrainerCallback):

@@ -90,6 +90,11 @@ def test_a_long_history_loses_its_middle(folder):
     assert "Anna likes teal . <|im_end|>" in text
 
 
+def test_the_steps_are_measured_where_no_peak_can_be(folder, monkeypatch):
+    monkeypatch.setattr("deltamem.training.dry_run.peak_bytes", lambda *_: None)
+    assert "peak memory" not in shown(folder, "train")[1]
+
+
 def test_a_baseline_reads_without_the_history(folder):
     episodes, rest = shown(folder, "baseline lora")
     assert "Noted" not in "".join(episodes)
