@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any, cast
 
 from rich.console import Console
@@ -102,6 +103,20 @@ class OptionParser(HfArgumentParser):
         self.about = description or ""
         self.add_argument("-h", "--help", action=ShortHelp, help="Show the options that matter most.")
         self.add_argument("--help-all", action="help", help="Show all options.")
+
+    def parse(self, arguments: Sequence[str]) -> list[Any]:
+        """Parse a command line into the dataclasses, in their order.
+
+        Raises:
+            ValueError: an option does not exist, or a value is not accepted.
+        """
+        *parsed, unknown = self.parse_args_into_dataclasses([*arguments], return_remaining_strings=True)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            similar = get_close_matches(name.replace("-", "_").replace("__", "--", 1), self._option_string_actions, n=3)
+            hint = f" you may mean {' or '.join(similar)};" if similar else ""
+            raise ValueError(f"{name} is no option of {self.prog};{hint} --help-all shows all options")
+        return parsed
 
     def print_short_help(self) -> None:
         """Print the options of `GROUPS`, each with the first sentence of its help and its default."""

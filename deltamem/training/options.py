@@ -108,8 +108,7 @@ class TrainingOptions(NamedTuple):
         given, _ = recipe.parse_known_args(arguments)
         if given.preset is not None:
             parser.set_defaults(**preset(given.preset))
-        parsed: list[Any] = [*parser.parse_args_into_dataclasses(arguments), given.learning_rate is not None]
-        options = cls(*parsed)
+        options = cls(*[*parser.parse(arguments), given.learning_rate is not None])
         options.adapter.config()  # rejects invalid options before anything is loaded
         changing = any(weight.first != weight.last for weight in view_weights(options.data.views).values())
         if changing and options.training.train_sampling_strategy != "sequential":

@@ -42,3 +42,17 @@ def test_the_whole_help_has_every_option(command):
 
 def test_the_help_of_a_recipe_has_its_defaults():
     assert any(re.match(r"  --learning_rate .*\[0\.004\]", line) for line in help_of("train", "--preset", "facts", "--help"))
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (["--modle", "x"], "--modle is no option of deltamem train; you may mean --model"),
+        (["--per-device-batch-size", "1"], "--per_device_train_batch_size"),
+        (["--xyzzy"], "--xyzzy is no option of deltamem train; --help-all shows all options"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_named(given, hint):
+    result = CliRunner().invoke(app, ["train", *given])
+    assert result.exit_code == 2
+    assert hint in result.stderr
