@@ -78,7 +78,7 @@ def test_a_good_file_is_read(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_damaged_field_is_named_with_its_file_and_record(tmp_path_factory, name):
+def test_a_damaged_field_is_named_with_its_file_and_line(tmp_path_factory, name):
     folder, refused = tmp_path_factory.mktemp("own"), []
 
     @examples(15)
@@ -89,7 +89,7 @@ def test_a_damaged_field_is_named_with_its_file_and_record(tmp_path_factory, nam
             read(folder, name, records)
         except ValueError as error:
             refused.append(str(error))
-            assert f"own.jsonl, record {number}: " in refused[-1] or "own.jsonl has no" in refused[-1], refused[-1]
+            assert f"own.jsonl, line {number}: " in refused[-1] or "own.jsonl has no" in refused[-1], refused[-1]
 
     check()
     assert refused
@@ -152,5 +152,5 @@ def test_a_template_that_takes_no_system_prompt(backbone, monkeypatch, command):
 
 def test_a_session_is_said_twice(tmp_path):
     """Two conversations of one key would be asked of one history."""
-    with pytest.raises(ValueError, match="record 2: sample_id: 'conversation 1' is not accepted; give another one"):
+    with pytest.raises(ValueError, match="line 2: sample_id: 'conversation 1' is not accepted; give another one"):
         read(tmp_path, "locomo", [GOOD["locomo"][0]] * 2)

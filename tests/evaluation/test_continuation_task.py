@@ -209,7 +209,7 @@ def test_chats_without_a_history_are_left_out(tmp_path):
 
 
 def test_chats_with_nothing_to_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"record 2: messages: .* not accepted; give a chat that says something in its last 4"):
+    with pytest.raises(ValueError, match=r"line 2: messages: .* not accepted; give a chat that says something in its last 4"):
         continuation.tasks(write_chats(tmp_path, [chat(*TOLD), chat(*TOLD[:4], "", " ", "", "")]))
     continuation.tasks(write_chats(tmp_path, [chat(*TOLD), chat(*TOLD[:4], "", " ", "", "Okay")]))
 

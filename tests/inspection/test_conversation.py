@@ -123,7 +123,7 @@ def test_wrong_input(saved, chat, refusal, memory_file, tmp_path):
     assert "is no file" in refusal(folder, "--chat", str(tmp_path / "nothing"))
     assert "--chat does not go with it" in refusal(f"{folder}/../backbone", "--chat", chat)
     (tmp_path / "wrong.jsonl").write_text('{"text": "no chat"}')
-    assert "record 1" in refusal(folder, "--chat", str(tmp_path / "wrong.jsonl"))
+    assert "line 1" in refusal(folder, "--chat", str(tmp_path / "wrong.jsonl"))
     tokenizer = chat_tokenizer()
     with pytest.raises(ValueError, match="more than the model's context"):
         replay(model, tokenizer, [{"role": "user", "content": "Anna " * 300}])

@@ -273,7 +273,7 @@ def parse(arguments):
 
 def test_a_preset_gives_defaults_that_the_command_line_overrides(tmp_path):
     recipe = parse(["--preset", "facts", "--output_dir", str(tmp_path), "--max_facts", "2", "--report_to", "none"])
-    adapter, data, facts, training = recipe
+    adapter, data, facts, training, *_ = recipe
     assert (adapter.tie_query_init, adapter.decay, data.answer_only) == (True, "none", True)
     assert (facts.max_facts, training.learning_rate) == (2, 4e-3)
     paper = parse(["--preset", "paper", "--output_dir", str(tmp_path), "--report_to", "none"])
