@@ -112,7 +112,7 @@ def _memory(place: str, options: Options) -> dict[str, Any]:
     if options.html is not None:
         facts = {"bytes": f"{state.nbytes:,}", "written by the adapter": state.fingerprint or "unknown"}
         if other is not None:
-            facts |= {"compared with": f"{shareable(options.compare)}, of the adapter {other.fingerprint or 'unknown'}"}
+            facts |= {"compared with": f"{shareable(str(options.compare))}, of the adapter {other.fingerprint or 'unknown'}"}
         memories = _rows("this memory", state) | ({} if other is None else _rows("the other", other))
         write_page(options.html, Path(place).name, facts, memories)
     return {**figures, **comparison}
