@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from functools import partial
 
 import pytest
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from checks import CHECKS, TOLERANCE, logits
 from families import FAMILIES
 from family import adapted, bare, tokens
+from nightly import by_day
 from peft import PeftModel
 from tiny import KIND, MODEL_TYPES
 
@@ -18,7 +18,6 @@ from deltamem.hook.registered import registered_hook
 from deltamem.layer import DeltaMemLayer
 
 CASES = [pytest.param(name, family, id=name) for name, family in FAMILIES.items()]
-EVERY_NIGHT = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 
 
 def alike(case):
@@ -30,7 +29,7 @@ def alike(case):
 
 # Of types that differ in their numbers alone one stands for all in most tests, a well-known one if there is one.
 IN_ORDER = sorted(CASES, key=lambda case: (alike(case), case.id not in MODEL_TYPES))
-FULL = CASES if EVERY_NIGHT else [next(cases) for _, cases in itertools.groupby(IN_ORDER, alike)]
+FULL = by_day([next(cases) for _, cases in itertools.groupby(IN_ORDER, alike)], CASES)
 ROLES = ("q", "k", "v", "o")
 
 
