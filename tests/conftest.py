@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that there is not is refused at once, whatever network there is
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

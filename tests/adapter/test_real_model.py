@@ -22,11 +22,11 @@ def adapted():
 
 def test_a_fact_is_recalled_from_its_own_memory_alone(adapted):
     test = RecallTest(*adapted, system=SHIPPED_SYSTEM)
-    recalls = test.run(fact_episodes(20, 1, FactEpisodeConfig(), "held_out"))
+    recalls = test.run(fact_episodes(12, 1, FactEpisodeConfig(), "held_out"), ("memory", "zero_memory", "shuffled_memory"))
     accuracy = {recall.setting: recall.accuracy for recall in recalls}
     assert accuracy["memory"] >= 0.8
-    # Chance is 0.1: more than 7 of 20 happen once in 2,400 times.
-    assert max(accuracy[setting] for setting in ("no_memory", "zero_memory", "shuffled_memory")) <= 0.35
+    # Chance is 0.1: more than 4 of 12 happen once in 230 times.
+    assert max(accuracy["zero_memory"], accuracy["shuffled_memory"]) <= 0.35
 
 
 @torch.no_grad()
