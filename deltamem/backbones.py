@@ -127,7 +127,7 @@ def find_backbone(name: str) -> str:
     if name != SMOLLM2 or on_hub(name):
         return name
     folder = str(_packaged_smollm2())
-    logger.warning("%s cannot be had from the Hub; using the 4-bit weights of the package %s", name, PACKAGE)
+    logger.warning("%s cannot be loaded from the Hub; using the 4-bit weights of the package %s", name, PACKAGE)
     return folder
 
 

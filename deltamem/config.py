@@ -1,4 +1,4 @@
-"""DeltaMemConfig: everything that defines an adapter, checked when it is made."""
+"""DeltaMemConfig: all options of an adapter, checked on construction."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from deltamem.rule import MemoryKind
 from deltamem.rule.gates import Decay
 from deltamem.rule.kind import memory_kind
 
-# peft accepts methods from outside only as members of its enumeration. `extend_enum` adds one properly, on every Python
-# version, where filling the enumeration's private maps would not.
+# peft accepts external methods only as members of its enumeration. `extend_enum` adds one properly on every Python version;
+# writing to the enumeration's private maps would not.
 NAME = "delta_mem"
 if NAME.upper() not in PeftType.__members__:
     extend_enum(PeftType, NAME.upper(), NAME.upper())
 DELTA_MEM: PeftType = PeftType[NAME.upper()]
 
-# What the numbers of a memory depend on, beside the weights.
+# The options that, with the weights, determine the numbers in a memory.
 MEMORY_OPTIONS = ("r", "alpha", "corrections", "write", "num_states", "decay", "decay_first", "rowwise_gates")
 
 WriteUnit = Literal["token", "message", "sentence"]
@@ -34,7 +34,7 @@ Initialisation = Literal["base_slice", "zero", "random"]
 TurnWrites = Literal["after", "during"]
 Task = Literal["CAUSAL_LM", "FEATURE_EXTRACTION"]
 
-# peft reads these names as regular expressions in places, and a file could bring one that takes forever.
+# peft treats these names as regular expressions in some places, and a file could bring one that takes for ever.
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
 
 
@@ -45,30 +45,30 @@ class DeltaMemConfig(PeftConfig):
     Args:
         r: width of a memory; each state is an `r x r` matrix.
         alpha: corrections are scaled by `alpha / r`.
-        kind: the update rule, "delta" or the name of one that was registered (`register_memory_kind`). What `num_states`,
-            `decay`, `decay_first`, `rowwise_gates`, `beta_bias` and `tie_query_init` mean to another one, it says itself.
-        corrections: which attention projections the memory corrects, any of "q", "k", "v", "o".
-        write: what makes one write: every "token" (TSW), or the mean of a "message" or a "sentence" (SSW).
+        kind: the update rule, "delta" or the name of a registered one (`register_memory_kind`). Another rule defines for itself
+            what `num_states`, `decay`, `decay_first`, `rowwise_gates`, `beta_bias` and `tie_query_init` mean.
+        corrections: the attention projections that the memory corrects, any of "q", "k", "v", "o".
+        write: the unit of a write: every "token" (TSW), or the mean of a "message" or a "sentence" (SSW).
         num_states: parallel memories per attention layer (MSW has 4).
         decay: how much of the memory a write keeps: "coupled" (one minus the write gate), "learned" (a separate gate),
-            or "none".
-        decay_first: whether the memory decays before a token's error is measured. Only with a decay.
-        rowwise_gates: one gate for each row of a state; otherwise one for the whole state.
-        beta_bias: bias of the write gate's logit at the start; -1.5 opens it by 0.18.
-        init: the corrections at the start: "base_slice" (columns of the frozen projection, so not an identity), "zero", or
+            or "none" (everything).
+        decay_first: whether the memory decays before a token's error is measured; requires a decay.
+        rowwise_gates: whether each row of a state has its own gate, or the state has a single one.
+        beta_bias: initial bias of the write gate's logit; -1.5 opens the gate to 0.18.
+        init: initial values of the corrections: "base_slice" (columns of the frozen projection, so not an identity), "zero", or
             "random".
-        tie_query_init: start the memory's query projection equal to its key projection, so that from the first step a token
-            finds what a similar token wrote. Not in the paper; see docs/experiments.md.
+        tie_query_init: start the memory's query projection as a copy of its key projection, so that a token reads what a
+            similar token wrote from the first step. Not in the paper; see docs/experiments.md.
         turn_writes: when a ChatSession writes a turn: "after" it was answered, or "during" (while it is read and generated).
-            What the adapter was trained for.
-        layers_to_transform: indices of the decoder layers that get a memory; all if None.
-        layers_pattern: name of the module list that holds the decoder layers, where it cannot be told from the names.
+            It must be as in the adapter's training.
+        layers_to_transform: indices of the decoder layers that have a memory; all if None.
+        layers_pattern: name of the module list that holds the decoder layers, if the names do not tell.
         target_modules: names of the attention modules, or the ends of their names; taken from the registry if None.
-        backbone: what the adapter was made for, as `backbone_identity` gives it. Filled in when the adapter is attached;
-            attaching it to anything else is refused.
+        backbone: the backbone for which the adapter was made, as described by `backbone_identity`. It is filled in when the
+            adapter is first attached; attaching the adapter to another backbone is refused.
 
     Raises:
-        ValueError: for any value that is not accepted, naming the field, the value and what is accepted.
+        ValueError: a value is not accepted; the message names the field, the value and what is accepted.
     """
 
     after_saving: ClassVar[list[Callable[[Path, DeltaMemConfig], None]]] = []  # called with the folder and the config
@@ -79,24 +79,24 @@ class DeltaMemConfig(PeftConfig):
     corrections: tuple[Role, ...] = field(
         default=("q", "o"), metadata={"help": "Attention projections that the memory corrects: any of q, k, v, o."}
     )
-    write: WriteUnit = field(default="token", metadata={"help": "What makes one write: token, message or sentence."})
+    write: WriteUnit = field(default="token", metadata={"help": "Unit of a write: token, message or sentence."})
     num_states: int = field(default=1, metadata={"help": "Parallel memories per attention layer."})
     decay: Decay = field(default="coupled", metadata={"help": "What a write keeps: coupled, learned or none."})
     decay_first: bool = field(default=False, metadata={"help": "Decay before the error is measured."})
     rowwise_gates: bool = field(default=True, metadata={"help": "One gate per row of a state, not one per state."})
-    beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
-    init: Initialisation = field(default="base_slice", metadata={"help": "Corrections at the start."})
-    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
+    beta_bias: float = field(default=-1.5, metadata={"help": "Initial bias of the write gate's logit."})
+    init: Initialisation = field(default="base_slice", metadata={"help": "Initial values of the corrections."})
+    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection as a copy of the key's."})
     turn_writes: TurnWrites = field(default="after", metadata={"help": "When a chat session writes a turn."})
     layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the decoder layers that get a memory; all if None."}
+        default=None, metadata={"help": "Indices of the decoder layers that have a memory; all if None."}
     )
     layers_pattern: str | None = field(default=None, metadata={"help": "Name of the list of decoder layers."})
     target_modules: set[str] | list[str] | str | None = field(
         default=None, metadata={"help": "The attention modules; taken from the registry if None."}
     )
     backbone: dict[str, Any] | None = field(
-        default=None, metadata={"help": "What the adapter was made for; filled in when it is attached."}
+        default=None, metadata={"help": "Backbone for which the adapter was made; filled in when it is attached."}
     )
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class DeltaMemConfig(PeftConfig):
             check_description(self.backbone)
         if not isinstance(self.kind, str):
             raise ValueError(f"kind={self.kind!r} is not accepted; give the name of an update rule")
-        self.memory_kind  # noqa: B018 (refuses a kind that is not there, and options that it does not take)
+        self.memory_kind  # noqa: B018 (refuses an unknown kind, and options that the kind does not accept)
         if self.decay_first and self.decay == "none":
             raise ValueError("decay_first=True needs a decay, got decay='none'; choose decay='coupled' or 'learned'")
 
@@ -143,7 +143,7 @@ class DeltaMemConfig(PeftConfig):
         return cls(**{"write": "token", "num_states": 4, **options})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As peft's. What stands in `after_saving` then completes the folder: the model card does."""
+        """Save as peft does, then call the functions in `after_saving`, which add the model card."""
         super().save_pretrained(save_directory, **kwargs)
         for complete in self.after_saving:
             complete(Path(save_directory), self)
@@ -155,14 +155,14 @@ class DeltaMemConfig(PeftConfig):
 
     @property
     def variant(self) -> str:
-        """The paper's name for this way of writing and number of states: "TSW", "SSW" or "MSW"."""
+        """The paper's name for this unit of writing and number of states: "TSW", "SSW" or "MSW"."""
         if self.writes_segments:
             return "SSW"
         return "TSW" if self.num_states == 1 else "MSW"
 
     @property
     def writes_segments(self) -> bool:
-        """Whether a write is the mean of a segment (SSW), which the caller has to mark."""
+        """Whether a write is the mean of a segment (SSW), which the caller must mark."""
         return self.write != "token"
 
     def _check_whole(self, name: str, minimum: int) -> None:
@@ -217,22 +217,22 @@ def _is_module_name(name: Any) -> bool:
     return isinstance(name, str) and MODULE_NAME.fullmatch(name) is not None
 
 
-# The paper's variants, by the names that commands take.
+# The paper's variants, by their names in commands.
 VARIANTS = {"tsw": DeltaMemConfig.tsw, "ssw": DeltaMemConfig.ssw, "msw": DeltaMemConfig.msw}
 
 
 @dataclass
 class RuleArguments:
-    """The options of the update rule as a command line gives them."""
+    """The options of the update rule on the command line."""
 
     r: int = field(default=8, metadata={"help": "Width of a memory."})
     decay: Decay = field(default="coupled", metadata={"help": "What a write keeps of the memory: coupled, learned or none."})
-    beta_bias: float = field(default=-1.5, metadata={"help": "Bias of the write gate's logit at the start."})
-    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection equal to the key's."})
-    num_states: int | None = field(default=None, metadata={"help": "Parallel memories in a layer; the variant's by default."})
-    kind: str = field(default="delta", metadata={"help": "The update rule: delta, or one that a package brings."})
+    beta_bias: float = field(default=-1.5, metadata={"help": "Initial bias of the write gate's logit."})
+    tie_query_init: bool = field(default=False, metadata={"help": "Start the query projection as a copy of the key's."})
+    num_states: int | None = field(default=None, metadata={"help": "Parallel memories per layer; the variant's by default."})
+    kind: str = field(default="delta", metadata={"help": "The update rule: delta, or the name of a package's rule."})
 
     def rule_options(self) -> dict[str, Any]:
-        """Those of a `DeltaMemConfig`."""
+        """The options as arguments of a `DeltaMemConfig`."""
         given = {option.name: getattr(self, option.name) for option in fields(RuleArguments)}
         return {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""DeltaMemLayer: one attention module with its memory's projections, gates and corrections."""
+"""DeltaMemLayer: one attention module, with the projections, gates and corrections of its memory."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from deltamem.hook import AttentionHook
 from deltamem.hook.attention_hook import ROLES
 from deltamem.hook.projection import Projection, width_in
 
-# Share of a base-slice column's length that a correction starts with, and how many columns there are (the reference's).
+# The initial length of a base-slice column, and the largest number of columns (both from the reference implementation).
 BASE_SLICE_GAIN, BASE_SLICE_COLUMNS = 0.05, 8
 
 
 class DeltaMemLayer(nn.Module, BaseTunerLayer):
-    """Wraps an attention module: reads the memory before it runs, and corrects its projections while it runs.
+    """Wraps an attention module: reads the memory before the module runs, and corrects its projections while it runs.
 
-    The wrapped module's own forward is untouched; hooks on its projections add the corrections. Anything that is asked of this
-    layer and that it does not have is answered by the wrapped module.
+    The forward of the wrapped module is unchanged; hooks on its projections add the corrections. Attributes that this layer
+    lacks are those of the wrapped module.
 
     Args:
         attention: the module to wrap.
         name: its name in the model, under which its state is kept.
-        hook: which projections it has.
+        hook: the names of its projections.
         model_config: the configuration of the model's text decoder.
 
     Attributes:
         projections: the attention's projections by role: "q", "k", "v", "o"; without those that it takes from another layer.
-        adapters: what each adapter has here, by its name.
+        adapters: the weights of each adapter in this layer, by the adapter's name.
     """
 
     adapter_layer_names = ("delta_mem_in", "delta_mem_gate_bias", *(f"delta_mem_{role}" for role in ROLES))
@@ -53,28 +53,27 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self.base_layer = attention
         self.name = name
         self.adapters: dict[str, LayerWeights] = {}
-        # One matrix for all that is computed from the hidden state, [read_rows + write_rows, width], see `MemoryKind`.
+        # One projection of the hidden states per adapter, [read_rows + write_rows, width], see `MemoryKind`.
         self.delta_mem_in = nn.ModuleDict()
-        # Of the rows that have one, [bias_rows].
+        # The biases of its rows that have one, [bias_rows].
         self.delta_mem_gate_bias = nn.ParameterDict()
-        # The corrections' maps from the reads, [read_width] to the width of each projection's output.
+        # The corrections: one map per role from the reads to the projection's output, [out_features, read_width].
         for role in ROLES:
             self.add_module(f"delta_mem_{role}", nn.ModuleDict())
         self._takes_keywords = hook.keywords
-        # In a tuple, as a module's attribute would give it a second name in the model.
+        # In a tuple, because a module as an attribute would have a second name in the model.
         self._norm = (hook.norm_before(attention),)
         self.projections = hook.projections(attention, model_config)
         self._width = width_in(hook.entrance(attention))
         self._handles: dict[str, RemovableHandle] = {}
-        # While torch.compile traces, a plain attribute takes the thread-local's place, which it cannot trace.
+        # torch.compile cannot trace a thread-local, so a plain attribute replaces it in compiled graphs.
         self.corrections: Correcting | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            # What is private is bookkeeping about the wrapped module (accelerate's hooks and the forward they replaced), not
-            # about this one.
+            # Private attributes are bookkeeping about the wrapped module (accelerate's hooks and the forward they replaced).
             if name == "base_layer" or name.startswith("_"):
                 raise
             return getattr(self.base_layer, name)
@@ -99,26 +98,26 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         self._initialise(weights, inference_mode)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
-        for role in roles:  # not before, or an adapter that is refused would leave hooks behind
+        for role in roles:  # last, because a refused adapter must not leave hooks behind
             if role not in self._handles:
                 hooked = self.projections[role].module
                 self._handles[role] = hooked.register_forward_hook(partial(self._correct, role))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the wrapped attention; in a memory pass, read and write its memory before."""
+        """Run the wrapped attention; in a memory pass, read and write its memory first."""
         memory: MemoryPass | None = kwargs.pop(PASS_KEYWORD, None) if self._takes_keywords else running.memory_pass
-        attention: Any = self._modules["base_layer"]  # not self.base_layer: every look-up tells while decoding
+        attention: Any = self._modules["base_layer"]  # not self.base_layer: attribute look-ups slow down decoding
         if memory is None:
             return attention(*args, **kwargs)
         hidden = self.hidden_states(args, kwargs)  # [B, T, W]
         valid = memory.valid_for_gradients(hidden.device)
         if valid is not None:
-            hidden = torch.where(valid[:, :, None], hidden, 0)
+            hidden = torch.where(valid[:, :, None], hidden, 0)  # [B, T, W]
             args, kwargs = _with_hidden(hidden, args, kwargs)
         corrections = memory.read_and_write(self, self.memory_input(hidden))
         if corrections is None:
             return attention(*args, **kwargs)
-        # The hooks on the projections see the corrections meanwhile, and no other thread does. A thread-local cannot be traced.
+        # The hooks on the projections find the corrections here; other threads do not. A thread-local cannot be traced.
         place: Any = self if is_dynamo_compiling() else running
         outer, place.corrections = place.corrections, corrections
         try:
@@ -127,17 +126,17 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
             place.corrections = outer
 
     def hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """What enters the attention, [batch, tokens, width], among the arguments of a call."""
+        """The hidden states among the arguments of a call, [batch, tokens, width]."""
         hidden: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter((*args, *kwargs.values())))
         return hidden
 
     def memory_input(self, hidden: Tensor) -> Tensor:
-        """What the memory sees of the hidden states: behind the norm, where the attention applies it itself."""
+        """The memory's input, [batch, tokens, width]: the hidden states, normalised if the attention module has the norm."""
         norm = self._norm[0]
         return hidden if norm is None else norm(hidden)
 
     def detach(self) -> nn.Module:
-        """Take the hooks off again and return the attention module as it was."""
+        """Remove the hooks and return the original attention module."""
         for handle in self._handles.values():
             handle.remove()
         return self.base_layer
@@ -150,22 +149,22 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
 
     @property
     def active_weights(self) -> LayerWeights | None:
-        """What the active adapter has here; None if it has nothing, or is disabled."""
+        """The active adapter's weights in this layer; None if it has none here, or is disabled."""
         active = () if self.disable_adapters else self.active_adapters
         return self.adapters.get(active[0]) if active else None
 
     @property
     def device(self) -> torch.device:
-        """Where this layer computes; "meta" for a model without weights."""
+        """The device on which this layer runs; "meta" for a model without weights."""
         return device_of(*weight_of(self.projections["q"].module))
 
     @property
     def is_active(self) -> bool:
-        """Whether an adapter is at work here."""
+        """Whether an adapter is enabled in this layer."""
         return self.active_weights is not None
 
     def _linear(self, role: str) -> nn.ModuleDict:
-        """The linear maps of all adapters for a role: "in", or a correction's."""
+        """The linear maps of all adapters for the correction of a role."""
         return getattr(self, f"delta_mem_{role}")
 
     def _correct(self, role: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -178,7 +177,7 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         weights.kind.initialise(weights.in_weight, weights.gate_bias)
         for role, linear in weights.corrections.items():
             weight = loaded_weight(linear, "weight")
-            if inference_mode:  # its weights come from a file; if that is refused, the model is to be as it was
+            if inference_mode:  # the weights will come from a file; if it is refused, zeros leave the model's outputs unchanged
                 weight.zero_()
             else:
                 self._initialise_correction(weight, self.projections[role], weights.config)
@@ -193,32 +192,32 @@ class DeltaMemLayer(nn.Module, BaseTunerLayer):
         source = loaded_weight(*weight_of(projection.module))
         if source.is_meta:
             return
-        if not source.is_floating_point() or source.itemsize == 1:  # 8-bit floats have scales elsewhere
+        if not source.is_floating_point() or source.itemsize == 1:  # the scales of 8-bit floats are stored elsewhere
             raise ValueError(
                 f"init='base_slice' copies columns of the frozen weights, but those of {self.name} are quantised "
                 f"({source.dtype}); choose init='zero' or init='random'"
             )
-        with gather_params_ctx(source):  # ZeRO 3 of DeepSpeed leaves a process a part of it
+        with gather_params_ctx(source):  # under DeepSpeed ZeRO-3, each process holds a part of the weight
             columns = min(BASE_SLICE_COLUMNS, config.r, source.shape[1])
-            slice_ = F.normalize(projection.rows_of(source[:, :columns]).float(), dim=0)
+            slice_ = F.normalize(projection.rows_of(source[:, :columns]).float(), dim=0)  # [out_features, columns]
         weight[:, :columns].copy_(BASE_SLICE_GAIN * slice_)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
-        """Where the adapter's weights go: an attention module itself has no weight that peft could look at.
+        """The device of the adapter's weights; an attention module has no weight from which peft could tell it.
 
-        They keep their own dtype. The backbone's would round what is loaded, and a memory is refused by other weights than
-        those that wrote it.
+        The weights keep their dtype. The backbone's would round them on loading, and rounded weights would be another adapter,
+        which does not accept the memories of this one.
         """
         return self.device, None
 
 
 def _linear_map(inputs: int, outputs: int) -> nn.Linear:
-    """A map without a bias, float32 whatever the default dtype is."""
+    """A linear map without a bias, always in float32, whatever the default dtype."""
     return nn.Linear(inputs, outputs, bias=False, dtype=torch.float32, device="cpu")
 
 
 def _with_hidden(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of an attention module, with other hidden states."""
+    """The arguments of a call of an attention module, with the hidden states replaced."""
     if "hidden_states" in kwargs or not args:
         name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
         return args, {**kwargs, name: hidden}

@@ -44,13 +44,13 @@ class DeltaMemModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (peft's signature): the registry has the targets
 
     _layers: dict[str, DeltaMemLayer]
-    # Where the model's attention is corrected, and its attention modules as they were found.
+    # The model's attention hook, and its original attention modules by name.
     _hook: AttentionHook
     _attention: dict[str, nn.Module]
-    # The open blocks of all threads and tasks, newest last; only for torch.compile, see MemoryScope.find.
+    # The open scopes of all threads and tasks, newest last; see MemoryScope.find.
     open_scopes: list[MemoryScope]
     _decode_weights: DecodeWeights | None
-    # Of adapters that were cast to another dtype: the fingerprint before, by that after it.
+    # For adapters that were cast to another dtype: from the fingerprint after the cast to that before it.
     _cast_from: dict[str, str]
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -58,29 +58,29 @@ class DeltaMemModel(BaseTuner):
         before = dict(shared)
         try:
             super().__init__(model, *args, **kwargs)
-            # Not to another method's PeftModel around it, which generate() leaves out.
+            # Hook the inner model, not the PeftModel of another method around it, which generate() bypasses.
             while isinstance(model, PeftModel):
                 model = model.get_base_model()
             self._model_hooks = ModelHooks(self, model)
-        except BaseException:  # peft enters a refused adapter among those that the model has
+        except BaseException:  # peft adds a refused adapter to the model's list
             shared.clear()
             shared.update(before)
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle of the model holds: everything but the memories that are open just now."""
+        """The content of a copy or a pickle of the model: everything but the open memories."""
         return {**vars(self), "open_scopes": [], "_decode_weights": None}
 
     @classmethod
     def of(cls, model: nn.Module) -> DeltaMemModel:
-        """The part with the memory of a model into which transformers itself loaded an adapter.
+        """Find the tuner of a model into which transformers loaded an adapter without a PeftModel.
 
         `AutoModelForCausalLM.from_pretrained(ADAPTER)`, `model.load_adapter(ADAPTER)` and `pipeline(model=ADAPTER)` attach an
-        adapter without a PeftModel around the model: it runs as in one, but has no `new_memory` and no `memory`. What this
-        returns has them, and goes where a PeftModel goes, into a ChatSession for one.
+        adapter directly. Such a model runs like a PeftModel, but has no `new_memory` and no `memory`. The result has both, and
+        can be used in place of a PeftModel, for instance in a ChatSession.
 
         Args:
-            model: such a model; a PeftModel, too.
+            model: such a model, or a PeftModel.
 
         Raises:
             ValueError: no δ-mem adapter is attached to the model.
@@ -125,23 +125,25 @@ class DeltaMemModel(BaseTuner):
     ) -> AbstractContextManager[MemoryScope]:
         """Let the passes in a `with` block read and write a memory.
 
-        The block concerns this model, in this thread or task only. If it ends in an error, the state is as it was before.
-        A generation with several branches per row (beams, returned sequences) starts each from its row's memory and stores
-        the memory after the prompt; what the branches wrote ends with them.
+        The block applies to this model, and only in this thread or task. If it ends in an error, the state is as it was before.
+        In a generation with several branches per row (beams, returned sequences), every branch starts from its row's memory.
+        The state then holds the memory after the prompt; the writes of the branches are dropped.
 
         Args:
-            state: the memory, with one row for every row of the batch.
-            write: False to read only; the state is then left as it is.
-            read: False to write only: the model computes what its bare backbone does, and the memory is written from that.
-            segment_ids: `[batch, tokens]`, which segment each token of the pass belongs to, -1 for tokens that are not
-                written. For adapters that write messages or sentences (SSW), which need them to write.
-            keep_open: the last segment of each row goes on in a later pass, so it is not written yet; the memory keeps what was
-                seen of it. A later pass with the same id goes on, one with another id or without `keep_open` completes it.
-            detach: False keeps the autograd graph of what was written, to train through the memory.
+            state: the memory, with one row per row of the batch.
+            write: False to read only; the state then does not change.
+            read: False to write only: the model's output is that of the bare backbone, and the memory is written from its
+                hidden states.
+            segment_ids: `[batch, tokens]`, the segment of each token of the pass, -1 for tokens that are not written. Required
+                to write, and only accepted, for adapters that write messages or sentences (SSW).
+            keep_open: leave the last segment of each row open, to be continued in a later pass. It is not written yet; the
+                memory keeps its sum so far. A later pass with the same id continues it; a pass with another id, or without
+                `keep_open`, completes it.
+            detach: False keeps the autograd graph of the writes, to train through the memory.
 
         Raises:
-            ValueError: the state belongs to another adapter or model; segments that this adapter does not write; a memory that
-                is neither read nor written.
+            ValueError: the state belongs to another adapter or model, this adapter does not write segments, or the memory would
+                be neither read nor written.
         """
         if not (read or write):
             raise ValueError("read=False and write=False leave the memory out; for that, use model.disable_adapter()")
@@ -154,7 +156,7 @@ class DeltaMemModel(BaseTuner):
         return ScopeGuard(MemoryScope(self, self.active_adapters[0], state, write, read, ids, keep_open, detach))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DeltaMemModel:
-        """As a module's. A cast to another dtype rounds the weights, and leaves the adapter the one that it was."""
+        """See `nn.Module._apply`. A cast to another dtype rounds the weights, but does not change the adapter's fingerprint."""
         layers = self._active_layers()
         weights = [weight for layer in layers.values() for weight in layer.adapter_weights(self.active_adapters[0]).values()]
         if not weights or weights[0].is_meta or is_sharded(self.model):
@@ -170,16 +172,16 @@ class DeltaMemModel(BaseTuner):
         return self.model(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own `generate`; a memory is expanded for beams and returned sequences as the prompt is."""
+        """Call the model's `generate`; the memory is expanded for beams and returned sequences like the prompt."""
         return self.model.generate(*args, **kwargs)
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Continuous batching puts several users into one row: refused while an adapter is active.
+        """Call the model's `generate_batch` if no adapter is active: continuous batching puts several users into one row.
 
         Raises:
             NotImplementedError: an adapter is active.
         """
-        # transformers runs it in a thread, from which the refusal of a pass would only reach the log.
+        # Check here: transformers runs it in a thread, so an error in a pass would only be logged.
         if self._active_layers():
             check_call(self.model, {"cache": "continuous batching"})
         return self.model.generate_batch(*args, **kwargs)
@@ -191,10 +193,10 @@ class DeltaMemModel(BaseTuner):
         return self.model.init_continuous_batching(*args, **kwargs)
 
     def fingerprint(self) -> str:
-        """Identifies the active adapter: its options, its weights and the kind of backbone it is attached to.
+        """A hash that identifies the active adapter: its options, its weights and the kind of its backbone.
 
-        The weights are hashed at each call, since nothing tells reliably that they changed: fused optimizers and writes to
-        `weight.data` count no version.
+        Every call hashes the weights, because changes cannot be detected reliably: fused optimizers and writes to `weight.data`
+        do not increment the version counter.
         """
         adapter = self.active_adapters[0]
         weights = {
@@ -209,24 +211,24 @@ class DeltaMemModel(BaseTuner):
 
     @property
     def hands_keywords_down(self) -> bool:
-        """Whether the model's modules hand keywords down to their attention, a pass among them."""
+        """Whether the model hands its keyword arguments, and with them the pass, down to its attention modules."""
         return self._hook.keywords
 
     @property
     def has_active_layers(self) -> bool:
-        """Whether the active adapter is at work in some layer."""
+        """Whether the active adapter is enabled in at least one layer."""
         return any(layer.is_active for layer in self._layers.values())
 
     def _active_layers(self) -> dict[str, DeltaMemLayer]:
-        """The layers in which the active adapter is at work, by name."""
+        """The layers in which the active adapter is enabled, by name."""
         return {name: layer for name, layer in self._layers.items() if layer.is_active}
 
     def decode_weights(self, device: torch.device, start: Snapshot) -> DecodeWeights:
-        """The active adapter's weights in all of its layers.
+        """The active adapter's weights in all of its layers, for a decode step.
 
         Args:
-            device: of the hidden states.
-            start: the memory from which they will be used.
+            device: the device of the hidden states.
+            start: the memory from which the step starts.
         """
         adapter = self.active_adapters[0]
         if self._decode_weights is None or not self._decode_weights.still_valid(adapter, device, start):
@@ -236,7 +238,7 @@ class DeltaMemModel(BaseTuner):
         return self._decode_weights
 
     def _layers_in_use(self) -> dict[str, DeltaMemLayer]:
-        """The active layers; there must be some.
+        """The active layers, of which there must be at least one.
 
         Raises:
             ValueError: no adapter is active.
@@ -250,14 +252,14 @@ class DeltaMemModel(BaseTuner):
 
     @property
     def active_peft_config(self) -> DeltaMemConfig:
-        """The active adapter's configuration, under the name that it has in a PeftModel."""
+        """The active adapter's configuration; the name is the same as in a PeftModel."""
         return self.peft_config[self.active_adapters[0]]
 
     def check_reached(self, reached: Collection[str]) -> None:
-        """Make sure that a pass has run through all layers with the active adapter.
+        """Check that a pass has run through all layers with the active adapter.
 
         Raises:
-            RuntimeError: some were not reached.
+            RuntimeError: the pass did not reach some of them.
         """
         if len(reached) == len(self._layers):
             return
@@ -265,8 +267,8 @@ class DeltaMemModel(BaseTuner):
         if missing:
             raise RuntimeError(
                 f"the memory did not reach {len(missing)} of {len(self._active_layers())} attention modules, such as "
-                f"{missing[0]}: {type(self.model).__name__} does not run them, or hands no keywords down to them. For the "
-                "latter there is a hook: register_hook(model_type, AttentionHook(..., keywords=False))"
+                f"{missing[0]}: {type(self.model).__name__} does not run them, or does not hand keyword arguments down to "
+                "them. In the latter case, use register_hook(model_type, AttentionHook(..., keywords=False))"
             )
 
     def _check_state(self, state: DeltaMemState) -> None:
@@ -299,7 +301,7 @@ class DeltaMemModel(BaseTuner):
                 "a load that was refused. Add adapters to that PeftModel (load_adapter, add_adapter), call its unload(), take "
                 "the adapter off with model.delete_adapter(NAME), or load the backbone again"
             )
-        if layers:  # empty ones, which delete_adapter leaves of the last adapter
+        if layers:  # empty layers, which delete_adapter leaves behind with the last adapter
             self.of(model)._take_off_layers()
         self._layers, self._decode_weights, self._cast_from = {}, None, {}
         self.open_scopes = []
@@ -319,7 +321,7 @@ class DeltaMemModel(BaseTuner):
         return peft_config
 
     def _check_target_module_exists(self, peft_config: DeltaMemConfig, key: str) -> Any:
-        """Only what the hook found: a vision tower's attention may have the same name."""
+        """Accept only modules that the hook found: a vision tower's attention may have the same name."""
         return key in self._attention and super()._check_target_module_exists(peft_config, key)
 
     def _create_and_replace(
@@ -344,10 +346,10 @@ class DeltaMemModel(BaseTuner):
         setattr(parent, child_name, new_module)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Set the active adapter; a model has one memory at a time, so there can be no more than one.
+        """Set the active adapter. There can be only one, because a model has one memory at a time.
 
         Raises:
-            ValueError: more than one name given.
+            ValueError: more than one name was given.
         """
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
             raise ValueError(
@@ -366,16 +368,16 @@ class DeltaMemModel(BaseTuner):
         if merge:
             self._check_merge_allowed()
         self._take_off_layers()
-        # The dictionary is shared with what other method was there before.
+        # Another method that was attached before shares this dictionary.
         for name in [name for name, config in self.peft_config.items() if isinstance(config, DeltaMemConfig)]:
             del self.peft_config[name]
         if not self.peft_config and "peft_config" in vars(self.model):
             del self.model.peft_config
-            self.model._hf_peft_config_loaded = False  # transformers' own note of it
+            self.model._hf_peft_config_loaded = False  # transformers' record of it
         return self.model
 
     def _take_off_layers(self) -> None:
-        """Give the model its attention modules back."""
+        """Remove the hooks and restore the model's attention modules."""
         self._model_hooks.remove()
         for name, layer in self._layers.items():
             parent, _, target_name = _get_submodules(self.model, name)
@@ -383,7 +385,7 @@ class DeltaMemModel(BaseTuner):
         self._layers = {}
 
     def enable_adapter_layers(self) -> None:
-        """The memory's layers alone: peft's own takes along those of every other method in the model."""
+        """Enable the memory's layers only: peft's method would include those of every other method in the model."""
         for layer in self._layers.values():
             layer.enable_adapters(True)
 
@@ -396,9 +398,10 @@ class DeltaMemModel(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: DeltaMemConfig, adapter_name: str, state_dict: dict[str, Tensor], **_: Any
     ) -> dict[str, Tensor]:
-        """The memory's weights alone, without those of another method's adapter of the same name.
+        """The weights of the memory, without those of another method's adapter of the same name.
 
-        By their names: peft's own looks the modules up, and finds none in layers that FSDP wrapped for checkpointing.
+        They are selected by name: peft's method looks up the modules, and finds none in layers that FSDP wrapped for
+        checkpointing.
         """
         return {name: weight for name, weight in state_dict.items() if f".{cls.prefix}" in name}
 
@@ -406,12 +409,12 @@ class DeltaMemModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: DeltaMemConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Map saved names to the model's; refuses weights that are not exactly the adapter's, before any is loaded.
+        """Map saved names to the model's. Refuses weights that are not exactly the adapter's, before any is loaded.
 
-        peft itself only warns of missing weights, would load a weight of the backbone if the file had one, and casts any dtype.
+        peft only warns of missing weights, would load a weight of the backbone if the file had one, and casts any dtype.
 
         Raises:
-            ValueError: missing, unknown or misshapen weights, or values that are not finite floating-point numbers.
+            ValueError: weights are missing or unknown, have other shapes, or are not finite floating-point numbers.
         """
         refused = f"these weights are not those of the adapter {adapter_name!r}"
         embeddings, loaded = embeddings_in(state_dict, model)
@@ -422,7 +425,7 @@ class DeltaMemModel(BaseTuner):
             for name, tensor in model.state_dict().items()
             if name.partition(f".{cls.prefix}")[2].split(".")[1:2] == [adapter_name]
         }
-        # Injected into a bare transformers model, the saved names carry a prefix that the model's do not have.
+        # If the adapter is injected into a bare transformers model, the saved names have a prefix that the model's lack.
         given = {
             name if name in expected else name.removeprefix("base_model.model."): shape_of_weight(name, weight)
             for name, weight in remapped.items()

@@ -2,4 +2,4 @@
 
 from deltamem.hook import Unsupported
 
-HOOKS = {"cpmant": Unsupported("it puts prompt tokens of its own before every text, which a memory would take for the text's")}
+HOOKS = {"cpmant": Unsupported("it puts additional prompt tokens before every text, which a memory would mistake for text")}

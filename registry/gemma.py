@@ -6,7 +6,7 @@ Recurrent Gemma has attention in every third layer.
 
 from deltamem.hook import AttentionHook, Unsupported
 
-DRAFTS = Unsupported("it drafts for another model from that one's keys and values, and reads no text of its own")
+DRAFTS = Unsupported("it drafts for another model from the keys and values of that model, and does not read text itself")
 
 HOOKS = {
     **dict.fromkeys(

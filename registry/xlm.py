@@ -4,5 +4,5 @@ from deltamem.hook import Unsupported
 
 HOOKS = dict.fromkeys(
     ("xlm", "xlnet"),
-    Unsupported("it generates by filling a placeholder behind the text, which a memory would take for the text's"),
+    Unsupported("it generates by filling a placeholder after the text, which a memory would mistake for text"),
 )

@@ -2,20 +2,18 @@
 
 `HYPOTHESIS_PROFILE=nightly` tries a hundred times as many examples; a test that has its own number takes it from `examples.py`.
 
-Tiny models come from `tests/tiny.py`. pytest runs with `--import-mode=importlib`, which puts no test folder on the import path,
-so this file, which pytest loads first, does: test modules then say `from tiny import tiny_adapted`.
+Helpers, such as the tiny models of `tiny.py`, are in `support/`. `pythonpath` in pyproject.toml puts that folder and
+`contract/` on the import path: test modules say `from tiny import tiny_adapted`.
 """
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that there is not is refused at once, whatever network there is
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -1,1 +1,1 @@
-"""One adapter: its weights in a layer, its files, and the backbone that it was made for."""
+"""One adapter: its weights in a layer, its files, and the backbone for which it was made."""

@@ -1,4 +1,4 @@
-"""Whether an adapter's options fit a model, and whether what its file has for weights are weights."""
+"""Checks that an adapter's options fit a model, and that its file has valid weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from deltamem.config import DeltaMemConfig
 
-# The dtypes that an adapter's file may have: those that its weights, float32 in the model, can be saved in.
+# The accepted dtypes in an adapter's file. In the model, the weights are float32.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_fits(
     config: DeltaMemConfig, hidden_size: int | None, layers: int | None, attention: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Make sure that an adapter's options fit a model.
+    """Check that an adapter's options fit a model.
 
     Args:
-        config: the adapter's.
-        hidden_size: width of the model's hidden states, None if it is not known.
-        layers: number of its decoder layers, None if it is not known.
-        attention: its attention modules by name, each with the projections that it has.
+        config: the adapter's configuration.
+        hidden_size: width of the model's hidden states; None if unknown.
+        layers: number of the model's decoder layers; None if unknown.
+        attention: the model's attention modules by name, each with its projections by role.
 
     Raises:
-        ValueError: names the option, what was given and what is accepted.
+        ValueError: an option does not fit; the message names it, what was given and what is accepted.
     """
     _check_layer_indices(config, layers)
     if hidden_size is not None:
@@ -39,7 +39,7 @@ def shape_of_weight(name: str, weight: Any) -> tuple[int, ...]:
     """The shape of a weight in an adapter's file.
 
     Raises:
-        ValueError: no dense tensor of finite floating-point numbers.
+        ValueError: the weight is not a dense tensor of finite floating-point numbers.
     """
     if not isinstance(weight, Tensor) or weight.layout != torch.strided or weight.dtype not in DTYPES:
         found = f"{weight.dtype} ({weight.layout})" if isinstance(weight, Tensor) else type(weight).__name__
@@ -54,8 +54,8 @@ def _check_targets(config: DeltaMemConfig, attention: Sequence[str]) -> None:
     others = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in attention)]
     if others:
         raise ValueError(
-            f"target_modules={targets!r}: {others[0]!r} is no attention module; in this model they are named like "
-            f"{attention[0]!r}. Give such names or the ends of some, or None for all"
+            f"target_modules={targets!r}: {others[0]!r} is no attention module; in this model they have names like "
+            f"{attention[0]!r}. Give such names or their last parts, or None for all"
         )
 
 
@@ -70,22 +70,22 @@ def _check_corrections(config: DeltaMemConfig, attention: Mapping[str, Mapping[s
 
 
 def check_weight_shapes(adapter: str, given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Make sure that an adapter's file has exactly the weights that the model has for it.
+    """Check that an adapter's file has exactly the weights that the model expects.
 
     Args:
-        adapter: the adapter's name.
+        adapter: the name of the adapter.
         given, expected: the shapes of the weights by name, in the file and in the model.
 
     Raises:
-        ValueError: missing, unknown or misshapen weights.
+        ValueError: weights are missing or unknown, or have other shapes.
     """
     for name in sorted({*expected, *given}):
         if expected.get(name) != given.get(name):
             raise ValueError(
                 f"these weights are not those of the adapter {adapter!r}: {name} has {given.get(name, 'nothing')} in the file "
-                f"and {expected.get(name, 'nothing')} in the model. Load them with the config they were saved with, and if the "
-                "vocabulary was resized before, into a model that is resized like that; if this was the first load of this "
-                f"adapter, it is attached without weights: take it off with model.delete_adapter({adapter!r})"
+                f"and {expected.get(name, 'nothing')} in the model. Load them with the config with which they were saved; if "
+                "the vocabulary was resized then, resize the model's in the same way. If this was the first load of this "
+                f"adapter, it is attached without weights: remove it with model.delete_adapter({adapter!r})"
             )
 
 

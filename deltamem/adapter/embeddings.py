@@ -1,4 +1,4 @@
-"""The backbone's embeddings in an adapter's file, where peft puts them if the vocabulary was resized or if it is told to."""
+"""The backbone's embeddings in an adapter's file. peft saves them there on request, or if the vocabulary was resized."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ SAVED_UNDER = "base_model.model."
 
 
 def embeddings_in(file: Mapping[str, Tensor], model: Any) -> tuple[set[str], dict[str, Tensor]]:
-    """Find the backbone's embeddings among the weights of an adapter's file, and what is to be loaded of them.
+    """Find the backbone's embeddings among the weights of an adapter's file, and those of them to load.
 
-    They are loaded if the vocabulary of the model was resized since it was read from its checkpoint, which does not have the
-    new tokens. Otherwise only those are accepted that the model has already, and there is nothing to load: an adapter's file
-    must not change the backbone.
+    Embeddings are loaded if the model's vocabulary was resized after the model was read from its checkpoint, which lacks the
+    new tokens. Otherwise they are accepted only if they equal the model's, and nothing is loaded: an adapter's file must not
+    change the backbone.
 
     Args:
         file: the weights by their names in the file.
         model: a PeftModel, or a transformers model into which the adapter was loaded.
 
     Returns:
-        The names of the embeddings that are accepted, and what is to be loaded by its name in the file.
+        The names of the accepted embeddings, and the embeddings to load by their names in the file.
 
     Raises:
-        ValueError: an embedding that is not a dense tensor of finite floating-point numbers.
+        ValueError: an embedding is not a dense tensor of finite floating-point numbers.
     """
     known = _embeddings(model)
     given = {name: known[own] for name in file for own in (name, name.removeprefix(SAVED_UNDER)) if own in known}
@@ -53,9 +53,9 @@ def _embeddings(model: Any) -> dict[str, Tensor]:
 
 
 def _is_resized(model: Any) -> bool:
-    """Whether a model's vocabulary has another size than in its checkpoint; False if there is none on this machine.
+    """Whether a model's vocabulary differs in size from its checkpoint's; False if the checkpoint is not on this machine.
 
-    The checkpoint is that of the model, not the one that the adapter's config names: a file from elsewhere may name any.
+    The checkpoint is the model's, not the one in the adapter's config: an untrusted file may name any.
     """
     config = model.config
     if not config.name_or_path:
@@ -68,7 +68,7 @@ def _is_resized(model: Any) -> bool:
 
 
 def _same(own: Tensor, given: Tensor) -> bool:
-    """Whether two tensors are one in the less precise of their dtypes."""
+    """Whether two tensors are equal in the less precise of their dtypes."""
     if own.is_meta:
         return False
     given = given.to(own.device)

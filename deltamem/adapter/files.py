@@ -1,4 +1,4 @@
-"""The two files of an adapter, its config and its weights, in a folder or on the Hub; read and checked."""
+"""Reads and checks the two files of an adapter, its config and its weights, from a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from deltamem.config import DELTA_MEM, DeltaMemConfig
 
 
 def read_config(adapter: str | Path) -> DeltaMemConfig:
-    """The config of an adapter of δ-mem.
+    """Read the config of a δ-mem adapter.
 
     Args:
-        adapter: its folder, a path or a text, or as a text also its name on the Hub.
+        adapter: its folder, as a path or a string, or its name on the Hub, as a string.
 
     Raises:
-        OSError: there is none.
-        ValueError: it cannot be read, has values that are not accepted, or is one of another method.
+        OSError: there is no such adapter.
+        ValueError: the config cannot be read, has values that are not accepted, or belongs to another method.
     """
     path = _file(adapter, CONFIG_NAME)
     try:
@@ -37,27 +37,27 @@ def read_config(adapter: str | Path) -> DeltaMemConfig:
     method = found.get("peft_type") if isinstance(found, dict) else None
     if method != DELTA_MEM.value:
         raise ValueError(
-            f"{os.fspath(adapter)!r} holds an adapter of the method {method!r}, which has no memory; give one of δ-mem"
+            f"{os.fspath(adapter)!r} holds an adapter of the method {method!r}, which has no memory; give a δ-mem adapter"
         )
     config: DeltaMemConfig = PeftConfig.from_pretrained(os.fspath(path.parent))
     return config
 
 
 def read_weights(adapter: str | Path) -> dict[str, Tensor]:
-    """The weights of an adapter by their names in its file, which is one of safetensors.
+    """Read the weights of an adapter, by their names in its safetensors file.
 
     Args:
         adapter: see `read_config`.
 
     Raises:
-        OSError: there are none.
-        ValueError: they cannot be read, or are not dense tensors of finite floating-point numbers.
+        OSError: there is no such adapter.
+        ValueError: the weights cannot be read, or are not dense tensors of finite floating-point numbers.
     """
     return read_tensors(_file(adapter, SAFETENSORS_WEIGHTS_NAME))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of safetensors, checked as weights of an adapter.
+    """Read the tensors of a safetensors file, and check that they can be weights of an adapter.
 
     Raises:
         ValueError: see `read_weights`.
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(weights: Mapping[str, Any]) -> None:
-    """Make sure that all are weights.
+    """Check that all values can be weights of an adapter.
 
     Raises:
         ValueError: see `shape_of_weight`.
@@ -81,43 +81,43 @@ def check_weights(weights: Mapping[str, Any]) -> None:
 
 
 def backbone_of(adapter: str) -> str:
-    """The backbone that an adapter, of this or any other method of PEFT, names as its own.
+    """The backbone that an adapter names in its config, for δ-mem or any other PEFT method.
 
     Args:
-        adapter: its folder or its name on the Hub.
+        adapter: the folder of the adapter, or its name on the Hub.
 
     Raises:
         ValueError: the adapter is missing, or does not name its backbone.
     """
     name: str | None = PeftConfig.from_pretrained(adapter).base_model_name_or_path
     if name is None:
-        raise ValueError(f"the adapter {adapter!r} does not say what its backbone is; name the backbone, too")
+        raise ValueError(f"the adapter {adapter!r} does not say what its backbone is; name the backbone as well")
     return name
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that a folder is there.
+    """Check that a folder exists.
 
     Raises:
-        FileNotFoundError: it is not.
+        FileNotFoundError: it does not exist.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {os.fspath(folder)!r}; fetch an adapter of the Hub with `hf download` first"
+            f"there is no folder {os.fspath(folder)!r}; fetch an adapter from the Hub with `hf download` first"
         )
 
 
 def _file(adapter: str | Path, name: str) -> Path:
-    """Where a file of an adapter is on this machine."""
+    """The path of an adapter's file on this machine, downloaded if it is on the Hub."""
     if isinstance(adapter, str) and not os.path.isdir(adapter):
         try:
             return Path(cached_file(adapter, name))
         except OSError as error:
             raise OSError(
-                f"there is no adapter {adapter!r}: it is no folder, and the Hub gives no {name} of it. {error}"
+                f"there is no adapter {adapter!r}: it is not a folder, and the Hub has no {name} for it. {error}"
             ) from error
     folder = Path(adapter)
     check_folder(folder)
     if not (folder / name).is_file():
-        raise FileNotFoundError(f"the folder {os.fspath(folder)!r} holds no adapter of PEFT: it has no {name}")
+        raise FileNotFoundError(f"the folder {os.fspath(folder)!r} holds no PEFT adapter: it has no {name}")
     return folder / name

@@ -1,4 +1,4 @@
-"""LayerWeights: what one adapter has in one attention layer, without the look-ups of nn.Module."""
+"""LayerWeights: the modules of one adapter in one attention layer, without the look-up costs of nn.Module."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from deltamem.rule import MemoryKind
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The modules of one adapter in one layer, and what its config makes of them.
+    """The modules of one adapter in one layer, with its config.
 
     Args:
-        name: of the adapter.
-        config: of the adapter.
+        name: the name of the adapter.
+        config: the configuration of the adapter.
         kind: the update rule.
-        scale: what the corrections are multiplied with.
+        scale: factor of the corrections.
         in_proj: the map from the hidden states to the rows that read and write, [read_rows + write_rows, width].
-        gate_biases: the biases [bias_rows] of all adapters by name.
+        gate_biases: the biases of all adapters by name, [bias_rows] each.
         corrections: the maps from the reads to the projections' outputs, by role.
     """
 
@@ -37,21 +37,21 @@ class LayerWeights:
 
     @property
     def in_weight(self) -> Tensor:
-        """[read_rows + write_rows, width]; loaded, where it was offloaded."""
+        """The weight of `in_proj`, [read_rows + write_rows, width]; loaded if it was offloaded."""
         return loaded_weight(self.in_proj, "weight")
 
     @property
     def gate_bias(self) -> Tensor:
-        """[bias_rows]; loaded, where it was offloaded."""
+        """The bias of the gates, [bias_rows]; loaded if it was offloaded."""
         return loaded_weight(self.gate_biases, self.name)
 
     def tensors(self) -> list[Tensor]:
-        """The weights of `in_proj`, of the bias and of the corrections, where they are."""
+        """The weight of `in_proj`, the bias, and the weights of the corrections, on their current devices."""
         return [holder[name] for holder, name in self._places]
 
     @cached_property
     def _places(self) -> list[tuple[dict[str, Any], str]]:
-        """Where the weights are: dictionaries, and keys in them."""
+        """The dictionaries that hold the weights, with the keys."""
         modules = (self.in_proj, self.gate_biases, *self.corrections.values())
         names = ("weight", self.name, *("weight" for _ in self.corrections))
         return [(module._parameters, name) for module, name in zip(modules, names, strict=True)]

@@ -28,7 +28,7 @@ def memories_after(
         progress: shows the tokens written.
 
     Yields:
-        Each of the lengths, in ascending order, and the memory after so many tokens.
+        Each of the lengths, in ascending order, and the memory after that many tokens.
     """
     model = adapted.model
     vocabulary = model.config.vocab_size

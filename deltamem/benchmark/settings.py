@@ -35,7 +35,7 @@ class Settings:
         runs: timed runs of every workload.
         train: also time a training step.
         rule: also time the delta rule alone.
-        written: also time decoding after so many tokens were written.
+        written: also time decoding after these numbers of tokens were written.
         compiler: also time decoding with a static cache, eager and compiled by this backend of torch.compile.
         profile: also profile the operations.
         plot: a file to draw the figures to.

@@ -1,4 +1,4 @@
-"""How a session lets its model answer: the options of `generate` that it fills in, takes and refuses."""
+"""Generates a session's answers: the options of `generate` that the session sets, accepts and refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deltamem.model import DeltaMemModel
 from deltamem.versions import CACHE, CACHE_NAMES
 
 MAX_NEW_TOKENS = 256
-# What is the session's own to give to `generate`.
+# The arguments of `generate` that the session sets.
 DECIDED = ("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", *CACHE_NAMES, "streamer")
 
 
@@ -32,22 +32,22 @@ def generate(
     streamer: TextIteratorStreamer | None = None,
     stop: Stop | None = None,
 ) -> str:
-    """Answer a prompt, with whatever memory is open.
+    """Answer a prompt, with the open memory if there is one.
 
     Args:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer.
         prompt: token ids, `[1, tokens]`.
-        cache: the keys and values of its first tokens, which is left as it is; None if there are none.
+        cache: the keys and values of the prompt's first tokens; not changed. None if there are none.
         generation: the caller's options for `generate`.
-        streamer: gets the tokens.
+        streamer: receives the tokens.
         stop: ends the answer once it is set.
 
     Returns:
-        The text of the answer, of several sequences the first.
+        The text of the answer; of several sequences, the first one.
 
     Raises:
-        ValueError: an option that is the session's own.
+        ValueError: the caller gave an option that the session sets.
     """
     config, rest = _settings(model, tokenizer, generation)
     branches = max(config.num_beams or 1, config.num_return_sequences or 1)
@@ -71,16 +71,14 @@ def generate(
 
 
 def _settings(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
-    """The generation's settings, those of the caller before those of the model, and what else the caller gave.
+    """The generation's settings, and the caller's other arguments. The caller's settings override the model's.
 
-    The session has only defaults to add: a length and a padding token. Its keys and values are in a cache of one kind, so
-    that `use_cache` and the model's `cache_implementation`, which change no answer, are left out.
+    The session adds defaults only for the length and the padding token. Its cache has a fixed type, so `use_cache` and the
+    model's `cache_implementation`, which do not change answers, are ignored.
     """
     decided = [name for name in DECIDED if generation.get(name) is not None]
     if decided:
-        raise ValueError(
-            f"{decided[0]} is not accepted here: a session makes it from its messages and its context. Leave it out"
-        )
+        raise ValueError(f"{decided[0]} is not accepted here: a session makes it from its messages and its context. Omit it")
     config, rest = merged_settings(model.generation_config, generation)
     if config.max_new_tokens is None and config.max_length is None:
         config.max_new_tokens = MAX_NEW_TOKENS
@@ -92,7 +90,7 @@ def _settings(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> tupl
 
 @contextmanager
 def _only_what_is_new(model: nn.Module, cache: DynamicCache) -> Iterator[None]:
-    """Take what a cache holds from the first pass over it: transformers hands that of assisted decoding the whole prompt."""
+    """Remove the cached tokens from the first pass with a cache: in assisted decoding, transformers passes the whole prompt."""
     get_length = cache.get_seq_length
     known = get_length()
 
@@ -110,7 +108,7 @@ def _only_what_is_new(model: nn.Module, cache: DynamicCache) -> Iterator[None]:
 
 
 class Stop(StoppingCriteria):
-    """Ends a generation whose consumer has gone, or whose process is about to."""
+    """Ends a generation whose consumer has left, or whose process is about to exit."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -121,9 +119,9 @@ class Stop(StoppingCriteria):
 
     @property
     def is_set(self) -> bool:
-        """Whether the answer is no longer wanted."""
+        """Whether the generation should end."""
         return self._event.is_set() or not threading.main_thread().is_alive()
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """Which rows end, `[rows]`."""
+        """Whether each row ends, `[rows]`."""
         return torch.full((input_ids.shape[0],), self.is_set, dtype=torch.bool, device=input_ids.device)

@@ -1,4 +1,4 @@
-"""Context: what a session's model has before it, and the passes that wrote it to the memory."""
+"""Context: the tokens in a session's context, and the passes that wrote them to the memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Pass:
     """A pass over a part of the context.
 
     Args:
-        end: the number of the context's tokens up to its end.
-        start: the memory before it; None where that is what the pass before it left.
-        writes: whether its tokens were written: they were not if they only came out of the chat template otherwise than when
-            they were.
+        end: the end of the pass, as a position in the context.
+        start: the memory before the pass; None if it is the memory after the previous pass.
+        writes: whether the pass wrote its tokens. It did not if it only read messages again that were written before, because
+            the chat template now renders them differently.
     """
 
     end: int
@@ -33,14 +33,14 @@ class Pass:
 
 @dataclass
 class Context:
-    """The tokens of the messages in a session's context; nothing in it is changed in place but the cache, which only grows.
+    """The tokens of the messages in a session's context. Only the cache is changed in place, and it only grows.
 
     Args:
         model: a model with a δ-mem adapter.
         ids: the tokens.
-        passes: the passes over them.
-        left: what the last one left in the memory.
-        cache: their keys and values; None if these are to be computed again.
+        passes: the passes over the tokens.
+        left: the memory after the last pass.
+        cache: the keys and values of the tokens; None if they must be recomputed.
     """
 
     model: Any
@@ -54,22 +54,22 @@ class Context:
         return tuple(tokens.ids[: len(self.ids)].tolist()) == self.ids
 
     def read_again(self, tokens: ChatTokens, memory: DeltaMemState) -> None:
-        """Let other tokens be the context, which are read, and not written."""
+        """Replace the context by other tokens, which are read but not written."""
         self.ids = tuple(tokens.ids.tolist())
         self.passes = (Pass(len(self.ids), memory.clone(), writes=False),)
         self.left, self.cache = memory.snapshot, None
 
     def write(self, tokens: ChatTokens, memory: DeltaMemState) -> None:
-        """Write to a memory what a chat that begins with this context has more."""
+        """Write the rest of a chat that begins with this context to a memory."""
         cache, known = self.keys_and_values(tokens), len(self.ids)
-        # The passes before this one lead to the memory as it is now, unless something else was written in between.
+        # The earlier passes lead to the current memory, unless something else was written in between.
         start = None if memory.snapshot is self.left else memory.clone()
         forward(self.model, tokens.slice(known, len(tokens.ids)), cache, memory)
         self.ids = tuple(tokens.ids.tolist())
         self.passes, self.left = (*self.passes, Pass(len(self.ids), start)), memory.snapshot
 
     def keys_and_values(self, tokens: ChatTokens) -> DynamicCache:
-        """The keys and values; after a load or a failure computed again, from the memories that the passes started from.
+        """The keys and values of the context; after a load or a failure, recomputed from the memories before the passes.
 
         Args:
             tokens: a chat that begins with this context, with its segments.
@@ -97,11 +97,11 @@ def forward(
 
     Args:
         model: a model with a δ-mem adapter.
-        tokens: what is read.
-        cache: what it continues; None for nothing.
-        memory: it is read, and written unless `write` is false.
+        tokens: the tokens.
+        cache: the keys and values of the tokens before them; None if there are none.
+        memory: the memory to read and, if `write` is true, to write.
         write: whether the tokens are written.
-        cut: whether their last segment goes on in the next call.
+        cut: whether the last segment continues in the next call.
     """
     in_segments = write and model.active_peft_config.writes_segments
     ids = tokens.ids[None].to(model.device)

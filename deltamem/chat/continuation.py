@@ -1,4 +1,4 @@
-"""Where a chat goes on: which tokens of a rendering are new, once the chat template renders earlier turns otherwise."""
+"""Finds the new tokens of a rendered chat if the chat template renders earlier turns differently than before."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from deltamem.chat.tokens import Message, render
 def new_from(tokenizer: Any, messages: Sequence[Message], known: int, template_options: Mapping[str, Any] | None = None) -> int:
     """The first token of a rendered chat that belongs to new messages, however the template renders the known ones now.
 
-    What stands between the last known message and the first new one belongs to the known one as far as it also follows it
-    where the chat ends there.
+    The text between the last known message and the first new one belongs to the known message as far as it also follows that
+    message when the chat ends there.
 
     Args:
-        tokenizer: a fast one, with a chat template.
+        tokenizer: a fast tokenizer with a chat template.
         messages: the chat.
-        known: how many of its messages are known, at least one; the last of these is not a system prompt.
+        known: the number of known messages, at least one; the last of them is not a system prompt.
         template_options: see `render`.
 
     Raises:
-        ValueError: a message is not found in the rendered chat.
+        ValueError: a message cannot be found in the rendered chat.
     """
     as_text = partial(render, tokenizer, template_options=template_options)
     before, gap = _behind(tokenizer, as_text, messages, known - 1)
@@ -34,7 +34,7 @@ def new_from(tokenizer: Any, messages: Sequence[Message], known: int, template_o
 
 
 def _behind(tokenizer: Any, as_text: Render, messages: Sequence[Message], last: int) -> tuple[int, list[int]]:
-    """How many tokens there are up to the end of a message, and the ids of those between it and the next."""
+    """The number of tokens up to the end of a message, and the ids of the tokens between it and the next message."""
     text = as_text(messages)
     places = message_places(as_text, messages, text)
     here, there = places[last], (*places[last + 1 :], None)[0]
@@ -46,7 +46,7 @@ def _behind(tokenizer: Any, as_text: Render, messages: Sequence[Message], last: 
     if lost or here is None:
         raise ValueError(
             f"the chat template renders earlier turns otherwise than before, and the message {(*lost, '')[0][:40]!r} cannot be "
-            "found in it, so that what is new could not be written once; forget_context() goes on without the messages so far"
+            "found in the result, so it is unknown which tokens are new; forget_context() continues without the messages so far"
         )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first = bisect_left([start for start, _ in encoded["offset_mapping"]], here[1])

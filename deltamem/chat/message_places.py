@@ -1,4 +1,4 @@
-"""Where a rendered chat has its messages: by position, whatever their text is."""
+"""Locates the messages in a rendered chat by position, whatever their text."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import pairwise, product
 Render = Callable[[Sequence[Mapping[str, str]]], str]
 Place = tuple[int, int]
 
-# The first of the characters that stand for the messages: of a plane that Unicode leaves to private use.
+# The first of the characters that mark the messages, in a plane that Unicode reserves for private use.
 FIRST_MARK = 0xF0000
 VISIBLE = re.compile(r"\S")
-# Some templates look for tags in a message, to cut an earlier answer's reasoning out, for one.
+# Some templates look for tags in a message, for example to remove the reasoning from an earlier answer.
 BUT_FOR_TAGS = re.compile(r"(<[^<>]*>)|\S")
 
 
 def message_places(render: Render, messages: Sequence[Mapping[str, str]], text: str) -> list[Place | None]:
-    """Start and end in a rendered chat of what it has of each message, without white space around it.
+    """The start and end of each message in a rendered chat, without surrounding white space.
 
-    The chat is rendered once more, with each message's characters replaced by one that stands for this message. All else
-    must come out as it did; then the marks stand where the message does.
+    The chat is rendered again, with all characters of a message replaced by the message's mark. If the rest of the result is
+    the same, the marks are where the message is.
 
     Args:
         render: the chat template.
         messages: the chat.
-        text: the chat as rendered.
+        text: the rendered chat.
 
     Returns:
-        A place for each message; None for those that are not found, and for system prompts.
+        A place for each message; None for messages that were not found, and for system prompts.
     """
     for visible, mark_empty in product((VISIBLE, BUT_FOR_TAGS), (True, False)):
         marked = render([_marked(message, number, visible, mark_empty) for number, message in enumerate(messages)])
@@ -39,7 +39,7 @@ def message_places(render: Render, messages: Sequence[Mapping[str, str]], text: 
 
 
 def _marked(message: Mapping[str, str], number: int, visible: re.Pattern[str], mark_empty: bool) -> Mapping[str, str]:
-    """A message with the same outline, of marks; an empty one gets a single mark, so that it can be found as well."""
+    """A message with its visible characters replaced by marks; an empty one gets a single mark, to be found as well."""
     content = message["content"]
     mark = chr(FIRST_MARK + number)
     if message["role"] == "system":
@@ -50,7 +50,7 @@ def _marked(message: Mapping[str, str], number: int, visible: re.Pattern[str], m
 
 
 def _places(marked: str, text: str, empty: Iterable[int]) -> dict[int, Place] | None:
-    """The places of the marks by message, None unless the marked text is the other but for them."""
+    """The places of the marks by message; None if the marked text differs from the other in more than the marks."""
     places: dict[int, Place] = {}
     kept: list[str] = []
     for character in marked:
@@ -58,7 +58,7 @@ def _places(marked: str, text: str, empty: Iterable[int]) -> dict[int, Place] | 
         if number >= 0:
             start, _ = places.get(number, (len(kept), 0))
             places[number] = start, len(kept) + (number not in empty)
-            if number in empty:  # it stands for nothing
+            if number in empty:  # the mark replaces no character
                 continue
         kept.append(character)
     if len(kept) != len(text) or any(one != other and ord(one) < FIRST_MARK for one, other in zip(kept, text, strict=True)):

@@ -1,4 +1,4 @@
-"""SavedSession: what a saved session holds beside its memories, and whether a file's are sound."""
+"""SavedSession: the data of a saved session beside its memories, checked when read."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from deltamem.memory.state_file import read_state_file
 
 @dataclass(frozen=True)
 class SavedSession:
-    """What a saved session holds beside its memories.
+    """The data of a saved session beside its memories.
 
     Args:
-        saves: how often it was saved.
-        save: an id of this save.
+        saves: how often the session was saved.
+        save: the id of this save.
         system: the system prompt.
         messages: the messages in the context.
         written: the tokens of the context.
-        passes: of each pass over them, where it ended, and whether the memory it started from is in the file.
-        memory_as_left: whether the memory is what the last pass left.
-        first_pass_writes: whether the first pass wrote its tokens, or only read them, as their messages had been written
-            before, otherwise rendered.
-        template_options: for the chat template.
+        passes: for each pass over the tokens, its end, and whether the memory before it is in the file.
+        memory_as_left: whether the memory is the one after the last pass.
+        first_pass_writes: whether the first pass wrote its tokens; if not, it only read them again, because the template
+            renders messages that were written before differently.
+        template_options: options for the chat template.
     """
 
     saves: int
@@ -42,14 +42,14 @@ class SavedSession:
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], path: Path) -> SavedSession:
-        """Take the notes from a file's metadata.
+        """Read the notes from a file's metadata.
 
         Raises:
-            ValueError: anything that a session would not write.
+            ValueError: the metadata are not what a session writes.
         """
         try:
             given = json.loads(metadata["session"])
-            json.dumps(given, ensure_ascii=False).encode()  # no tokenizer takes text that is not valid Unicode
+            json.dumps(given, ensure_ascii=False).encode()  # tokenizers accept only valid Unicode
             notes = cls(**given)
             if notes.messages:
                 check_messages(notes.messages)
@@ -74,22 +74,22 @@ class SavedSession:
         return notes
 
     def to_json(self) -> str:
-        """The notes as a file's metadata have them.
+        """Serialise the notes for a file's metadata.
 
         Raises:
-            ValueError: options of the chat template that are not JSON.
+            ValueError: the options of the chat template are not JSON.
         """
         try:
             return json.dumps(asdict(self))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"this session cannot be saved: its template_options are no JSON ({error!s:.200}); give tools as JSON schemas, "
-                "as transformers.utils.get_json_schema makes them of functions"
+                f"this session cannot be saved: its template_options are not JSON ({error!s:.200}); give tools as JSON "
+                "schemas, which transformers.utils.get_json_schema makes from functions"
             ) from error
 
 
 def _are_passes(passes: Any, tokens: int) -> bool:
-    """Whether these are the notes of passes over all of that many tokens, the first of which has its memory in the file."""
+    """Whether these are valid passes over this many tokens; the memory before the first pass must be in the file."""
     if not isinstance(passes, list) or not all(isinstance(p, list) and [*map(type, p)] == [int, bool] for p in passes):
         return False
     ends = [0, *(end for end, _ in passes)]

@@ -1,4 +1,4 @@
-"""Where the sentences of a text are."""
+"""Splits a text into sentences."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LOWER_CASE = re.compile(r"[a-z]")
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of every sentence of a text that neither begins nor ends with white space.
+    """The start and end of every sentence of a text that neither begins nor ends with white space.
 
-    A sentence ends with its punctuation (and closing quotes or brackets) unless the text goes on in lower case, at a line
-    break, or with the text. Every character is looked at a few times, whatever the text is.
+    A sentence ends with its punctuation (and closing quotes or brackets), unless the text continues in lower case; at a line
+    break; or with the text. The time is linear in the length of any text.
     """
     start = None
     words = [word.span() for word in WORD.finditer(text)]
     for (begin, end), (after, _) in pairwise([*words, (len(text), len(text))]):
         start = begin if start is None else start
-        said = text[max(begin, start + 1) : end].rstrip(CLOSING)  # a sentence is more than its punctuation
+        said = text[max(begin, start + 1) : end].rstrip(CLOSING)  # punctuation alone is not a sentence
         if said.endswith(ENDS) and not LOWER_CASE.match(text, after):
             yield start, end
         elif after == len(text):

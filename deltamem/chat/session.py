@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,26 @@ from deltamem.memory.state import DeltaMemState
 from deltamem.memory.state_file import read_state_file, write_state_file
 
 FILE = "session.safetensors"
-PIECE = 2048  # tokens of a long text that are written at once to a model that names no longest context
+PIECE = 2048  # tokens per pass over a long text, for a model without a maximum context length in its configuration
 
 
 class ChatSession:
-    """A chat with a memory. The context holds the messages since `forget_context`; the memory holds what all of them left.
+    """A chat with a memory. The context holds the messages since `forget_context`; the memory is written by all messages.
 
     Each message is written to the memory once: after its turn has been answered, or, for an adapter trained that way
-    (`turn_writes="during"`), the user's message before the answer is generated. That holds for chat templates that render
-    earlier turns otherwise later, too: with another date, or without an answer's reasoning. Such turns are read again for the
-    context, and not written again. A turn that fails or is broken off leaves the session as it was.
+    (`turn_writes="during"`), the user's message before the answer is generated. This also holds for chat templates that later
+    render earlier turns differently: with another date, or without an answer's reasoning. Such turns are read again for the
+    context, but not written again. A turn that fails or is interrupted leaves the session as it was.
 
-    One call at a time uses a session; while a stream is open, the others are refused.
+    A session serves one call at a time; while a stream is open, other calls are refused.
 
     Args:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
-        system: the system prompt; the chat template's own if None.
-        memory: the memory to go on with, which is copied; empty if None.
-        template_options: what else the chat template takes, such as `{"enable_thinking": False}` or `{"tools": [...]}`; it is
-            saved with the session.
+        system: the system prompt; the chat template's default if None.
+        memory: the initial memory, which is copied; empty if None.
+        template_options: further options of the chat template, such as `{"enable_thinking": False}` or `{"tools": [...]}`. They
+            are saved with the session.
 
     Raises:
         ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
@@ -70,7 +70,7 @@ class ChatSession:
         model.memory(self.memory, write=False)  # refuses a memory of another adapter
         self.messages: list[Message] = []
         self._saves = 0  # how often the session was saved
-        self._goes_on_from: set[str] = set()  # the ids of these saves: what they hold is in this session too
+        self._goes_on_from: set[str] = set()  # the ids of the saves that this session continues, so it may replace them
         self._in_use = threading.Lock()
         self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
         self.forget_context()
@@ -78,11 +78,11 @@ class ChatSession:
     def observe(self, text: str | Sequence[Message]) -> None:
         """Write a text, or the messages of a chat, to the memory without keeping it in the context.
 
-        A text is written as training episodes tell theirs: as a user's message that the assistant acknowledges ("Noted.").
-        What is longer than the model's context is written in pieces of that length.
+        A text is written in the form of the training episodes: as a user's message that the assistant acknowledges ("Noted.").
+        Input that is longer than the model's context is written in pieces of that length.
 
         Raises:
-            ValueError: neither a text nor messages.
+            ValueError: the input is neither a text nor messages.
             RuntimeError: the session is in use.
         """
         messages: Sequence[Message] = told(text) if isinstance(text, str) else text
@@ -94,27 +94,28 @@ class ChatSession:
                     forward(self.model, piece, None, self.memory, cut=True)
                 forward(self.model, last, None, self.memory)
 
-    def reply(self, text: str, **generation: Any) -> str:
+    def reply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
         """Answer a message.
 
         Args:
-            text: what the user says.
-            generation: goes to `generate`, for instance `max_new_tokens=100, do_sample=False`. Without any length, of the
-                caller's or of the model's `generation_config`, an answer has at most 256 tokens. Of several sequences the
-                first, with beams the best, is the answer. The KV cache is the session's: `use_cache` changes nothing.
+            text: the user's message.
+            keep: whether the turn stays in the context and is written to the memory; otherwise the session stays as it was.
+            generation: options for `generate`, for instance `max_new_tokens=100, do_sample=False`. If neither these nor the
+                model's `generation_config` set a length, an answer has at most 256 tokens. With several sequences, the first
+                is the answer (with beams, the best). The session always uses its KV cache: `use_cache` has no effect.
 
         Raises:
-            ValueError: an option that the session sets, such as `attention_mask`.
+            ValueError: an option is one that the session sets, such as `attention_mask`.
             RuntimeError: the session is in use.
         """
         with self._claimed():
-            return self._turn(text, generation)
+            return self._turn(text, generation, keep)
 
-    def stream(self, text: str, **generation: Any) -> Iterator[str]:
-        """Answer a message piece by piece, otherwise as `reply`.
+    def stream(self, text: str, *, keep: bool = True, **generation: Any) -> Generator[str, None, None]:
+        """Like `reply`, but yield the answer piece by piece.
 
-        A stream that is closed before its end leaves the session as it was. Until it has ended or is closed, the session is in
-        use.
+        A stream that is closed before its end leaves the session as it was. The session is in use until the stream has ended or
+        is closed.
         """
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = Stop()
@@ -122,13 +123,13 @@ class ChatSession:
 
         def run() -> None:
             try:
-                self._turn(text, generation, streamer, stop)
+                self._turn(text, generation, keep, streamer, stop)
             except BaseException as error:  # handed to the consumer below
                 errors.append(error)
                 streamer.end()
 
-        # A separate thread also keeps the open memory scope away from the consumer's code between two pieces. No daemon: when
-        # the interpreter ends it waits for the next token, and does not kill the thread inside a kernel.
+        # A separate thread also keeps the open memory scope away from the consumer's code between two pieces. It is not a
+        # daemon, so that the interpreter waits for the next token at exit, and does not kill the thread inside a kernel.
         thread = threading.Thread(target=run, daemon=False)
         with self._claimed():
             try:
@@ -138,7 +139,7 @@ class ChatSession:
                 stop.set()
                 raise
             finally:
-                if thread.ident is not None:  # an interrupt may come before it was started
+                if thread.ident is not None:  # an interrupt may come before the thread has started
                     thread.join()
         if errors:
             raise errors[0]
@@ -151,15 +152,15 @@ class ChatSession:
         """
         with self._claimed():
             self.messages = []
-            self._written = 0  # how many of the messages are in the memory
+            self._written = 0  # the number of messages that were written to the memory
             self._context = Context(self.model)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the session, memory and messages, into one file in a folder: all of it or nothing.
+        """Write the session, memory and messages, to one file in a folder, completely or not at all.
 
         Raises:
-            ValueError: the folder has a session that this one does not go on from; it is left as it is. Options of the
-                template that are not JSON.
+            ValueError: the folder holds a session that this one does not continue, which is not changed; or the template's
+                options are not JSON.
             RuntimeError: the session is in use.
         """
         with self._claimed():
@@ -171,7 +172,7 @@ class ChatSession:
         if there is not None and there.save not in self._goes_on_from:
             raise ValueError(
                 f"{os.fspath(path)!r} holds a session that was saved {there.saves} times, and this one, saved {self._saves} "
-                "times, does not go on from it: what was written there would be lost. Load it and go on from there, or give "
+                "times, does not continue it: what was written there would be lost. Load it and continue from there, or give "
                 "another folder"
             )
         context = self._context
@@ -187,7 +188,7 @@ class ChatSession:
             template_options=self.template_options,
         )
         as_json = notes.to_json()
-        self._goes_on_from.add(notes.save)  # before it is written: an interrupt may come when the file is in its place already
+        self._goes_on_from.add(notes.save)  # before writing: an interrupt may come when the file is already in place
         memories = DeltaMemState.stack([self.memory, *(done.start for done in context.passes if done.start is not None)])
         os.makedirs(folder, exist_ok=True)
         write_state_file(path, memories.snapshot, memories.fingerprint, {"session": as_json})
@@ -195,11 +196,11 @@ class ChatSession:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], model: PeftModel, tokenizer: Any) -> ChatSession:
-        """Go on with a saved session.
+        """Load a saved session, to continue it.
 
         Raises:
-            FileNotFoundError: no session in this folder.
-            ValueError: a damaged file, or one of another adapter.
+            FileNotFoundError: the folder holds no session.
+            ValueError: the file is damaged, or was written with another adapter.
         """
         path = Path(folder) / FILE
         snapshot, fingerprint, metadata = read_state_file(path)
@@ -227,7 +228,7 @@ class ChatSession:
         return session
 
     def _claimed(self) -> threading.Lock:
-        """The session, for one call; two threads that ask at the same moment take turns.
+        """The lock of the session, for one call; two threads that call at the same moment take turns.
 
         Raises:
             RuntimeError: the session is in use.
@@ -235,14 +236,15 @@ class ChatSession:
         if self._in_use.locked():
             raise RuntimeError(
                 "this session is in use: a stream of it is open, or another thread is in one of its calls. Read the stream to "
-                "its end or close() it first; for another conversation at the same time, take another session"
+                "its end or close() it first; for another conversation at the same time, use another session"
             )
-        return self._in_use  # entered by the caller's `with` itself, so that no interrupt can come between
+        return self._in_use  # the caller's `with` enters it directly, so that no interrupt can come in between
 
     def _turn(
         self,
         text: str,
         generation: Mapping[str, Any],
+        keep: bool,
         streamer: TextIteratorStreamer | None = None,
         stop: Stop | None = None,
     ) -> str:
@@ -252,21 +254,24 @@ class ChatSession:
         try:
             with self.memory.unchanged_on_error():
                 self.messages = [*self.messages, {"role": "user", "content": text}]
-                if self.model.active_peft_config.turn_writes == "during":
+                if keep and self.model.active_peft_config.turn_writes == "during":
                     self._write_messages()
                 answer = self._answer(generation, streamer, stop)
                 if stop is not None and stop.is_set:
                     raise InterruptedError("the stream was closed before the answer was complete")
-                self.messages = [*self.messages, {"role": "assistant", "content": answer}]
-                self._write_messages()
+                if keep:
+                    self.messages = [*self.messages, {"role": "assistant", "content": answer}]
+                    self._write_messages()
+                else:
+                    self.messages = before[0]
         except BaseException:
             self.messages, self._written, self._context = before
-            self._context.cache = None  # it has grown
+            self._context.cache = None  # it has already grown
             raise
         return answer
 
     def _write_messages(self) -> None:
-        """Write the messages that have not been written yet, as the continuation of the context."""
+        """Write the new messages as the continuation of the context."""
         tokens = self._tokens(self.messages)
         if self._written and not self._context.begins(tokens):
             prompts = [] if self.system is None else [self.system]
@@ -278,8 +283,8 @@ class ChatSession:
 
     def _answer(self, generation: Mapping[str, Any], streamer: TextIteratorStreamer | None, stop: Stop | None) -> str:
         tokens = self._tokens(self.messages, add_generation_prompt=True)
-        # The answer is generated on a copy: the context keeps the keys and values of its own, written pass. They are of no use
-        # if the template changes earlier turns once another one follows.
+        # The answer is generated on a copy: the context keeps the keys and values of the pass that wrote it. They are of no use
+        # if the template changes earlier turns when another one follows.
         cache = self._context.keys_and_values(tokens) if self._written and self._context.begins(tokens) else None
         with self.model.memory(self.memory, write=False):
             prompt = tokens.ids[None].to(self.model.device)

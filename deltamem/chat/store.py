@@ -14,23 +14,23 @@ from peft import PeftModel
 
 from deltamem.chat.session import FILE, ChatSession
 
-# No upper case: there are file systems on which "Anna" and "anna" are one folder, and so would be one memory.
+# No upper case: on some file systems "Anna" and "anna" are the same folder, and would share a memory.
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 class SessionStore:
-    """Saved sessions by name. A name can only ever mean a folder directly under the root.
+    """Saved sessions by name. A name always refers to a folder directly under the root.
 
-    One process at a time should work on a session: of two that save it at the same moment, one save is lost (one that was
-    made since the session was loaded is noticed, and refused). A session that is deleted while in use goes on for
-    them, but is not saved again under its name.
+    Only one process at a time should work on a session. If two save it at the same moment, one save is lost. If another process
+    saved it after it was loaded here, saving raises an error. A session that is deleted while in use can still be used, but is
+    not saved again under its name.
 
     Args:
         root: the folder that holds the sessions.
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
         system: the system prompt of new sessions.
-        template_options: of new sessions, for the chat template.
+        template_options: options for the chat template of new sessions.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class SessionStore:
         self.tokenizer = tokenizer
         self.system = system
         self.template_options = template_options
-        # The names under which sessions in use were saved, to notice that one was deleted.
+        # The names under which sessions in use were saved, to detect that one was deleted.
         self._saved_as: WeakKeyDictionary[ChatSession, set[str]] = WeakKeyDictionary()
 
     def new(self) -> ChatSession:
-        """A new session without a name, with the store's system prompt and template options."""
+        """Make a session without a name, with the store's system prompt and template options."""
         return ChatSession(self.model, self.tokenizer, self.system, template_options=self.template_options)
 
     def open(self, name: str) -> ChatSession:
-        """The saved session of this name, or a new one.
+        """Load the saved session of this name, or make a new one.
 
         Raises:
-            ValueError: a name that is not accepted, a damaged file, or one of another adapter.
+            ValueError: the name is not accepted, or the file is damaged or was written with another adapter.
         """
         folder = self._folder(name)
         if not (folder / FILE).exists():
@@ -70,26 +70,26 @@ class SessionStore:
         """Save a session under a name.
 
         Raises:
-            ValueError: a name that is not accepted, or a session that does not go on from the one saved there, or that was
-                deleted there since it was opened or saved.
+            ValueError: the name is not accepted, the session does not continue the one saved under this name, or the saved one
+                was deleted since it was opened or saved.
         """
         folder, saved_as = self._folder(name), self._saved_as.setdefault(session, set())
         if name in saved_as and not (folder / FILE).exists():
             raise ValueError(
-                f"the session {name!r} was deleted since this one was opened or saved, and what was deleted is not written "
-                "again. Open a new one, or save this one under another name if it is to be kept"
+                f"the session {name!r} was deleted since this one was opened or saved, and a deleted session is not written "
+                "again. Open a new one, or save this one under another name to keep it"
             )
         session.save(folder)
         saved_as.add(name)
 
     def delete(self, name: str) -> None:
-        """Forget a session for good; a missing one is not an error.
+        """Delete a session permanently; a missing one is not an error.
 
         Raises:
-            ValueError: a name that is not accepted, or one of something that is not a folder.
+            ValueError: the name is not accepted, or belongs to something other than a folder.
         """
         folder = self._folder(name)
-        if folder.exists() and not folder.is_dir():  # a pipe would be waited for
+        if folder.exists() and not folder.is_dir():  # rmtree would block on a pipe
             raise ValueError(f"{os.fspath(folder)!r} is no session's folder; remove it by hand")
         shutil.rmtree(folder, ignore_errors=not folder.exists())
 
@@ -111,10 +111,10 @@ class SessionStore:
         folder = self.root / name
         link = _link_in(folder)
         if link is not None:
-            raise ValueError(f"{os.fspath(link)!r} is a symbolic link; sessions are kept in the store itself. Remove it")
+            raise ValueError(f"{os.fspath(link)!r} is a symbolic link; sessions are stored in the root itself. Remove it")
         return folder
 
 
 def _link_in(folder: Path) -> Path | None:
-    """The session's folder or file, whichever is a symbolic link; None if neither is."""
+    """The session's folder or file if it is a symbolic link; None if neither is."""
     return next((path for path in (folder, folder / FILE) if path.is_symlink()), None)

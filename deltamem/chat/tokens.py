@@ -1,4 +1,4 @@
-"""Chats as tokens: rendered by the tokenizer's own chat template, with the segments that SSW adapters write."""
+"""Chats as tokens: rendered by the tokenizer's chat template, with the segments that SSW adapters write."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from deltamem.config import WriteUnit
 
 Message = Mapping[str, str]
 
-# What the assistant says to a user who tells something, in training and where a text is written without an answer.
+# The assistant's answer to a text that it is told, in training and in `ChatSession.observe`.
 ACKNOWLEDGEMENT = "Noted."
-# What of a chat template is not an option: it is decided here.
+# The arguments of a chat template that are set here, and so are not options.
 DECIDED = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message")
 
 
@@ -31,8 +31,8 @@ class ChatTokens:
 
     Args:
         ids: `[tokens]`.
-        segment_ids: `[tokens]`, the message or sentence a token belongs to, -1 for the template's own tokens and the system
-            prompt; all -1 for adapters that write tokens.
+        segment_ids: `[tokens]`, the message or sentence of each token, -1 for the template's tokens and the system prompt; all
+            -1 for adapters that write tokens.
     """
 
     ids: Tensor
@@ -47,11 +47,11 @@ class ChatTokens:
         add_generation_prompt: bool = False,
         template_options: Mapping[str, Any] | None = None,
     ) -> ChatTokens:
-        """Render and tokenise a chat; `write` says what its segments are.
+        """Render and tokenise a chat; `write` is the unit of its segments.
 
         Raises:
-            ValueError: the tokenizer has no chat template, or options that it does not take; a message that is to be a segment
-                is not in what the template makes of it.
+            ValueError: the tokenizer has no chat template, an option is not accepted, or a message that must be a segment is
+                not found in the rendered chat.
         """
         as_text = partial(render, tokenizer, add_generation_prompt=add_generation_prompt, template_options=template_options)
         text = as_text(messages)
@@ -62,13 +62,13 @@ class ChatTokens:
             spans = list(_segments(text, messages, message_places(as_text, messages, text), write))
             ends = [end for _, end in spans]
             for position, (start, end) in enumerate(encoded["offset_mapping"]):
-                index = bisect_right(ends, start)  # the first segment that is not over yet
+                index = bisect_right(ends, start)  # the first segment that has not ended yet
                 if index < len(spans) and spans[index][0] < end:
                     segment_ids[position] = index
         return cls(ids, segment_ids)
 
     def slice(self, start: int, end: int) -> ChatTokens:
-        """The tokens from `start` to before `end`."""
+        """The tokens from `start` up to, but not including, `end`."""
         return ChatTokens(self.ids[start:end], self.segment_ids[start:end])
 
     def last(self, tokens: int) -> ChatTokens:
@@ -76,32 +76,32 @@ class ChatTokens:
         return self.slice(max(len(self.ids) - tokens, 0), len(self.ids))
 
     def pieces(self, tokens: int) -> Iterator[ChatTokens]:
-        """The chat in pieces of at most so many tokens."""
+        """Split the chat into pieces of at most this many tokens."""
         return (self.slice(start, start + tokens) for start in range(0, len(self.ids), tokens))
 
 
 def left_padded(rows: Sequence[Tensor], fill: int) -> Tensor:
-    """Rows of different lengths as `[rows, tokens]`, filled up in front, so that they end together."""
+    """Pad rows of different lengths to `[rows, tokens]` on the left, so that they end together."""
     return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
 
 
 def right_padded(rows: Sequence[Tensor], fill: int) -> Tensor:
-    """Rows of different lengths as `[rows, tokens]`, filled up behind, so that they begin together."""
+    """Pad rows of different lengths to `[rows, tokens]` on the right, so that they begin together."""
     return pad_sequence(list(rows), batch_first=True, padding_value=fill)
 
 
 def with_system(system: str | None, messages: Sequence[Message]) -> list[Message]:
-    """The messages behind a system prompt; without one if it is None, which leaves it to the template."""
+    """The messages with a system prompt before them; None leaves the system prompt to the template."""
     return [*messages] if system is None else [{"role": "system", "content": system}, *messages]
 
 
 def system_prompt(messages: Sequence[Message]) -> list[Message]:
-    """The system prompt that a chat begins with, as the only message; nothing if it begins with none."""
+    """The system prompt at the beginning of a chat, as a list of one message; an empty list if there is none."""
     return [message for message in messages[:1] if message["role"] == "system"]
 
 
 def told(text: str) -> list[Message]:
-    """What a user tells, with the answer that every telling had in training."""
+    """A text as a user's message, with the acknowledgement that such messages had in training."""
     return [{"role": "user", "content": text}, {"role": "assistant", "content": ACKNOWLEDGEMENT}]
 
 
@@ -111,16 +111,16 @@ def render(
     add_generation_prompt: bool = False,
     template_options: Mapping[str, Any] | None = None,
 ) -> str:
-    """The chat as text, by the tokenizer's own template.
+    """Render a chat as text with the tokenizer's template.
 
     Args:
-        tokenizer: it has a chat template.
+        tokenizer: a tokenizer with a chat template.
         messages: the chat.
-        add_generation_prompt: whether the header of an answer follows.
-        template_options: what else the template takes, such as `{"enable_thinking": False}` or `{"tools": [...]}`.
+        add_generation_prompt: whether to append the header of an answer.
+        template_options: further options of the template, such as `{"enable_thinking": False}` or `{"tools": [...]}`.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or one that refuses the chat; an option is none of the template's.
+        ValueError: the tokenizer has no chat template, the template refuses the chat, or an option is set here.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("this tokenizer has no chat template; use the tokenizer of an instruction-tuned model, or set one")
@@ -128,7 +128,7 @@ def render(
     decided = [name for name in options if name in DECIDED]
     if decided:
         raise ValueError(
-            f"{decided[0]} is no option of a chat template: it is decided for each rendering. Leave it out of template_options"
+            f"{decided[0]} is no option of a chat template: it is decided for each rendering. Remove it from template_options"
         )
     chosen = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
     try:
@@ -136,16 +136,16 @@ def render(
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
-            f"the tokenizer's chat template refuses a chat of the roles {roles}: {error}; give a chat that the template takes, "
-            "for instance without a system prompt, or set another template"
+            f"the tokenizer's chat template refuses a chat of the roles {roles}: {error}; give a chat that the template "
+            "accepts, for instance without a system prompt, or set another template"
         ) from error
 
 
 def check_messages(messages: Any) -> None:
-    """Make sure that these are messages of a chat.
+    """Check that a value is a list of chat messages.
 
     Raises:
-        ValueError: no list of `{"role": str, "content": str}`; says what was given.
+        ValueError: it is not a list of `{"role": str, "content": str}`; the message says what was given.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise ValueError(f'a chat is a list of {{"role": ..., "content": ...}}, got {messages!r:.80}')
@@ -156,13 +156,13 @@ def check_messages(messages: Any) -> None:
 
 
 def _segments(text: str, messages: Sequence[Message], places: Sequence[Place | None], write: WriteUnit) -> Iterator[Place]:
-    """Start and end in the rendered text of every message, or sentence, that is written: all but the system prompt's."""
+    """The start and end in the rendered text of every message or sentence that is written: all but the system prompt's."""
     for message, place in zip(messages, places, strict=True):
         if message["role"] == "system" or not message["content"].strip():
             continue
         if place is None:
             raise ValueError(
-                f"the chat template does not render the message {message['content'].strip()[:40]!r} as it is, so its tokens "
+                f"the chat template does not render the message {message['content'].strip()[:40]!r} unchanged, so its tokens "
                 "cannot be found; set another template, or use an adapter that writes tokens"
             )
         start, end = place

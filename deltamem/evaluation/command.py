@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deltamem.adapter.files import backbone_of
 from deltamem.backbones import SMOLLM2, Placement
+from deltamem.evaluation.findings import findings
 from deltamem.evaluation.history_task import HistoryTask
 from deltamem.evaluation.recall import batches
 from deltamem.evaluation.results import MEMORIES, SEED_FOLDER, Results, open_results
@@ -65,7 +66,8 @@ def run(
         seeds: seeds of all sampling; everything is asked once per seed.
 
     Returns:
-        `model`, `adapter`, and `results`: the entries of `summarise_seeds` for every task.
+        `model`, `adapter`, `results`: the entries of `summarise_seeds` for every task, and `findings`: what they show, in
+        sentences.
 
     Raises:
         ValueError, OSError: unknown tasks or settings, missing data, an adapter for another backbone, or results of other
@@ -88,7 +90,7 @@ def run(
         for several in zip(*prepared, strict=True)
         for entry in summarise_seeds(several[0][0].name, several[0][0].metrics, [_rows(results) for _, results in several])
     ]
-    return {"model": _backbone(evaluated), "adapter": evaluated.adapter, "results": figures}
+    return {"model": _backbone(evaluated), "adapter": evaluated.adapter, "results": figures, "findings": findings(figures)}
 
 
 def _prepare(
@@ -133,7 +135,7 @@ def _chosen(tasks: Sequence[Task], subject: Subject, given: Sequence[str]) -> di
     if unknown or not all(chosen.values()):
         of_each = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in known.items())
         raise ValueError(
-            f"--setting {', '.join(given)} is not accepted; with this model there are, of each task one at least, {of_each}"
+            f"--setting {', '.join(given)} is not accepted; with this model, give at least one setting of each task: {of_each}"
         )
     return chosen
 

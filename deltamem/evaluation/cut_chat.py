@@ -109,7 +109,7 @@ def _behind(head: Tensor, tokens: ChatTokens) -> ChatTokens:
 
 def _refuse() -> NoReturn:
     raise ValueError(
-        "the tokenizer's chat template renders messages otherwise behind a history than behind a system prompt alone, so a "
+        "the tokenizer's chat template renders messages differently after a history than after a system prompt alone, so a "
         "chat cannot be read on from its middle; evaluate with questions about chats"
     )
 

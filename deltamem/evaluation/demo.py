@@ -22,7 +22,7 @@ SHOWN: dict[Setting, str] = {
     "memory": "its memory",
     "no_memory": "no memory",
     "zero_memory": "an empty memory",
-    "shuffled_memory": "somebody else's",
+    "shuffled_memory": "another memory",
 }
 
 

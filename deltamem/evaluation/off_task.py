@@ -23,8 +23,8 @@ from deltamem.training.given import Given
 # none: the bare backbone. zero: an empty memory, nothing is written. filled: a memory that holds a conversation, different for
 # each question, nothing is written. writing: an empty memory that the question is written to. adapter: an adapter without a
 # memory.
-BARE, ADAPTER = "none", "adapter"
-SETTINGS = (BARE, "zero", "filled", "writing")
+BARE, FILLED, ADAPTER = "none", "filled", "adapter"
+SETTINGS = (BARE, "zero", FILLED, "writing")
 # The conversation in a filled memory: four facts, with small talk between them.
 CONVERSATION = FactEpisodeConfig(min_facts=4, max_facts=4, separate_turns=0.5, min_fillers=2, max_fillers=6)
 
@@ -97,7 +97,7 @@ class OffTask:
             return subject.bare()
         if setting == ADAPTER:
             return nullcontext()
-        if setting == "filled":
+        if setting == FILLED:
             return cast(AbstractContextManager[Any], subject.model.memory(self._filled(subject, asked_of), write=False))
         memory = subject.model.new_memory(len(texts))
         if setting == "zero":

@@ -67,7 +67,7 @@ def open_results(folder: Path | None, settings: Sequence[str], identity: Mapping
     other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if other:
         was = ", ".join(f"{name}={before.get(name)!r}" for name in other)
-        raise ValueError(f"{folder} has results with {was}; give the same options to go on with them, or another --output")
+        raise ValueError(f"{folder} has results with {was}; give the same options to continue, or another --output")
     return {setting: Results(folder / f"{setting}.jsonl") for setting in settings}
 
 
@@ -77,7 +77,7 @@ def _row(line: str, place: str) -> Row:
     except ValueError:
         row = None
     if not isinstance(row, dict):
-        raise ValueError(f"{place} is no row of an evaluation; give another --output, or delete the file to ask again")
+        raise ValueError(f"{place} is not a row of an evaluation; give another --output, or delete the file to ask again")
     return row
 
 

@@ -12,6 +12,8 @@ from deltamem.evaluation.task import Metric, Row
 from deltamem.intervals import Interval, Numbers, interval, ratio, resample, wilson
 
 MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the question's history, and another's
+PERPLEXITY = "perplexity"  # lm-evaluation-harness's; rows hold log-likelihoods under this name
+SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")  # metrics
 FULL = "full"  # the bare backbone with the whole history in its prompt
 Rows = Mapping[str, Sequence[Row]]  # by setting; all settings have the same questions in the same order
 

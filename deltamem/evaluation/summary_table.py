@@ -24,6 +24,13 @@ WIDE = 1000  # line width if the output is not a terminal
 Show = Callable[..., str]  # formats a figure, optionally with a sign
 
 
+def print_evaluation(figures: Mapping[str, Any]) -> None:
+    """Print what `command.run` returns: a table, and what was found."""
+    print_summary(figures["results"])
+    for finding in figures["findings"]:
+        Console(highlight=False, soft_wrap=True).print(finding, markup=False)
+
+
 def print_summary(entries: Sequence[Mapping[str, Any]]) -> None:
     """Print the entries of `summarise_seeds` as one table."""
     table = Table(box=box.SIMPLE, pad_edge=False)

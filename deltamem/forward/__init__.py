@@ -1,1 +1,1 @@
-"""One forward pass: which memory it reads and writes, from the beginning to the end."""
+"""One forward pass of a model, from its beginning to its end: which memory it reads and writes."""

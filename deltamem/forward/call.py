@@ -1,4 +1,4 @@
-"""Begins and ends the forward pass of a whole model: where its memory starts, and where the outcome goes."""
+"""The beginning and the end of a model's forward pass: where its memory comes from, and where the outcome goes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def begin_pass(owner: PassOwner, model: nn.Module, call: Mapping[str, Any]) -> M
     Args:
         owner: the tuner.
         model: the model.
-        call: its arguments by name.
+        call: the arguments of the call by name.
 
     Raises:
-        ValueError: rows, segment ids or a cache that do not fit the memory; training in which nothing is learnt.
-        NotImplementedError: rows that are not one user's text each.
+        ValueError: the rows, the segment ids or the cache do not fit the memory, or training would not learn anything.
+        NotImplementedError: a row holds the texts of more than one user.
         RuntimeError: another thread's pass runs in the same memory scope.
     """
     check_call(model, call)
@@ -41,7 +41,7 @@ def begin_pass(owner: PassOwner, model: nn.Module, call: Mapping[str, Any]) -> M
     if scope is None:
         return _make_pass(owner, model, call, None)
     scope.reached = True
-    if torch.compiler.is_compiling():  # a graph asks which scope is the caller's when it runs
+    if torch.compiler.is_compiling():  # the graph checks at run time that the scope is the caller's
         return _make_pass(owner, model, call, scope)
     scope.claim()  # until `release_pass`
     try:
@@ -60,7 +60,7 @@ def end_pass(memory: MemoryPass, output: Any) -> None:
         outcome = after_output(outcome, output)
     if torch.compiler.is_compiling():
         outcome = outside_graphs(outcome)
-    cache = cache_in(getattr(output, "__dict__", {}))  # a tuple has none
+    cache = cache_in(getattr(output, "__dict__", {}))  # a tuple has no __dict__
     cache = memory.cache if cache is None else cache
     if hasattr(cache, "layers"):
         carried = MemoryCacheLayer.find(cache)
@@ -72,13 +72,13 @@ def end_pass(memory: MemoryPass, output: Any) -> None:
 
 
 def release_pass(memory: MemoryPass) -> None:
-    """Let other threads into the scope again: the pass is over, well or not."""
+    """Let other threads into the scope again, when the pass has ended or failed."""
     if memory.scope is not None and not torch.compiler.is_compiling():
         memory.scope.release()
 
 
 def new_tokens(call: Mapping[str, Any]) -> Tensor:
-    """The new tokens of a call: [batch, tokens], or their embeddings."""
+    """The new tokens of a call, [batch, tokens], or their embeddings, [batch, tokens, width]."""
     for name in ("input_ids", "inputs_embeds"):
         if call.get(name) is not None:
             return cast(Tensor, call[name])
@@ -121,7 +121,7 @@ def _make_pass(owner: PassOwner, model: nn.Module, call: Mapping[str, Any], scop
 
 
 def _decode_step(owner: PassOwner, new: Tensor, options: dict[str, Any]) -> MemoryPass | None:
-    """The pass as a decode step, where it is one and there is a faster way for it."""
+    """The pass as a fused decode step; None if it is not one, or if there are no fused kernels for it."""
     if new.shape[1] != 1 or torch.is_grad_enabled() or torch.compiler.is_compiling() or not options["read"]:
         return None
     step = decode_step_for(new, options["valid"])
@@ -132,7 +132,7 @@ def _decode_step(owner: PassOwner, new: Tensor, options: dict[str, Any]) -> Memo
 
 
 def _start(owner: PassOwner, scope: MemoryScope | None, cache: Any, batch: int, device: torch.device) -> Snapshot:
-    """The memory a pass starts from: that in the cache if it was filled under this scope, else the scope's."""
+    """The memory from which a pass starts: the cache's if the cache was filled in this scope, otherwise the scope's."""
     carried = MemoryCacheLayer.find(cache)
     if carried is not None and carried.snapshot is not None:
         adapter = owner.active_adapters[0]
@@ -148,7 +148,7 @@ def _start(owner: PassOwner, scope: MemoryScope | None, cache: Any, batch: int, 
     scope.check_adapter()
     if scope.generation is None:
         return _for_batch(scope.state.snapshot, batch, 1, "the memory")
-    # Without a KV cache, or with one that is made anew for every step, each step reads the text from its beginning.
+    # Without a KV cache, or with a new one for every step, each step reads the text from its beginning.
     snapshot = scope.generation.start if carried is None else scope.state.snapshot
     return _for_batch(snapshot, batch, scope.generation.beams_per_row, "the memory")
 
@@ -156,13 +156,13 @@ def _start(owner: PassOwner, scope: MemoryScope | None, cache: Any, batch: int, 
 def _segments(
     unit: str, scope: MemoryScope | None, valid: Tensor | None, start: Snapshot, batch: int, tokens: int
 ) -> Segments | None:
-    """What a pass of an adapter that writes segments writes; None if it writes nothing."""
+    """The segments that a pass writes, for an adapter that writes segments; None if the pass writes nothing."""
     if scope is None or not scope.write:
         return None
     ids = scope.segment_ids
     if ids is None:
         raise ValueError(
-            f"this adapter writes one {unit} at a time and cannot tell them apart by itself: give "
+            f"this adapter writes one {unit} at a time, and cannot tell from the tokens where it begins: give "
             "model.memory(state, segment_ids=...), or write=False to read only"
         )
     if tuple(ids.shape) != (batch, tokens):
@@ -172,7 +172,7 @@ def _segments(
 
 
 def _store(memory: MemoryPass, outcome: Snapshot, cache: Any) -> None:
-    """Write a pass's outcome to the scope's state; of a generation with several beams per row, that of the prompt alone."""
+    """Write a pass's outcome to the scope's state. With several beams per row, only the prompt's outcome is written."""
     scope: MemoryScope = memory.scope
     if memory.write_gates:
         scope.write_gates.append(torch.stack([gate.cpu() for gate in memory.write_gates.values()]).mean())
@@ -194,7 +194,7 @@ def _unless_all(valid: Tensor | None) -> Tensor | None:
     """None if nothing is padded, so layers skip masking. Not checked on a GPU, where reading the mask would synchronise."""
     if valid is None or valid.device.type != "cpu" or torch.compiler.is_compiling():
         return valid
-    every = valid if valid.numel() == 1 else valid.all()  # an operation, where a token needs none
+    every = valid if valid.numel() == 1 else valid.all()  # a decoded token saves one operation
     return None if bool(every) else valid
 
 
@@ -202,7 +202,7 @@ def _for_batch(snapshot: Snapshot, batch: int, beams_per_row: int, source: str) 
     """The memory for a batch, each row repeated for its beams.
 
     Raises:
-        ValueError: the number of rows does not fit.
+        ValueError: the number of rows does not fit the batch.
     """
     if snapshot.rows == batch:
         return snapshot

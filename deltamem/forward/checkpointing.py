@@ -1,4 +1,4 @@
-"""Activation checkpointing where gradients pass through a memory."""
+"""Activation checkpointing in training that backpropagates through a memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def avoid_reentrant(model: nn.Module) -> None:
     """Make activation checkpointing of a transformers model non-reentrant.
 
-    The reentrant kind runs a layer without gradients, and knows no way for them but the layer's tensor arguments and outputs.
-    A memory that links two passes is neither, so its gradients would be lost without a word.
+    Reentrant checkpointing backpropagates only through a layer's tensor arguments and outputs. A memory that links two passes
+    is neither, so its gradients would be lost silently.
     """
     changed = False
     for module, checkpoint in _checkpointed(model):
@@ -33,10 +33,10 @@ def avoid_reentrant(model: nn.Module) -> None:
 
 
 def carry_into_recomputation(model: nn.Module) -> None:
-    """Let a layer that is computed again find the pass that it was computed in first.
+    """Let a recomputed layer find the pass in which it ran first.
 
-    For models that hand no keywords down to their attention: the pass is the running thread's, and gone when gradients are
-    computed. Only the non-reentrant kind can take it along.
+    This is for models that do not hand keyword arguments down to their attention. There the pass is thread-local, and has ended
+    by the time of the backward pass. Only non-reentrant checkpointing can restore it.
     """
     for module, checkpoint in _checkpointed(model):
         if checkpoint.keywords.get("context_fn") is not _contexts:
@@ -44,12 +44,12 @@ def carry_into_recomputation(model: nn.Module) -> None:
 
 
 def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """The contexts of a layer's first and second computation; called when it is computed first."""
+    """The contexts of a layer's forward pass and of its recomputation; called in the forward pass."""
     return nullcontext(), running_in(running.memory_pass)
 
 
 def _checkpointed(model: nn.Module) -> Iterator[tuple[nn.Module, partial[Any]]]:
-    """The modules that transformers computes again, each with what does so."""
+    """The modules that transformers recomputes, each with its checkpointing function."""
     for module in model.modules():
         checkpoint = vars(module).get("_gradient_checkpointing_func")
         if isinstance(checkpoint, partial):

@@ -1,8 +1,8 @@
-"""A memory in compiled passes: two operators that torch.compile leaves as they are, outside of CUDA graphs.
+"""A memory in compiled passes: two operators that torch.compile does not trace and keeps out of CUDA graphs.
 
-`torch.compile(mode="reduce-overhead")` records graphs, and cuts them at operators that are tagged as unsafe in them. What a
-graph returns is overwritten when it runs again, and a memory outlives the pass; and a graph would not ask again whose memory it
-reads.
+`torch.compile(mode="reduce-overhead")` records CUDA graphs, and splits them at operators that are tagged as unsafe, like these
+two. A graph overwrites its outputs when it runs again, but a memory outlives the pass. And a graph would not check again whose
+memory it reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deltamem.versions import NOT_IN_A_CUDA_GRAPH
 
 
 def outside_graphs(outcome: Snapshot) -> Snapshot:
-    """The memory that a compiled pass leaves, copied where it may come from a CUDA graph."""
+    """The memory after a compiled pass, copied if it may come from a CUDA graph."""
     if torch.is_grad_enabled():
         return outcome
     return replace(
@@ -29,7 +29,7 @@ def outside_graphs(outcome: Snapshot) -> Snapshot:
 
 
 def confirmed(snapshot: Snapshot, scope: MemoryScope) -> Snapshot:
-    """The same memory, which a compiled graph can only read if the scope is the caller's own."""
+    """The same memory, which a compiled graph can read only if the scope is the caller's."""
     first, *_ = snapshot.parts
     return replace(snapshot, parts={**snapshot.parts, first: confirm_scope(snapshot.parts[first], scope.ticket)})
 
@@ -47,16 +47,16 @@ def _(tensor: Tensor) -> Tensor:
 
 @torch.library.custom_op("deltamem::confirm_scope", mutates_args=(), **NOT_IN_A_CUDA_GRAPH)
 def confirm_scope(states: Tensor, ticket: Tensor) -> Tensor:
-    """A copy of the states, if the scope with this ticket is the caller's own; part of compiled graphs.
+    """A copy of the states, if the scope with this ticket is the caller's; part of compiled graphs.
 
     Raises:
-        RuntimeError: it is another thread's or task's.
+        RuntimeError: the scope belongs to another thread or task.
     """
     scope = next((scope for scope in entered_scopes() if scope.ticket.item() == ticket.item()), None)
     if scope is None or MemoryScope.find(scope.owner) is not scope:
         raise RuntimeError(
-            "a compiled model ran while another thread or task had a memory of it open; nothing was read or written. Let one "
-            "at a time use a compiled model, or call it uncompiled"
+            "a compiled model ran while another thread or task had a memory of it open; nothing was read or written. Use a "
+            "compiled model from one thread or task at a time, or call it uncompiled"
         )
     return states.clone()
 

@@ -1,4 +1,4 @@
-"""Corrections: what an attention layer has read from its memory, and how that corrects the layer's projections."""
+"""Corrections: an attention layer's reads from its memory, and their addition to the layer's projections."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from deltamem.hook.projection import Projection
 
 
 class Correcting(Protocol):
-    """What the hooks on an attention layer's projections call while the layer runs."""
+    """The interface that the hooks on an attention layer's projections call while the layer runs."""
 
     def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
         """The output of a projection, [batch, tokens, out_features], with its correction if there is one.
 
         Args:
             layer: the name of the attention layer.
-            role: of the projection.
-            projection: where the projection lies in its module's output.
-            output: may be changed in place.
+            role: the role of the projection.
+            projection: the place of the projection in its module's output.
+            output: the uncorrected output; may be changed in place.
         """
         ...
 
@@ -32,9 +32,9 @@ class Corrections(NamedTuple):
 
     Args:
         reads: [batch, tokens, read_width], contiguous.
-        weights: of the adapter that read.
-        in_place: whether the projections' outputs may be changed, as no gradients are computed.
-        valid: [batch, tokens], where gradients are computed and there is padding, which is not corrected; None otherwise.
+        weights: the weights of the adapter.
+        in_place: whether the projections' outputs may be changed in place, because no gradients are computed.
+        valid: [batch, tokens] if gradients are computed and there is padding, which is not corrected; None otherwise.
     """
 
     reads: Tensor
@@ -43,7 +43,7 @@ class Corrections(NamedTuple):
     valid: Tensor | None
 
     def apply(self, layer: str, role: str, projection: Projection, output: Tensor) -> Tensor:
-        """See `Correcting`; the layer is the one that read."""
+        """See `Correcting`; `layer` is always the layer that read."""
         linear = self.weights.corrections.get(role)
         if linear is None:
             return output

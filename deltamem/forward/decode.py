@@ -1,8 +1,8 @@
 """DecodeStep: the pass of one new token per row, in as few kernel calls as possible.
 
 The arithmetic is cheap: a few microseconds per layer. The cost is cache misses on a CPU, since the backbone evicts our weights
-between layers, and launch latency on a GPU. So whatever does not depend on the hidden states is looked up for all layers at
-once, before the first of them runs, and they share their tensors.
+between layers, and launch latency on a GPU. So everything that does not depend on the hidden states is prepared for all layers
+at once, before the first of them runs, and all layers share their buffers.
 
 Shapes: L layers, B batch rows, r width of a state.
 """
@@ -27,10 +27,10 @@ from deltamem.rule.kind import STATE, LayerState
 
 
 class DecodeStep(MemoryPass):
-    """A pass of one token per row in which no gradients are computed; itself the corrections of whatever layer runs.
+    """A pass of one token per row without gradients. It also serves as the corrections of the running layer.
 
     Args:
-        weights: the adapter's.
+        weights: the adapter's weights.
         options: see `MemoryPass`.
     """
 
@@ -41,12 +41,11 @@ class DecodeStep(MemoryPass):
         self._valid = None if self.valid is None else self.valid.contiguous()
         width = kind.read_rows + (kind.write_rows if self.write else 0)
         new_empty = partial(torch.empty, dtype=torch.float32, device=weights.device)
-        # Filled in by the calls: the projections [L, B, 1, rows] (the rows that read alone if nothing is written), the reads
-        # [L, B, 1, states * r], and the states after the token [L, B, states, r, r].
-        self._before = self._states_before(weights)
-        self._projected = new_empty((layers, rows, 1, width))
-        self._reads = new_empty((layers, rows, 1, kind.read_width))
-        self._after = torch.empty_like(self._before)
+        self._before = self._states_before(weights)  # [L, B, states, r, r]
+        # The outputs of the fused kernels; the projections are only the rows that read if nothing is written.
+        self._projected = new_empty((layers, rows, 1, width))  # [L, B, 1, rows]
+        self._reads = new_empty((layers, rows, 1, kind.read_width))  # [L, B, 1, states * r]
+        self._after = torch.empty_like(self._before)  # [L, B, states, r, r]
         self._ran: dict[str, int] = {}
         self._written = StepWrites(self._ran, self._layers, self._projected, self._valid) if self.write else {}
 
@@ -54,7 +53,7 @@ class DecodeStep(MemoryPass):
         """See `MemoryPass.read_and_write`."""
         name = layer.name
         tensors = self._layers.get(name)
-        # Where only the model's forward is compiled, the pass was made outside the graph, which cannot take the fused calls.
+        # If only the model's forward is compiled, the pass was created outside the graph, which cannot contain the fused calls.
         if tensors is None or hidden.numel() != self.batch * tensors.width or name in self._ran or is_dynamo_compiling():
             return super().read_and_write(layer, hidden)
         self._step(tensors, hidden)
@@ -87,31 +86,31 @@ class DecodeStep(MemoryPass):
         return self._counted(Snapshot(self._names, {STATE: self._after}, self.start.tokens))
 
     def _step(self, tensors: LayerTensors, hidden: Tensor) -> None:
-        """Read and write one layer's memory for a token, [B, 1, width]."""
+        """Read and write one layer's memory for one token per row, [B, 1, width]."""
         raise NotImplementedError
 
     def _correct(self, tensors: LayerTensors, correction: Correction, output: Tensor) -> bool:
-        """Correct a projection's output, contiguous [B, 1, features], in place; False, and nothing happens, where it cannot."""
+        """Correct a projection's output, contiguous [B, 1, features], in place; return False if the fused kernel cannot."""
         raise NotImplementedError
 
     def _corrections(self, layer: str) -> Corrections:
-        """Those of a layer for outputs that the fused call does not take."""
+        """The unfused corrections of a layer, for outputs that the fused kernel does not take."""
         tensors = self._layers[layer]
         return Corrections(self._reads[tensors.number], tensors.weights, in_place=True, valid=None)
 
     def _leave(self, layer: str, state: LayerState) -> None:
-        """Of a layer that was passed like any number of tokens."""
+        """See `MemoryPass._leave`; called only for a layer that took the general path."""
         number = self._layers[layer].number
         self._after[number].copy_(state[STATE])
         self._ran[layer] = number
 
     def _keep(self, layer: str, writes: TokenWrites) -> None:
-        """Likewise."""
+        """See `MemoryPass._keep`; called only for a layer that took the general path."""
         tensors = self._layers[layer]
         self._projected[tensors.number][..., tensors.weights.kind.read_rows :].copy_(writes.projected)
 
     def _states_before(self, weights: DecodeWeights) -> Tensor:
-        """The states before the token in one tensor, contiguous, [L, B, states, r, r]."""
+        """The states of all layers before the token, contiguous, [L, B, states, r, r]."""
         if not self.start.layers:
             shape = (len(weights.layers), self.start.rows, *weights.kind.state_parts[STATE])
             return torch.zeros(shape, dtype=torch.float32, device=weights.device)
@@ -119,9 +118,9 @@ class DecodeStep(MemoryPass):
 
 
 class StepWrites(Mapping[str, TokenWrites]):
-    """What the layers that have run have written, put together for a layer that is asked for.
+    """The writes of the layers that have run; each layer's `TokenWrites` is made on access.
 
-    It holds no pass, since a KV cache holds it for as long as the token can be taken back.
+    It holds no reference to the pass, because a KV cache keeps it for as long as the token can be taken back.
     """
 
     def __init__(
@@ -144,11 +143,11 @@ class StepWrites(Mapping[str, TokenWrites]):
 
 
 def decode_step_for(new: Tensor, valid: Tensor | None) -> type[DecodeStep] | None:
-    """The decode step for one new token per row; None if there is none where these tokens are.
+    """The decode step for one new token per row; None if their device has no fused kernels for them.
 
     Args:
         new: [B, 1], or embeddings.
-        valid: [B, 1], which rows' token counts; None if all do.
+        valid: [B, 1], False for padding; None if every token is real.
     """
     backend = choose("auto", new.device.type)
     if backend == "compiled" and (new.shape[0] > 1 or valid is not None):

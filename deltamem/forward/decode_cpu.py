@@ -1,4 +1,4 @@
-"""CpuDecodeStep: one token on a CPU."""
+"""CpuDecodeStep: the decode step on a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deltamem.rule.cpu.decode import Table, correct_token, read_and_write_token
 
 
 class CpuDecodeStep(DecodeStep):
-    """Of a single row that counts: compiled calls, which are given addresses."""
+    """A decode step for a single row without padding; its compiled functions take addresses."""
 
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(weights, **options)

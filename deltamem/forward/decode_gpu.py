@@ -1,4 +1,4 @@
-"""GpuDecodeStep: one token on a GPU."""
+"""GpuDecodeStep: the decode step on a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deltamem.rule.gpu.decode import correct_token, read_and_write_token
 
 
 class GpuDecodeStep(DecodeStep):
-    """Of any number of rows: one launch for the reads and the write, and one for each correction."""
+    """A decode step for any number of rows; each layer takes one launch to read and write, and one per correction."""
 
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(weights, **options)

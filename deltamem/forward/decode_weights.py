@@ -1,4 +1,7 @@
-"""DecodeWeights: an adapter's weights in all layers, looked up once for all tokens that are decoded with them."""
+"""DecodeWeights: an adapter's weights in all layers, looked up once and reused for every decoded token.
+
+Shapes: W width of the hidden states.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ class Correction(NamedTuple):
     """One correction of a layer.
 
     Args:
-        weight: the map from the reads to the projection's output, [features, reads].
+        weight: the map from the reads to the projection's output, [features, read_width].
         features: width of the projection's output.
-        number: of the layer's corrections, from 0.
+        number: index of the correction within the layer.
     """
 
     weight: Tensor
@@ -28,15 +31,15 @@ class Correction(NamedTuple):
 
 
 class LayerTensors(NamedTuple):
-    """What an adapter has in one layer, as tensors.
+    """The weights of an adapter in one layer, as plain tensors.
 
     Args:
-        number: of the layer, from 0.
-        weights: of the adapter.
-        in_weight: the map from the hidden state to the rows that read and write, [rows, width].
-        width: of the hidden states.
-        bias: of the gates.
-        corrections: by role.
+        number: index of the layer.
+        weights: the adapter's modules.
+        in_weight: the map from the hidden state to the rows that read and write, [rows, W].
+        width: W.
+        bias: the bias of the gates, [bias_rows].
+        corrections: the corrections by role.
     """
 
     number: int
@@ -48,7 +51,7 @@ class LayerTensors(NamedTuple):
 
     @classmethod
     def from_weights(cls, number: int, weights: LayerWeights) -> LayerTensors:
-        """Look the tensors up."""
+        """Look up the tensors of the layer with this index."""
         in_weight, bias, *maps = weights.tensors()
         corrections = {
             role: Correction(weight, len(weight), place)
@@ -58,16 +61,16 @@ class LayerTensors(NamedTuple):
 
 
 class DecodeWeights:
-    """The weights that fused calls take as they are: of the delta rule, float32, contiguous, where the hidden states are.
+    """The weights of one adapter, if the fused kernels can use them: delta rule, float32, contiguous, on the right device.
 
     Args:
-        layers: what each adapter has in each layer, by the layer's name and the adapter's.
-        adapter: whose weights they are.
-        device: of the hidden states.
+        layers: the weights in each layer, by the names of the layer and of the adapter.
+        adapter: the name of the adapter.
+        device: the device of the hidden states.
 
     Attributes:
-        layers: the weights by the layers' names; empty if some are of another kind or elsewhere.
-        names: of the layers, in the order of the states.
+        layers: the weights by the names of the layers; empty if the fused kernels cannot use all of them.
+        names: the names of the layers, in the order of the states.
     """
 
     def __init__(self, layers: Mapping[str, Mapping[str, LayerWeights]], adapter: str, device: torch.device) -> None:
@@ -80,7 +83,7 @@ class DecodeWeights:
             own, weights = {}, []
         self._adapters = [*own.values()]
         self._seen = [self._look_at(adapters) for adapters in self._adapters]
-        # What they are stored in is held, so that no other weight's memory can come to lie where they were seen.
+        # Hold the storages, so that no new weight can be allocated at one of the recorded addresses.
         self._storages = [weight.untyped_storage() for weight in weights]
         self.layers = {name: LayerTensors.from_weights(number, own[name][adapter]) for number, name in enumerate(own)}
         self.names = tuple(self.layers)
@@ -88,43 +91,43 @@ class DecodeWeights:
 
     @property
     def first(self) -> LayerWeights:
-        """Of the first layer: what all layers have in common is the adapter's configuration."""
+        """The weights of the first layer, whose configuration all layers share."""
         return next(iter(self.layers.values())).weights
 
     @property
     def kind(self) -> DeltaKind:
-        """The update rule; other kinds have no fused calls."""
+        """The update rule; no other kind has fused kernels."""
         return cast(DeltaKind, self.first.kind)  # see __init__
 
     def once(self, key: Any, make: Callable[[DecodeWeights], Any]) -> Any:
-        """Something made of these weights, made when it is first asked for under this key."""
+        """Make something from these weights on the first request for a key, and return the same object afterwards."""
         if key not in self._made:
             self._made[key] = make(self)
         return self._made[key]
 
     def still_valid(self, adapter: str, device: torch.device, start: Snapshot) -> bool:
-        """Whether these are an adapter's, and nothing of it was replaced since, neither its modules nor its weights' memory.
+        """Whether these are still the adapter's weights: neither its modules nor the storage of a weight was replaced.
 
-        While a generation goes on, only the first layer is looked at: checking all of them would cost 0.2% of a token's time,
-        and whatever swaps an adapter's weights swaps them in every layer.
+        During a generation only the first layer is checked: checking all layers would cost 0.2% of a token's time, and whatever
+        swaps an adapter's weights swaps them in every layer.
 
         Args:
-            adapter: its name.
-            device: where the weights are to be.
-            start: the memory from which a pass starts.
+            adapter: the name of the adapter.
+            device: the device of the hidden states.
+            start: the memory from which the pass starts.
         """
         if not self.layers or (self._adapter, self.device) != (adapter, device):
             return False
-        goes_on = start.layers is self.names  # a token that was decoded with these left it
+        goes_on = start.layers is self.names  # the previous token was decoded with these weights
         adapters = self._adapters[:1] if goes_on else self._adapters
         return all(self._look_at(adapter_of) == seen for adapter_of, seen in zip(adapters, self._seen, strict=False))
 
     def _look_at(self, adapters: Mapping[str, LayerWeights]) -> tuple[LayerWeights, list[int]] | None:
-        """What the adapter has in a layer, and where the weights of that are in memory."""
+        """The adapter's modules in a layer, and the addresses of their weights."""
         weights = adapters.get(self._adapter)
         return None if weights is None else (weights, [*map(Tensor.data_ptr, weights.tensors())])
 
 
 def _is_plain(weight: Tensor, device: torch.device) -> bool:
-    whole = type(weight) is nn.Parameter and weight.numel() > 0  # no shard, and not what a shard leaves behind
+    whole = type(weight) is nn.Parameter and weight.numel() > 0  # neither sharded nor emptied by sharding
     return whole and weight.device == device and weight.dtype is torch.float32 and weight.is_contiguous()

@@ -1,4 +1,4 @@
-"""Whose code runs: the frames of Python, by which a memory scope tells its own code from a generator's consumer."""
+"""Python frames, by which a memory scope distinguishes the code inside it from a generator's consumer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def home_frame(frame: FrameType | None) -> FrameType | None:
-    """The frame whose `with` statement entered a context manager, seen through the helpers of contextlib.
+    """The frame whose `with` statement entered a context manager, past the frames of contextlib.
 
     Args:
         frame: the caller of `__enter__`.
@@ -21,12 +21,12 @@ def home_frame(frame: FrameType | None) -> FrameType | None:
 
 
 def is_generator(frame: FrameType) -> bool:
-    """Whether a frame is a generator's."""
+    """Whether a frame belongs to a generator."""
     return bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
 
 
 def is_async_generator(frame: FrameType) -> bool:
-    """Whether a frame is an asynchronous generator's."""
+    """Whether a frame belongs to an asynchronous generator."""
     return bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)
 
 
@@ -39,7 +39,7 @@ def is_running_here(frame: FrameType) -> bool:
 
 
 def running_task() -> Any:
-    """The running asyncio task, None outside of one."""
+    """The running asyncio task; None outside a task."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # no event loop in this thread
@@ -47,7 +47,7 @@ def running_task() -> Any:
 
 
 def _is_helper(frame: FrameType) -> bool:
-    """Whether a frame is contextlib's, or a generator's that contextlib makes a context manager of."""
+    """Whether a frame belongs to contextlib, or to a generator that contextlib turns into a context manager."""
     return _is_contextlib(frame) or ((is_generator(frame) or is_async_generator(frame)) and _is_contextlib(frame.f_back))
 
 

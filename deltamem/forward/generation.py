@@ -1,4 +1,4 @@
-"""What a call of `generate` means for the memory, whoever calls it: the tuner, a PeftModel, a pipeline, or the inner model."""
+"""The memory in a call of `generate`, whether through the tuner, a PeftModel, a pipeline, or the inner model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from deltamem.forward.unsupported import check_guidance, generation_settings
 
 @dataclass(frozen=True)
 class GenerateHandle:
-    """Gives a model its own `generate` back.
+    """Restores a model's `generate`.
 
     Args:
         model: the transformers model.
-        before: the `generate` that the instance had, None if it had the class's.
+        before: the `generate` that the instance had; None if it used the method of its class.
     """
 
     model: nn.Module
@@ -36,14 +36,14 @@ class GenerateHandle:
 
 
 def carry_through_generate(owner: PassOwner, model: nn.Module) -> GenerateHandle | None:
-    """Let a transformers model's `generate` tell its passes that they belong together.
+    """Wrap a transformers model's `generate`, so that its passes know that they belong together.
 
     Args:
         owner: the tuner.
         model: the innermost model.
 
     Returns:
-        What takes it off again; None for a model that does not generate.
+        A handle that removes the wrapper; None for a model that does not generate.
     """
     generate = getattr(model, "generate", None)
     if generate is None:
@@ -63,21 +63,21 @@ def _generate(owner: PassOwner, model: nn.Module, generate: Any, *args: Any, **k
 
 @contextmanager
 def _generating(owner: PassOwner, model: nn.Module, call: Mapping[str, Any]) -> Iterator[None]:
-    """Let the passes inside know that they belong to one call of `generate`.
+    """Let the passes in this block know that they belong to one call of `generate`.
 
     Raises:
-        NotImplementedError: a strategy whose steps the memory cannot follow.
+        NotImplementedError: the memory cannot follow the decoding strategy.
         RuntimeError: another thread uses the memory.
-        ValueError: the memory has other rows than the prompt.
+        ValueError: the memory and the prompt have different numbers of rows.
     """
     settings = generation_settings(model.generation_config, call)
     scope = MemoryScope.find(owner)
-    if scope is None:  # every pass starts from the cache or from nothing
+    if scope is None:  # every pass starts from the cache or from an empty memory
         yield
         return
     check_guidance(settings, scope.write)
     prompt = next((call[name] for name in ("inputs", "input_ids", "inputs_embeds") if call.get(name) is not None), None)
-    # Rows are counted before generate repeats them for its beams: a beam is not another user.
+    # Compare the rows here, before generate repeats them for its beams: a beam is not another user.
     if prompt is not None and prompt.shape[0] != len(scope.state):
         raise ValueError(
             f"the memory holds {len(scope.state)} rows, but the prompt has {prompt.shape[0]}; give every row its memory: "

@@ -1,4 +1,4 @@
-"""The memory of a generation, riding in the KV cache: whatever happens to the cache happens to it."""
+"""The memory of a generation as a layer of the KV cache, which follows every operation on the cache."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from deltamem.forward.owner import PassOwner
 from deltamem.memory.snapshot import Snapshot
 from deltamem.versions import CACHE_NAMES, CROPS_TO_LENGTH, LayerWithoutKeys
 
-# How many written tokens can be taken back: more than any assisted decoding drafts at once.
+# How many written tokens can be taken back: more than assisted decoding drafts at once.
 WINDOW = 64
 
 
 @dataclass
 class _Step:
-    """One recorded pass: enough to undo it, whole or in part.
+    """A recorded pass, with what is needed to undo all or part of it.
 
     Args:
-        tokens: its length.
-        start: the memory before it, with the batch rows of that time.
-        scope: the scope in which it ran, if any.
-        writes: its token writes by module; empty if it wrote none.
-        valid: `[batch, tokens]`, which of its tokens count; None if all do.
-        changed: whether it changed the memory.
-        unread: whether the memory had no part in it, as the adapter was disabled.
-        rows: which row of that time each row of today comes from; None while they are the same.
+        tokens: number of tokens.
+        start: the memory before the pass, with the batch rows of that time.
+        scope: the scope in which the pass ran, if any.
+        writes: the token writes by module; empty if the pass wrote none.
+        valid: `[batch, tokens]`, False for padding; None if every token is real.
+        changed: whether the pass changed the memory.
+        unread: whether the pass ran without the memory, because the adapter was disabled.
+        rows: the original row of each current row; None while they are the same.
     """
 
     tokens: int
@@ -50,11 +50,11 @@ class _Step:
         self.rows = rows if self.rows is None else self.rows[rows.to(self.rows.device)]
 
     def goes_on(self, before: _Step) -> bool:
-        """Whether this pass and the one before it changed nothing and can be kept as one."""
+        """Whether this pass and the one before it changed nothing, so that one record can hold both."""
         return not (self.changed or before.changed) and (self.scope, self.unread) == (before.scope, before.unread)
 
     def first(self, tokens: int) -> _Step:
-        """The first tokens of the pass alone."""
+        """The first tokens of the pass as a step."""
         writes = {name: writes.first(tokens, None) for name, writes in self.writes.items()}
         return replace(self, tokens=tokens, writes=writes, valid=None if self.valid is None else self.valid[:, :tokens])
 
@@ -62,22 +62,22 @@ class _Step:
         return self.start.select(self.rows)
 
     def memory_after(self, tokens: int) -> Snapshot:
-        """The memory after the first tokens of the pass, computed anew."""
+        """The memory after the first tokens of the pass, recomputed from its writes."""
         before = self.memory_before()
         states = {name: self.writes[name].first(tokens, self.rows).onto(before.state(name)) for name in before.layers}
         valid = self.valid if self.valid is None or self.rows is None else self.valid[self.rows.to(self.valid.device)]
         return Snapshot.from_layers(states, advance(before.tokens, valid, tokens), before.open_segment)
 
     def as_value(self) -> _Step:
-        """The same without references to a model or a scope, to be pickled."""
+        """The same step without references to a model or a scope, for a pickle."""
         writes = {name: writes._replace(bias=writes.bias.detach().clone()) for name, writes in self.writes.items()}
         return replace(self, start=self.start.map(torch.clone), scope=None, writes=writes)
 
 
 def cache_in(named: Mapping[str, Any]) -> Any:
-    """The KV cache among the keywords of a call, or the entries of an output; None if there is none.
+    """The KV cache among the keyword arguments of a call or the entries of an output; None if there is none.
 
-    Of two, where a model has room for an encoder's beside it, that of a text's own keys and values.
+    An encoder-decoder cache holds two; the result is the one for self-attention.
     """
     cache = next((named[name] for name in CACHE_NAMES if named.get(name) is not None), None)
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
@@ -86,8 +86,8 @@ def cache_in(named: Mapping[str, Any]) -> Any:
 class MemoryCacheLayer(LayerWithoutKeys):
     """An extra layer of a KV cache that holds the memory instead of keys and values.
 
-    It is appended after the layers of the model, and follows the cache's own operations: reorder, repeat, select, crop, reset
-    and copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` scope, to that scope.
+    It stands after the layers of the model, and follows the operations on the cache: reorder, repeat, select, crop, reset and
+    copy. It belongs to one adapter and, if the pass ran in a `with model.memory(...)` scope, to that scope.
     """
 
     # What a cache asks of its layers.
@@ -101,10 +101,10 @@ class MemoryCacheLayer(LayerWithoutKeys):
     max_cache_len = 0
 
     def __init__(self, owner: PassOwner, adapter: str) -> None:
-        # Weak, because a copy of the cache must not copy the model. None in a cache that was pickled.
+        # A weak reference, because a copy of the cache must not copy the model. None in a cache that was pickled.
         self.owner: weakref.ref[PassOwner] | None = weakref.ref(owner)
         self.adapter = adapter
-        # Of the adapter that wrote the memory; known where it was pickled.
+        # The fingerprint of the adapter that wrote the memory; set only in a cache that was pickled.
         self.fingerprint: str | None = None
         self.scope: weakref.ref[Any] | None = None
         self.snapshot: Snapshot | None = None
@@ -113,7 +113,7 @@ class MemoryCacheLayer(LayerWithoutKeys):
     @classmethod
     def find(cls, cache: Any) -> MemoryCacheLayer | None:
         """The memory that a cache carries, if any."""
-        layers = getattr(cache, "layers", ())  # of which it is one of the last
+        layers = getattr(cache, "layers", ())  # the memory is near the end
         return next((layer for layer in reversed(layers) if isinstance(layer, cls)), None)
 
     @classmethod
@@ -126,13 +126,13 @@ class MemoryCacheLayer(LayerWithoutKeys):
         return carried
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MemoryCacheLayer:
-        """A branch of the conversation. Tensors are never changed in place, so both can hold the same."""
-        branch = type(self).__new__(type(self))  # not what a pickle would hold
+        """A branch of the conversation. Tensors are never changed in place, so both branches can share them."""
+        branch = type(self).__new__(type(self))  # without __getstate__, which is for pickles
         branch.__dict__.update(vars(self), steps=[*map(copy, self.steps)])
         return branch
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: the memory, and which adapter's it is in place of the model."""
+        """The content of a pickle: the memory, with the adapter's fingerprint in place of the model."""
         owner = None if self.owner is None else self.owner()
         return {
             **vars(self),
@@ -144,13 +144,13 @@ class MemoryCacheLayer(LayerWithoutKeys):
         }
 
     def belongs_to(self, owner: PassOwner, adapter: str) -> bool:
-        """Whether an adapter can go on with this memory; from then on, it is that adapter's."""
+        """Whether an adapter can continue this memory. A memory from a pickle then belongs to that adapter."""
         if self.owner is None and self.fingerprint == owner.fingerprint():
             self.owner, self.adapter = weakref.ref(owner), adapter
         return self.owner is not None and self.owner() is owner and self.adapter == adapter
 
     def record(self, memory: MemoryPass, outcome: Snapshot) -> None:
-        """Take over the memory after a pass and remember how to undo it."""
+        """Store the memory after a pass, and how to undo the pass."""
         self.snapshot, self.max_batch_size = outcome, outcome.rows
         self.scope = None if memory.scope is None else weakref.ref(memory.scope)
         start = memory.start
@@ -158,18 +158,18 @@ class MemoryCacheLayer(LayerWithoutKeys):
             nothing = {part: torch.zeros_like(tensor) for part, tensor in outcome.parts.items()}
             start = replace(start, layers=outcome.layers, parts=nothing)
         step = _Step(memory.tokens, start, self.scope, memory.token_writes, memory.valid, memory.write)
-        if torch.compiler.is_compiling():  # a history that grows would be another graph at every step: keep the last pass
+        if torch.compiler.is_compiling():  # a growing history would recompile at every step, so keep only the last pass
             self.steps = [step]
             return
         self._append(step)
 
     def record_unread(self, tokens: int) -> None:
-        """Count the tokens of a pass in which the memory had no part, so that a crop takes back the right ones."""
+        """Count the tokens of a pass without the memory, so that a crop takes back the right ones."""
         if self.snapshot is not None:
             self._append(_Step(tokens, self.snapshot, unread=True))
 
     def reset(self) -> None:
-        """Empty the memory with the cache."""
+        """Empty the memory together with the cache."""
         self.snapshot, self.steps, self.scope = None, [], None
 
     def get_max_length(self) -> int:
@@ -183,11 +183,11 @@ class MemoryCacheLayer(LayerWithoutKeys):
         """See `offload`."""
 
     def check_crop(self, tokens: int) -> None:
-        """Refuse to take back the last tokens if the memory cannot follow; nothing is changed.
+        """Refuse to take back the last tokens if the memory cannot follow. This changes nothing.
 
         Raises:
-            RuntimeError: more written tokens than the window holds, some that an open scope has not written, or part of a
-                pass that wrote segments.
+            RuntimeError: the window does not hold that many written tokens, some of the tokens were not written in the open
+                scope, or only a part of a pass that wrote segments would be taken back.
         """
         remaining, scope = tokens, self._open_scope()
         for step in reversed(self.steps):
@@ -196,25 +196,25 @@ class MemoryCacheLayer(LayerWithoutKeys):
             if scope is not None and not step.unread and (step.scope is None or step.scope() is not scope):
                 raise RuntimeError(
                     f"cannot take back {tokens} tokens in this memory scope: {remaining} of them were in the cache before, and "
-                    "what they left is not this scope's memory. Crop the cache before the scope opens"
+                    "were written to another memory. Crop the cache before the scope opens"
                 )
             if remaining < step.tokens and step.changed and not step.writes:
                 raise RuntimeError(
-                    f"cannot take back {remaining} of the {step.tokens} tokens of a pass that wrote segments: a segment's "
-                    "write is one. Take back the whole pass"
+                    f"cannot take back {remaining} of the {step.tokens} tokens of a pass that wrote segments: a segment is a "
+                    "single write. Take back the whole pass"
                 )
             remaining -= step.tokens
         if remaining > 0 and self.snapshot is not None:
             raise RuntimeError(
-                f"cannot take back {tokens} tokens from a memory: it keeps what the last {WINDOW} written tokens need. Start "
+                f"cannot take back {tokens} tokens from a memory: it can undo only the last {WINDOW} written tokens. Start "
                 "again from a memory saved before them"
             )
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last tokens, exactly, from here and from the scope that wrote them.
+        """Take back the last tokens exactly, here and in the scope that wrote them.
 
         Args:
-            tokens_to_remove: their number, negative, as transformers has it.
+            tokens_to_remove: the number of tokens, negative as in transformers.
 
         Raises:
             RuntimeError: see `check_crop`.
@@ -235,7 +235,7 @@ class MemoryCacheLayer(LayerWithoutKeys):
         self.snapshot = snapshot
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let every row continue another row's memory, as beam search does with the keys and values."""
+        """Let each row continue another row's memory, as beam search does with the keys and values."""
         self._select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -275,7 +275,7 @@ class MemoryCacheLayer(LayerWithoutKeys):
 
 
 def _crop(cache: Any, tokens_to_remove: int) -> None:
-    """`crop` of a cache that carries a memory: refused before any of its layers is cut, if the memory cannot follow."""
+    """Crop a cache that carries a memory. If the memory cannot follow, this raises before any layer is cropped."""
     carried, tokens_to_remove = MemoryCacheLayer.find(cache), int(tokens_to_remove)  # transformers 5.16 gives a tensor
     if CROPS_TO_LENGTH and tokens_to_remove >= 0:
         tokens_to_remove = min(tokens_to_remove - cache.get_seq_length(), 0)

@@ -1,4 +1,4 @@
-"""MemoryPass: one forward pass's view of the memory, handed down to every attention layer.
+"""MemoryPass: the memory in one forward pass, handed down to every attention layer.
 
 Shapes: L layers, B batch rows, T tokens of the pass, W width of the hidden states.
 """
@@ -23,11 +23,11 @@ from deltamem.rule.kind import LayerState, empty_state
 
 
 class TokenWrites(NamedTuple):
-    """What one layer wrote, token by token: enough to write it again.
+    """The writes of one layer, token by token; enough to replay them.
 
     Args:
-        projected: the rows of every token that write, [B, T, write_rows].
-        bias: of these rows, [bias_rows].
+        projected: the rows that write, for every token, [B, T, write_rows].
+        bias: the bias of these rows, [bias_rows].
         valid: [B, T], False for padding; None if every token is real.
         kind: the update rule.
     """
@@ -50,55 +50,55 @@ class TokenWrites(NamedTuple):
 
         Args:
             rows, tokens: [reads].
-            start: the state before them, one for all, [1, ...]; an empty one if None.
+            start: the common state before them, [1, ...]; an empty one if None.
         """
         rows, tokens = rows.to(self.projected.device), tokens.to(self.projected.device)
-        real = torch.ones_like(self.projected[..., 0], dtype=torch.bool) if self.valid is None else self.valid
+        real = torch.ones_like(self.projected[..., 0], dtype=torch.bool) if self.valid is None else self.valid  # [B, T]
         told = real[rows] & (real.cumsum(1)[rows] <= tokens[:, None])  # [reads, T]
         if start is not None:
             start = {part: tensor.expand(len(rows), *tensor.shape[1:]) for part, tensor in start.items()}
         return self._replace(projected=self.projected[rows], valid=told).onto(start)
 
     def onto(self, state: LayerState | None) -> LayerState:
-        """The layer's state [B, ...] after these writes; an empty one before them if None."""
+        """The layer's state [B, ...] after these writes, from the state before them; from an empty one if None."""
         return self.kind.write(self.projected, self.bias, state, self.valid).state
 
 
 class ReadingLayer(Protocol):
-    """What a pass needs of an attention layer that it runs through."""
+    """An attention layer as a pass sees it."""
 
     name: str
 
     @property
     def active_weights(self) -> LayerWeights | None:
-        """The active adapter's, None if that has none here."""
+        """The active adapter's weights in this layer; None if it has none here."""
         ...
 
 
 class MemoryPass:
-    """The memory in one forward pass: where it starts, what counts, and, once the layers ran, where it ended.
+    """The memory in one forward pass: its value before, which tokens read and write it, and its value after the layers ran.
 
-    `start` is never changed, so a layer that is computed again (activation checkpointing) computes the same again.
+    `start` never changes, so a layer that is recomputed (activation checkpointing) gives the same result.
 
-    No dataclass: FSDP copies those that it meets among a layer's arguments, and what the layer fills in would be lost.
+    This is not a dataclass: FSDP copies dataclasses among a layer's arguments, which would lose the results of the layer.
 
     Args:
-        owner, adapter: the tuner whose pass it is, and the name of its active adapter.
+        owner, adapter: the tuner, and the name of its active adapter.
         start: the memory before the pass.
         valid: [B, T], False for padding; None if every token is real.
-        read: whether tokens read, or the memory is only written.
-        write: whether tokens write, or the memory is only read.
-        segments: what is written where an adapter writes segments (SSW).
-        batch, tokens: size of the pass.
-        linked: whether gradients pass from this pass's memory to another pass's.
+        read: whether tokens read; if not, they only write.
+        write: whether tokens write; if not, they only read.
+        segments: the segments to write, for adapters that write segments (SSW).
+        batch, tokens: B and T.
+        linked: whether gradients flow between the memories of this pass and another.
         scope: the open `with model.memory(...)` scope, if any.
         cache: the KV cache of the call, if any.
 
     Attributes:
         end: each layer's state after the pass, filled in by the layers.
-        sums: what the layers have seen of the segments that stay open, by layer.
+        sums: by layer, the sums of the hidden states of the segments that stay open, [B, W].
         write_gates: the mean write gate of each layer that wrote, a scalar with its gradient.
-        over: whether the model has run; a layer that runs after that is computed again, for its gradients.
+        over: whether the model has run; a layer that runs afterwards is recomputed for its gradients.
     """
 
     def __init__(
@@ -142,14 +142,14 @@ class MemoryPass:
 
     @property
     def token_writes(self) -> Mapping[str, TokenWrites]:
-        """What the layers have written, token by token, by their names."""
+        """The writes of the layers, token by token, by the names of the layers."""
         return self._token_writes
 
     def valid_for_gradients(self, device: torch.device) -> Tensor | None:
-        """`valid`, where gradients are computed and there is padding; None otherwise.
+        """`valid` if gradients are computed and there is padding; None otherwise.
 
-        Nothing from the padding may reach a gradient: neither what stands there, nor what comes back from there. A row of an
-        attention that may see nothing has the gradient NaN in cuDNN's kernel, where the length is a multiple of 64 (9.19).
+        Padding must not reach any gradient: neither its values, nor gradients that come back from it. In cuDNN 9.19, a fully
+        masked row of an attention has a NaN gradient if the length is a multiple of 64.
         """
         return self.valid.to(device) if self.valid is not None and torch.is_grad_enabled() else None
 
@@ -157,14 +157,14 @@ class MemoryPass:
         """Read a layer's memory for every token and, if the pass writes, write it.
 
         Args:
-            layer: which layer it is.
-            hidden: what enters it, behind its norm, [B, T, W].
+            layer: the attention layer.
+            hidden: its input after the norm, [B, T, W].
 
         Returns:
             The corrections; None for a layer without the adapter, and in a pass that does not read.
 
         Raises:
-            NotImplementedError: the layer runs more than once, or in a way that cuts gradients.
+            NotImplementedError: the layer runs more than once, or reentrant checkpointing would cut gradients.
         """
         weights = layer.active_weights
         if weights is None:
@@ -183,7 +183,7 @@ class MemoryPass:
         return self._counted(Snapshot.from_layers(ends, self.start.tokens))
 
     def _counted(self, after: Snapshot) -> Snapshot:
-        """The memory after the pass, from the states after it: with its tokens, and the segment that is open."""
+        """The memory after the pass, from the states after it: add the token counts and the open segment."""
         start = self.start
         if not self.write:
             return replace(after, tokens=start.tokens, open_segment=start.open_segment)
@@ -205,14 +205,14 @@ class MemoryPass:
             )
 
     def _passed(self, layer: str, weights: LayerWeights, hidden: Tensor) -> Tensor | None:
-        """Pass the tokens of a layer through its memory: the reads [B, T, read_width], None if nothing is read."""
+        """Pass the tokens through a layer's memory; returns the reads [B, T, read_width], or None if the pass only writes."""
         kind, weight = weights.kind, weights.in_weight
         valid = None if self.valid is None else self.valid.to(hidden.device)
         start = self._state_before(layer, kind, hidden.device)
         if self.write and not weights.config.writes_segments:
             run, rows = (kind.read_and_write, weight) if self.read else (kind.write, weight[kind.read_rows :])
             projected, bias = project(hidden, rows), weights.gate_bias  # [B, T, rows]
-            passed = run(projected, bias, start, valid)
+            passed = run(projected, bias, start, valid)  # reads [B, T, read_width]
             self._store(layer, passed, valid, hidden.shape[1])
             self._keep(layer, TokenWrites(projected[..., -kind.write_rows :], bias, valid, kind))
             return passed.reads if self.read else None
@@ -225,9 +225,9 @@ class MemoryPass:
     def _write_segments(self, layer: str, weights: LayerWeights, segments: Segments, hidden: Tensor, start: LayerState) -> None:
         kind, present = weights.kind, segments.present.to(hidden.device)  # [B, segments]
         sums = segments.sums(hidden, layer)  # [B, segments + 1, W]
-        projected = project(segments.means(sums), weights.in_weight[kind.read_rows :])
+        projected = project(segments.means(sums), weights.in_weight[kind.read_rows :])  # [B, segments, write_rows]
         self._store(layer, kind.write(projected, weights.gate_bias, start, present), present, segments.count)
-        left_open = segments.open_sums(sums)
+        left_open = segments.open_sums(sums)  # [B, W]
         if left_open is not None:
             self.sums[layer] = left_open
 
@@ -238,32 +238,32 @@ class MemoryPass:
         return {part: tensor.to(device) for part, tensor in state.items()}
 
     def _store(self, layer: str, passed: Outcome, valid: Tensor | None, tokens: int) -> None:
-        """Take over what a layer wrote, of so many tokens or segments."""
+        """Record what a layer wrote; `tokens` is the number of tokens or segments."""
         self._leave(layer, passed.state)
         if torch.is_grad_enabled():
             self.write_gates[layer] = passed.mean_write_gate(valid, tokens)
 
     def _leave(self, layer: str, state: LayerState) -> None:
-        """Take over the state that a layer ends with."""
+        """Record the state of a layer after the pass."""
         self.end[layer] = state
 
     def _keep(self, layer: str, writes: TokenWrites) -> None:
-        """Take over what a layer wrote, token by token."""
+        """Record the writes of a layer, token by token."""
         self._token_writes[layer] = writes
 
 
 def advance(counter: Tensor, valid: Tensor | None, tokens: int) -> Tensor:
-    """Count the first tokens of a pass, those of them that are real: [B] to [B]."""
+    """Add the number of real tokens among the first `tokens` of a pass to a counter, [B]."""
     return counted(counter, tokens if valid is None else valid[:, :tokens].sum(1).to(counter.device))
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Mixed precision would round gates and states, which are float32."""
+    """Switch autocast off, which would round the gates and states; these are float32."""
     return torch.autocast(device, enabled=False) if device != "meta" and torch.is_autocast_enabled(device) else nullcontext()
 
 
 def project(hidden: Tensor, weight: Tensor) -> Tensor:
-    """`hidden weight^T` in the weight's precision; float32 from here on, so that gates keep their smallest differences."""
-    hidden = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)
-    projected = F.linear(hidden, weight)
+    """`hidden weight^T` in the weight's precision, then float32, so that small differences between gates are kept."""
+    hidden = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)  # [B, T, W]
+    projected = F.linear(hidden, weight)  # [B, T, rows]
     return projected if projected.dtype == torch.float32 else projected.float()

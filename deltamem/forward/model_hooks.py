@@ -1,4 +1,4 @@
-"""The hooks on a whole model: each of its forward passes begins and ends as a memory pass."""
+"""The hooks on a whole model, which begin and end a memory pass with each of its forward passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deltamem.hook.text_decoder import may_skip_tokens
 
 
 class ModelHooks:
-    """Attaches to a model when it is made.
+    """The hooks of one model, registered by the constructor.
 
     Args:
         owner: the tuner.
@@ -32,7 +32,7 @@ class ModelHooks:
         self._argument_names = tuple(inspect.signature(model.forward).parameters)
         # Whether `logits_to_keep` must be passed as positions, not as a count.
         self._may_skip_tokens = may_skip_tokens(model)
-        # The first of the pre-hooks, so that the pass is there for whatever else looks at the keywords.
+        # This pre-hook comes first, so that other hooks find the pass among the keyword arguments.
         self._handles: list[RemovableHandle | GenerateHandle] = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
@@ -43,12 +43,12 @@ class ModelHooks:
             self._handles.append(carried)
 
     def remove(self) -> None:
-        """Give the model its own forward and `generate` back."""
+        """Remove the hooks and restore the model's `generate`."""
         for handle in self._handles:
             handle.remove()
 
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make the pass and send it down with the keywords."""
+        """Make the pass and hand it down with the keyword arguments."""
         if not self.owner.has_active_layers:
             return None
         call = self._named(args, kwargs)
@@ -63,7 +63,7 @@ class ModelHooks:
         return None
 
     def _after_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Take the pass's outcome over; of a pass without the memory only that the cache has grown."""
+        """Store the outcome of the pass; after a pass without the memory, only record that the cache has grown."""
         memory = self._pass_in(kwargs)
         if memory is not None:
             self.owner.check_reached(memory.reached)
@@ -75,7 +75,7 @@ class ModelHooks:
             carried.record_unread(new_tokens(call).shape[1])
 
     def _release(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """The last hook, called after an error as well."""
+        """Release the pass. This is the last hook, and also runs after an error."""
         memory = self._pass_in(kwargs)
         if memory is not None:
             release_pass(memory)
@@ -85,5 +85,5 @@ class ModelHooks:
         return kwargs.get(PASS_KEYWORD) if self.owner.hands_keywords_down else running.memory_pass
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call of the model by name."""
+        """The arguments of a call of the model, by name."""
         return {**dict(zip(self._argument_names, args, strict=False)), **kwargs}

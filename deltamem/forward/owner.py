@@ -1,4 +1,4 @@
-"""PassOwner: what a forward pass needs of the tuner that it belongs to."""
+"""PassOwner: the tuner as a forward pass sees it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from deltamem.config import DeltaMemConfig
 from deltamem.forward.decode_weights import DecodeWeights
 from deltamem.memory.snapshot import Snapshot
 
-if TYPE_CHECKING:  # a scope knows its owner
+if TYPE_CHECKING:  # scope.py imports this file
     from deltamem.forward.scope import MemoryScope
 
 
 class PassOwner(Protocol):
-    """The tuner, as the passes of its model see it.
+    """The part of the tuner that the passes of its model use.
 
     Attributes:
         model: the backbone with the adapters.
-        prefix: of the names of the adapters' parameters.
+        prefix: the prefix of the adapters' parameter names.
         open_scopes: the open scopes of all threads and tasks, newest last.
-        active_adapters: the names of the active adapters; a memory has one.
+        active_adapters: the names of the active adapters; a memory belongs to exactly one.
     """
 
     model: nn.Module
@@ -40,22 +40,22 @@ class PassOwner(Protocol):
 
     @property
     def has_active_layers(self) -> bool:
-        """Whether the active adapter is at work in some layer."""
+        """Whether the active adapter is enabled in at least one layer."""
         ...
 
     @property
     def hands_keywords_down(self) -> bool:
-        """Whether the pass travels among the keywords of the model's modules, or beside them."""
+        """Whether the model hands its keyword arguments, and with them the pass, down to its attention modules."""
         ...
 
     def check_reached(self, reached: Collection[str]) -> None:
-        """Make sure that a pass has run through all layers with the active adapter."""
+        """Check that a pass has run through all layers with the active adapter."""
         ...
 
     def fingerprint(self) -> str:
-        """Identifies the active adapter."""
+        """A digest that identifies the active adapter."""
         ...
 
     def decode_weights(self, device: torch.device, start: Snapshot) -> DecodeWeights:
-        """The active adapter's weights in all layers, to decode with from a memory."""
+        """The active adapter's weights in all layers, for a decode step that starts from a memory."""
         ...

@@ -1,4 +1,4 @@
-"""Which tokens of a forward pass are real: the one place that reads attention masks."""
+"""Which tokens of a forward pass are real. Only this file reads attention masks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def non_padding_mask(attention_mask: Any, tokens: int, cache: Any) -> Tensor | N
     """Find the padding among the new tokens of a pass.
 
     Args:
-        attention_mask: what the model was called with: None (all real); `[batch, tokens so far]`, zero for padding; a 4-D
-            mask, boolean or additive, in which a real token may attend to itself; or a dict of 4-D masks by attention type.
+        attention_mask: the model's argument: None (all real); `[batch, tokens so far]`, zero for padding; a 4-D mask, boolean
+            or additive, in which a real token may attend to itself; or a dict of 4-D masks by attention type.
         tokens: number of new tokens.
         cache: the KV cache of the call, or None.
 
     Returns:
-        `[batch, tokens]`, True for real tokens; None where every token is real.
+        `[batch, tokens]`, True for real tokens; None if every token is real.
 
     Raises:
-        ValueError: a mask of no known kind, or one that does not cover the new tokens.
+        ValueError: the mask has an unknown form, or does not cover the new tokens.
     """
     if attention_mask is None:
         return None
@@ -41,7 +41,7 @@ def non_padding_mask(attention_mask: Any, tokens: int, cache: Any) -> Tensor | N
 
 
 def _valid_from_masks(masks: dict[str, Any], tokens: int, cache: Any) -> Tensor | None:
-    """Models with several attention types get one mask each; all agree on which tokens are real."""
+    """Models with several attention types take one mask for each. All masks agree on which tokens are real."""
     kind = "full_attention" if "full_attention" in masks else next(iter(masks))
     mask = masks[kind]
     if mask is None or mask.ndim == 2:
@@ -52,14 +52,14 @@ def _valid_from_masks(masks: dict[str, Any], tokens: int, cache: Any) -> Tensor 
 
 
 def _valid_from_diagonal(mask: Tensor, tokens: int, cache: Any, layer: int) -> Tensor:
-    """Token i is real if it may attend to itself: the mask's column of its own position, not the last columns.
+    """Token i is real if it may attend to itself, which the mask says in the column of the token's position.
 
-    A static cache is longer than what it holds, so the own position is counted from the tokens seen, less those that a
-    sliding cache has let go.
+    A static cache is longer than its content, so this column is not among the last ones. It is the number of tokens seen, less
+    those that a sliding cache has evicted.
     """
     past: int | Tensor = 0
     if cache is not None:
         past = cache.get_seq_length() - cache.get_mask_sizes(tokens, layer)[1]
-    own = torch.arange(tokens, device=mask.device) + past
-    diagonal = mask[:, 0].gather(2, own[None, :, None].expand(mask.shape[0], tokens, 1)).squeeze(2)
+    own = torch.arange(tokens, device=mask.device) + past  # [tokens]
+    diagonal = mask[:, 0].gather(2, own[None, :, None].expand(mask.shape[0], tokens, 1)).squeeze(2)  # [batch, tokens]
     return diagonal if mask.dtype == torch.bool else diagonal == 0

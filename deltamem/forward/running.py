@@ -1,4 +1,4 @@
-"""What the running thread is computing, for hooks that no argument reaches."""
+"""Thread-local values for hooks that receive no argument: the running pass, and its corrections of the running layer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from deltamem.forward.corrections import Correcting
 from deltamem.forward.memory_pass import MemoryPass
 
-# The keyword under which a pass travels from the top of the model to its attention layers.
+# The keyword argument that carries a pass from the top of the model to its attention layers.
 PASS_KEYWORD = "delta_mem_pass"
 
 
 class _Running(threading.local):
-    """Values of this thread alone.
+    """Thread-local values.
 
     Args:
-        corrections: of the attention layer that runs.
-        memory_pass: the pass, in models that hand no keywords down to their attention.
+        corrections: the corrections of the running attention layer.
+        memory_pass: the running pass, in models that do not hand keyword arguments down to their attention.
     """
 
     corrections: Correcting | None = None
@@ -30,14 +30,14 @@ running = _Running()
 
 
 def pass_in(kwargs: Mapping[str, Any]) -> MemoryPass | None:
-    """The memory pass that a call of the model, or of an attention layer, belongs to; None if no adapter is active."""
+    """The memory pass to which a call of the model or of an attention layer belongs; None if no adapter is active."""
     memory: MemoryPass | None = kwargs.get(PASS_KEYWORD)
     return running.memory_pass if memory is None else memory
 
 
 @contextmanager
 def running_in(memory: MemoryPass | None) -> Iterator[None]:
-    """Make a pass the running one."""
+    """Make a pass the running one within a block."""
     outer, running.memory_pass = running.memory_pass, memory
     try:
         yield

@@ -1,9 +1,9 @@
 """The `with model.memory(state)` scope: which memory the passes inside it read and write.
 
-A scope concerns the code inside its `with` statement. A context variable carries it to that code, and to the tasks and threads
-that copy the context. Three things make that exact: a scope that has ended is never found again, whatever still refers to it; a
-scope in a generator does not concern its consumer while the generator is suspended; and a generator that is resumed in another
-context finds its scope by its own frame.
+A scope applies to the code inside its `with` statement. A context variable carries it to that code, and to the tasks and
+threads that copy the context. Three rules make this exact. A scope that has ended is never found again, whatever still refers
+to it. A scope in a generator does not apply to the consumer while the generator is suspended. And a generator that is resumed
+in another context finds its scope by its frame.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from deltamem.memory.soundness import find_not_finite
 from deltamem.memory.state import DeltaMemState
 
 _tickets = itertools.count()
-# The scopes that were opened in this context, of any model, innermost last. Some may have ended since, in another context.
+# The scopes of all models that were opened in this context, innermost last. Some may have ended since, in another context.
 _open_scopes: ContextVar[tuple[MemoryScope, ...]] = ContextVar("deltamem_scopes", default=())
 
 _NOT_REACHED = (
     "no pass of the model ran in this memory scope, so nothing was read or written. A thread finds the scope only in a copy of "
-    "the context (asyncio.to_thread, contextvars.copy_context().run), and a scope in a generator concerns the generator's code "
-    "alone"
+    "the context (asyncio.to_thread, contextvars.copy_context().run), and a scope in a generator applies to the generator's "
+    "code alone"
 )
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a running `generate` call means for its passes.
+    """A running call of `generate`, as its passes need it.
 
     Args:
         beams_per_row: continuations per row: beams, or returned sequences.
         prompt_tokens: length of the prompt.
-        start: the scope's memory when the call began; without a KV cache every step starts from there again.
+        start: the scope's memory when the call began; without a KV cache, every step starts from it again.
     """
 
     beams_per_row: int
@@ -60,22 +60,22 @@ class MemoryScope:
     """An open `with model.memory(state)` scope.
 
     Args:
-        owner: the tuner whose passes it concerns.
-        adapter: the name of the adapter that the memory belongs to.
-        state: the memory that is read and written.
+        owner: the tuner whose passes use the memory.
+        adapter: the name of the adapter to which the memory belongs.
+        state: the memory to read and write.
         write: whether tokens write.
         read: whether tokens read.
         segment_ids: `[batch, tokens]`, for adapters that write segments.
-        keep_open: whether each row's last segment goes on in a later pass.
-        detach: cut the autograd graph at the scope's end, so that the state is a plain value.
+        keep_open: whether each row's last segment continues in a later pass.
+        detach: cut the autograd graph at the scope's end, so that the state holds plain values.
 
     Attributes:
-        ticket: a number for each scope, as a tensor: a compiled graph is then the same for all scopes.
-        status: "new", "open", "ended", or "broken off" by the end of a scope around it.
-        reached: whether a pass has found the scope.
+        ticket: a unique number of the scope, as a tensor, so that one compiled graph serves all scopes.
+        status: "new", "open", "ended", or "broken off" if a surrounding scope ended first.
+        reached: whether a pass has run in the scope.
         generation: the call of `generate` that runs in this scope, if any.
-        write_gates: mean write gate β of the passes in this scope that wrote and recorded gradients, one per pass.
-        token_writes: what the newest pass wrote that did not read, token by token, by attention module.
+        write_gates: the mean write gate β of each pass in this scope that wrote and recorded gradients.
+        token_writes: the writes of the most recent write-only pass, token by token, by attention module.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class MemoryScope:
 
     @classmethod
     def find(cls, owner: PassOwner) -> MemoryScope | None:
-        """The innermost open scope of a model that concerns the caller.
+        """The model's innermost open scope that applies to the caller.
 
-        While torch.compile traces it cannot ask who calls: the graph gets the model's newest scope of any thread, and an
-        operator that fails if that is not the caller's when the graph runs.
+        While torch.compile traces, the caller is unknown: the graph gets the model's newest scope of any thread, and an
+        operator that fails at run time if this is not the caller's.
 
         Raises:
             RuntimeError: the scope around the caller was broken off.
@@ -138,16 +138,16 @@ class MemoryScope:
         """Refuse to go on in a scope that was broken off.
 
         Raises:
-            RuntimeError: it was.
+            RuntimeError: the scope was broken off.
         """
         if self.status == "broken off":
             raise RuntimeError(
                 "this memory scope was broken off, because a scope around it ended first; its memory is as it was before. Use "
-                "`with` statements, which end in the reverse order"
+                "`with` statements, which end in reverse order"
             )
 
     def check_adapter(self) -> None:
-        """Refuse to go on with another adapter than the scope was opened for.
+        """Refuse to go on with an adapter other than the one for which the scope was opened.
 
         Raises:
             RuntimeError: another adapter is active now.
@@ -155,8 +155,8 @@ class MemoryScope:
         active = self.owner.active_adapters
         if active[:1] != [self.adapter]:
             raise RuntimeError(
-                f"this memory was opened for the adapter {self.adapter!r}, but {active} is active now, and would take its "
-                "numbers for its own. Do not switch adapters while a memory is open"
+                f"this memory was opened for the adapter {self.adapter!r}, but {active} is active now, and would misread its "
+                "numbers. Do not switch adapters while a memory is open"
             )
 
     def claim(self) -> None:
@@ -172,14 +172,14 @@ class MemoryScope:
             )
 
     def release(self) -> None:
-        """Let other threads in again, once for each `claim`."""
+        """Let other threads in again; call it once per `claim`."""
         self._in_use.release()
 
     def begin(self, guard: ScopeGuard, home: FrameType | None) -> None:
         """Open the scope.
 
         Args:
-            guard: what ends it; if it is dropped before that, an interrupt came in between, and the scope ends with it.
+            guard: the guard that ends the scope; if it is dropped before that, by an interrupt, the scope ends with it.
             home: the frame of the `with` statement.
 
         Raises:
@@ -189,8 +189,8 @@ class MemoryScope:
         writers = [other for other in self.owner.open_scopes if other.is_open and other.write and other.state is self.state]
         if self.write and not all(other._concerns_caller(entered) for other in writers):
             raise RuntimeError(
-                "another thread or task is writing to this memory, or a suspended generator; of two writers neither would know "
-                "what it was told. Let one finish first, or give the other a clone()"
+                "another thread or task is writing to this memory, or a suspended generator; with two writers, each would lose "
+                "what the other writes. Let one finish first, or give the other a clone()"
             )
         self._home, self._task = home, running_task() if home is not None and is_async_generator(home) else None
         self._before = self.state.snapshot, self.state.fingerprint
@@ -200,19 +200,19 @@ class MemoryScope:
         _open_scopes.set((*(scope for scope in entered if scope.status != "ended"), self))
 
     def end(self) -> None:
-        """Close the scope; nothing finds it any more, whatever still refers to it."""
+        """Close the scope; no pass finds it any more, whatever still refers to it."""
         self.status = "ended"
-        with suppress(ValueError):  # it may have ended before it was listed
+        with suppress(ValueError):  # it may end before it was added to the list
             self.owner.open_scopes.remove(self)
         self._guard = self._home = self._task = None
         _open_scopes.set(tuple(scope for scope in _open_scopes.get() if scope is not self))
 
     def restore(self) -> None:
-        """Take back what was written in this scope."""
+        """Undo all writes of this scope."""
         self.state.snapshot, self.state.fingerprint = self._before
 
     def break_off_inner(self) -> bool:
-        """Break off the scopes that were opened inside this one and are still open: passes may have gone to the wrong one."""
+        """Break off the scopes that were opened inside this one and are still open: passes may have used the wrong memory."""
         entered = _open_scopes.get()
         later = entered[entered.index(self) + 1 :] if self in entered else ()
         inner = [scope for scope in later if scope.owner is self.owner and scope.is_open and not scope._is_suspended()]
@@ -222,11 +222,11 @@ class MemoryScope:
         return bool(inner)
 
     def commit(self) -> None:
-        """Check what was written, say by which adapter, and make it a plain value.
+        """Check what was written, record which adapter wrote it, and make it a plain value.
 
         Raises:
             FloatingPointError: the memory is no longer finite.
-            RuntimeError: another adapter is active than the scope was opened for.
+            RuntimeError: the active adapter is not the one for which the scope was opened.
         """
         if self.state.snapshot is self._before[0]:
             return
@@ -234,22 +234,22 @@ class MemoryScope:
         if bad is not None:
             raise FloatingPointError(
                 f"the memory of {bad} became NaN or infinite; it was left as it was before this scope. Look for NaN or "
-                "infinite values in the input or the adapter's weights"
+                "infinite values in the input or in the adapter's weights"
             )
         self.check_adapter()
-        # Weights that are being trained have changed by the time the memory is used.
+        # In training, the weights will have changed by the time the memory is used.
         self.state.fingerprint = None if self.owner.model.training else self.owner.fingerprint()
         if self.detach:
             self.state.snapshot = self.state.snapshot.map(_plain)
 
     def _drop(self) -> None:
-        """End as in an error, without a `with` statement that says so."""
+        """End as after an error, when no `with` statement can do it."""
         if self.is_open:
             self.restore()
         self.end()
 
     def _concerns_caller(self, entered: tuple[MemoryScope, ...]) -> bool:
-        """Whether this open scope is the caller's.
+        """Whether this open scope applies to the caller.
 
         Args:
             entered: the scopes of the caller's context.
@@ -259,20 +259,20 @@ class MemoryScope:
         return self._home is not None and is_generator(self._home) and is_running_here(self._home)
 
     def _is_suspended(self) -> bool:
-        """Whether the scope is in a generator that waits at a `yield`: what runs now is its consumer's."""
+        """Whether the scope is in a generator suspended at a `yield`: the running code is then its consumer's."""
         home = self._home
         if home is None or home.f_back is not None:
             return False
-        # What an asynchronous generator awaits runs while its frame is suspended, too, but in another thread or task.
+        # While an asynchronous generator awaits, its frame is suspended too, but what it awaits runs in another thread or task.
         return is_generator(home) or (self._task is not None and self._task is running_task())
 
 
 class ScopeGuard:
     """Opens a scope for a `with` statement, and ends it whatever happens.
 
-    If the statement ends in an error, or the memory is no longer finite, the state is as it was before. No generator with a
-    decorator, because an interrupt between two of its lines would leave the scope open: here, one that comes before the
-    statement's body or at its very end drops the scope, and with it the scope.
+    If the statement ends in an error, or the memory is no longer finite, the state is as it was before. This is a class and not
+    a `contextmanager` generator, in which an interrupt between two lines would leave the scope open. Here, an interrupt before
+    the statement's body or at its very end drops the guard, and the scope ends with it.
     """
 
     def __init__(self, scope: MemoryScope) -> None:
@@ -296,8 +296,8 @@ class ScopeGuard:
                 scope.check_whole()
                 if broke_off_inner:
                     raise RuntimeError(
-                        "a memory scope ended before another one that was opened inside it: it is unknown whose passes went to "
-                        "which, so both memories are as they were before. Use `with` statements, which end in the reverse order"
+                        "a memory scope ended before another one that was opened inside it: passes may have used the wrong "
+                        "memory, so both memories are as they were before. Use `with` statements, which end in reverse order"
                     )
                 scope.commit()
                 kept = True
@@ -310,12 +310,12 @@ class ScopeGuard:
 
 
 def entered_scopes() -> tuple[MemoryScope, ...]:
-    """The scopes that were opened in the caller's context, of any model, innermost last."""
+    """The scopes of all models that were opened in the caller's context, innermost last."""
     return _open_scopes.get()
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Without a graph, and usable in training even if it was made under inference mode."""
+    """The tensor without its graph; usable in training even if it was created in inference mode."""
     if not tensor.is_inference():
         return tensor.detach()
     with torch.inference_mode(False):

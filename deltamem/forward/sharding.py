@@ -1,4 +1,4 @@
-"""FSDP: weights that are split over processes, and whole only while the module that they belong to runs."""
+"""FSDP: weights that are sharded over processes and gathered only while their module runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deltamem.memory.snapshot import Snapshot
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `fully_shard` (FSDP2) was applied to the model or a part of it."""
+    """Whether `fully_shard` (FSDP2) was applied to the model or to a part of it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule
@@ -21,14 +21,14 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def after_output(snapshot: Snapshot, output: Any) -> Snapshot:
-    """The same memory, whose gradients are computed after that of the model's output.
+    """The same memory, made to depend on the model's output, so that FSDP gathers weights before the backward pass.
 
-    FSDP makes a layer's weights whole again when the gradient of its output is computed. To the last layer that of a write
-    pass may come by the memory alone, and would meet weights that were freed.
+    FSDP gathers a layer's weights again when the gradient of its output is computed. The last layer of a write pass may receive
+    gradients through the memory alone, and would find its weights freed.
 
     Args:
         snapshot: the memory after a pass.
-        output: what the model returned.
+        output: the return value of the model.
     """
-    nothing = output[0][:0].sum()  # zero, and so are its gradients
+    nothing = output[0][:0].sum()  # zero, with zero gradients
     return replace(snapshot, parts={part: tensor + nothing.to(tensor.device) for part, tensor in snapshot.parts.items()})

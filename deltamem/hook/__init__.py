@@ -1,4 +1,4 @@
-"""Where a model is read and corrected: hooks of architectures, and how a model finds its own."""
+"""Where a memory reads and corrects a model: one hook per architecture, and how the hook for a model is found."""
 
 from deltamem.hook.attention_hook import AttentionHook, LikeItsDecoder, Unsupported
 

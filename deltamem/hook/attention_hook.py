@@ -1,4 +1,4 @@
-"""AttentionHook: where an architecture's attention is read and corrected, as data."""
+"""AttentionHook: a declarative description of where a memory reads and corrects an architecture's attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deltamem.hook.packing import KV_HEADS, OTHER_NAMES, Packing
 from deltamem.hook.projection import Projection, is_linear, width_in
 from deltamem.hook.text_decoder import decoder_modules
 
-# The projections of an attention that a memory can correct.
+# The projections of an attention module that a memory can correct.
 Role = Literal["q", "k", "v", "o"]
 ROLES: tuple[str, ...] = get_args(Role)
 Names = str | tuple[str, ...]
@@ -23,28 +23,28 @@ Names = str | tuple[str, ...]
 class AttentionHook:
     """Names the modules of a family's attention that a memory reads and corrects.
 
-    A memory reads the hidden states that enter the attention module (`[batch, tokens, width]`, the argument `hidden_states`, or
-    the first one), behind a norm if the module has one before its projections, and adds its corrections to the outputs of up to
-    four projections inside it.
+    A memory reads the hidden states that enter the attention module (`[batch, tokens, width]`, the argument `hidden_states` or
+    the first one). If the module applies a norm before its projections, the memory reads the normalised states. It adds its
+    corrections to the outputs of up to four projections inside the module.
 
-    Every name may be dotted ("output.dense"), and a tuple of names means the first of them that a module has.
+    Every name may be dotted ("output.dense"). A tuple of names means the first one that a module has.
 
     Args:
-        attention: what the name of an attention module ends in; "*" stands for any text.
-        q, o: names of the query and output projections inside the attention module. A module that lacks one of them is no
-            attention, so it is left alone.
-        marker: name of a module that attention has, where something else (linear attention) has its name and projections.
-        k, v: names of the key and value projections. None where they cannot be corrected; a layer without them (one that
-            shares another layer's keys) is corrected in its queries and outputs only.
-        reads: name of the projection that the hidden states enter first, for their width; the query's if None.
-        norm: name of a norm inside the attention module that the hidden states pass before the projections, if it has one.
-        packing: for each module that holds more than one part, how they lie in its output: "q k v" (all queries, then all keys,
-            then all values), "heads x (q k v)" (for each head its own), "kv_heads x (q k v)" (for each head of the keys its
-            queries, its key, its value), "heads x (q gate)". A part whose heads have another width names it:
+        attention: the last part of an attention module's name; "*" matches any text.
+        q, o: names of the query and output projections inside the attention module. A module that lacks one of them is not
+            treated as attention.
+        marker: name of a module that only attention has, if other modules (linear attention) share its name and projections.
+        k, v: names of the key and value projections; None if they cannot be corrected. In a layer without them (one that
+            shares another layer's keys), only queries and outputs are corrected.
+        reads: name of the projection that the hidden states enter first, which gives their width; the query projection if None.
+        norm: name of the norm inside the attention module that precedes the projections, if there is one.
+        packing: for each module with more than one part, the layout of its output: "q k v" (all queries, then all keys, then
+            all values), "heads x (q k v)" (head by head), "kv_heads x (q k v)" (for each key head its queries, key and value),
+            "heads x (q gate)". A part whose heads have a different width names that width's option in the configuration:
             "heads x (k:qk_nope_head_dim v:v_head_dim)".
-        requires: what the model's configuration must say, where a family has modes that a memory does not fit.
-        keywords: whether the model hands keywords that it does not know down to its attention. Where it does not, the memory
-            finds its way without them, but not under torch.compile.
+        requires: values that the model's configuration must have, if a family has modes that do not support a memory.
+        keywords: whether the model hands unknown keyword arguments down to its attention. If not, the memory works without
+            them, except under torch.compile.
     """
 
     attention: Names = "self_attn"
@@ -84,10 +84,10 @@ class AttentionHook:
         return {name: module for name, module in decoder_modules(model) if self._matches(name, module)}
 
     def check(self, config: Any) -> None:
-        """Make sure that a model's configuration says what this hook requires.
+        """Check that a model's configuration has the values that this hook requires.
 
         Raises:
-            ValueError: it says something else.
+            ValueError: a value differs.
         """
         for name, value in self.requires.items():
             if getattr(config, name, None) != value:
@@ -97,19 +97,20 @@ class AttentionHook:
                 )
 
     def suffix(self, name: str) -> str:
-        """The end of an attention module's name, as long as the pattern that it matches."""
+        """The part of an attention module's name that matches the pattern."""
         pattern = next(pattern for pattern in _alternatives(self.attention) if fnmatchcase(f".{name}", f"*.{pattern}"))
         return ".".join(name.split(".")[-len(pattern.split(".")) :])
 
     def projections(self, attention: nn.Module, config: Any) -> dict[str, Projection]:
-        """The projections of an attention module by role: "q" and "o", and "k" and "v" where it has them.
+        """The projections of an attention module by role: "q" and "o", and "k" and "v" if it has them.
 
         Args:
             attention: the module.
             config: the configuration of the model's text decoder, for the numbers of heads in a packed projection.
 
         Raises:
-            ValueError: `attention` lacks the query or output projection, or one is not a linear map; names what is there.
+            ValueError: `attention` lacks the query or output projection, or one of them is not a linear map; the message names
+                what was found.
         """
         found = {}
         for role in ROLES:
@@ -126,7 +127,7 @@ class AttentionHook:
             if not is_linear(module):
                 raise ValueError(
                     f"the {role} projection {name!r} of {type(attention).__name__} is a {type(module).__name__}, and no linear "
-                    "map whose outputs could be corrected"
+                    "map, so its output cannot be corrected"
                 )
             packing = self.packing.get(name)
             found[role] = (
@@ -136,13 +137,13 @@ class AttentionHook:
         return found
 
     def _check_heads(self, attention: nn.Module, found: Mapping[str, Projection]) -> None:
-        """Make sure of the numbers of heads that divide a projection, where they can be told to be wrong.
+        """Detect wrong numbers of heads in a packed projection, as far as possible.
 
-        A model may have fewer heads of keys than of queries under an unknown name; the output may be divisible all
-        the same. With values as wide as queries, all queries together are as wide as what enters the output projection.
+        A model may store its number of key heads under an unknown name, and the output may still be divisible by the number of
+        query heads. If values are as wide as queries, all queries together must be as wide as the output projection's input.
 
         Raises:
-            ValueError: they are not.
+            ValueError: the widths differ.
         """
         queries, values, attended = found["q"], found.get("v"), width_in(found["o"].module)
         packed = values is not None and values.module is queries.module
@@ -154,7 +155,7 @@ class AttentionHook:
             )
 
     def entrance(self, attention: nn.Module) -> nn.Module:
-        """The projection of an attention module that the hidden states enter."""
+        """The projection of an attention module that the hidden states enter first."""
         name = _first(attention, self.reads or self.q)
         if name is None:
             raise ValueError(
@@ -165,7 +166,7 @@ class AttentionHook:
         return attention.get_submodule(name)
 
     def norm_before(self, attention: nn.Module) -> nn.Module | None:
-        """The norm of an attention module that the hidden states pass before its projections."""
+        """The norm inside an attention module that precedes its projections; None if there is none."""
         name = _first(attention, self.norm)
         return None if name is None else attention.get_submodule(name)
 
@@ -176,10 +177,10 @@ class AttentionHook:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Takes a hook's place for a model type that a memory cannot be attached to.
+    """Stands in for the hook of a model type that does not support a memory.
 
     Args:
-        reason: why not, to be read behind "MODEL TYPE is not supported: ".
+        reason: why not, as a clause that follows "MODEL TYPE is not supported: ".
     """
 
     reason: str
@@ -187,9 +188,9 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class LikeItsDecoder:
-    """Takes a hook's place for a model type around a text decoder, whose own type has the hook.
+    """Stands in for the hook of a model type that wraps a text decoder whose type has a hook.
 
-    It changes nothing: such a model has its decoder's hook anyway. It says that the whole model was tested.
+    It has no effect, since such a model uses its decoder's hook in any case. It records that the whole model is tested.
     """
 
 
@@ -203,7 +204,7 @@ def _alternatives(names: Names | None) -> tuple[str, ...]:
 
 
 def _first(module: nn.Module, names: Names | None) -> str | None:
-    """The first of some names under which a module has a submodule."""
+    """The first of several names that is a submodule of a module."""
     return next((name for name in _alternatives(names) if _has(module, name)), None)
 
 

@@ -1,4 +1,4 @@
-"""Whether a model is the backbone that an adapter was made for."""
+"""Identifies the backbone for which an adapter was made."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from deltamem.hook.text_decoder import text_config
 
 IDENTITY_FIELDS = ("model_type", "hidden_size", "num_hidden_layers")
 EMBEDDING = "embedding"
-# How many numbers of the embedding are kept, and how like the model's they must be. Unrelated weights have a cosine of 0 within
-# 0.13 (1 / sqrt(64), one standard deviation), the same weights rounded to 4 bits one of 0.97 (SmolLM2-135M).
+# How many numbers of the embedding an adapter stores, and their least accepted cosine similarity with the model's. Unrelated
+# weights have a cosine of 0 ± 0.13 (1 / sqrt(64), one standard deviation); the same weights in 4 bits, 0.97 (SmolLM2-135M).
 NUMBERS, LEAST_COSINE = 64, 0.8
 
 
 def backbone_identity(model: nn.Module) -> dict[str, Any]:
-    """The kind of a transformers model, and some numbers of its embedding by which its weights are known again.
-
-    The sizes are those of its text decoder.
-    """
+    """Describe a transformers model by its type, the sizes of its text decoder, and some numbers of its embedding."""
     text = text_config(model)
     numbers = _embedding_numbers(model)
     return {
@@ -34,10 +31,10 @@ def backbone_identity(model: nn.Module) -> dict[str, Any]:
 
 
 def check_description(described: Any) -> None:
-    """Make sure that this is a description of a backbone, as `backbone_identity` gives it; an adapter's file may say anything.
+    """Check that a value has the form of `backbone_identity`'s result; an adapter's file may contain anything.
 
     Raises:
-        ValueError: something else; says what.
+        ValueError: it has another form; the message says which.
     """
     accepted = (*IDENTITY_FIELDS, EMBEDDING)
     if not isinstance(described, Mapping) or not {*described} <= {*accepted}:
@@ -50,15 +47,15 @@ def check_description(described: Any) -> None:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether this is a number, and finite in float32, in which all is computed."""
+    """Whether a value is a number and finite in float32, the dtype of the memory."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= torch.finfo(torch.float32).max
 
 
 def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Compare the backbone of an adapter with a model's, both as `backbone_identity` gives them.
+    """Compare an adapter's backbone with a model, both as described by `backbone_identity`.
 
     Raises:
-        ValueError: another kind of model, or another model's weights.
+        ValueError: the model is of another kind, or has other weights.
     """
     kinds = [{name: described.get(name) for name in IDENTITY_FIELDS} for described in (expected, found)]
     if kinds[0] != kinds[1]:
@@ -67,7 +64,7 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
             "trained on"
         )
     ours, theirs = expected.get(EMBEDDING), found.get(EMBEDDING)
-    if ours is None or theirs is None:  # weights that were not there to be looked at
+    if ours is None or theirs is None:  # the weights were not loaded when the description was made
         return
     likeness = 0.0
     if len(ours) == len(theirs):
@@ -75,9 +72,9 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
         likeness = F.cosine_similarity(sides[0], sides[1], dim=0).item()
     if not likeness >= LEAST_COSINE:  # NaN, if the squares overflow
         raise ValueError(
-            f"this adapter was made for other weights: the model's embedding is like that of its backbone by {likeness:.2f} "
-            f"(a cosine; at least {LEAST_COSINE} is accepted). Load the backbone that it was trained on, or set the config's "
-            "backbone to None to use it all the same"
+            "this adapter was made for other weights: the embeddings of the model and of its backbone have a cosine similarity "
+            f"of {likeness:.2f}; at least {LEAST_COSINE} is accepted. Load the backbone that it was trained on, or set the "
+            "config's backbone to None to use it anyway"
         )
 
 

@@ -15,8 +15,8 @@ from deltamem.hook.text_decoder import decoder_modules
 
 logger = logging.getLogger(__name__)
 
-# Names in use for queries, keys and values, and for outputs. Packed projections are not inferred: a name does not tell
-# how they lie.
+# Common names of query, key and value projections, and of output projections. Packed projections are not inferred: a name does
+# not tell their layout.
 QUERIES_KEYS_VALUES = (
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
@@ -27,17 +27,15 @@ QUERIES_KEYS_VALUES = (
     ("to_q", "to_k", "to_v"),
 )
 OUTPUTS = ("o_proj", "out_proj", "dense", "wo", "Wo", "c_proj", "out_lin", "to_out", "proj")
-# How the names of modules that attend to something else, or that keep a state instead of keys and values, tell them from
-# self-attention.
+# Words in the names of modules that are not self-attention: they attend to something else, or keep a state instead of keys and
+# values.
 OTHERS = ("cross", "encoder", "vision", "visual", "image", "audio", "linear", "delta", "lightning")
 
 
 def infer_hook(model: nn.Module) -> AttentionHook | None:
-    """The hook for the attention modules of a model whose projections have names in use.
+    """The hook for a model whose attention projections have common names; None if there are none, or several kinds.
 
-    None if there are none, or several kinds.
-
-    The inferred hook is logged as a warning: names alone do not tell what a module computes.
+    The inferred hook is logged as a warning, because names alone do not tell what a module computes.
     """
     alike = attention_like(model)
     understood = {name: names for name, module in alike.items() if (names := _known_names(module)) is not None}
@@ -50,7 +48,7 @@ def infer_hook(model: nn.Module) -> AttentionHook | None:
     others = [name for name in alike if not any(_nested(name, known) for known in understood)]
     logger.warning(
         "no attention hook is registered for %s; inferred one from the names of its modules: "
-        "AttentionHook(attention=%r, q=%r, k=%r, v=%r, o=%r%s), for %d modules such as %s%s. If that is right, say so with "
+        "AttentionHook(attention=%r, q=%r, k=%r, v=%r, o=%r%s), for %d modules such as %s%s. If it is right, register it with "
         "deltamem.register_hook",
         type(model).__name__,
         *(attention, q, k, v, o),
@@ -63,7 +61,7 @@ def infer_hook(model: nn.Module) -> AttentionHook | None:
 
 
 def attention_like(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model's text decoder that are named or called attention, have parts, and attend to the text itself."""
+    """The modules of a model's text decoder that look like self-attention by their name or class, and have submodules."""
     return {
         name: module
         for name, module in decoder_modules(model)
@@ -88,7 +86,7 @@ def _looks_like_attention(name: str, module: nn.Module) -> bool:
 
 
 def _known_names(attention: nn.Module) -> tuple[str, str, str, str] | None:
-    """The names of q, k, v and o in an attention module, if they are in use and their widths are those of self-attention."""
+    """The names of q, k, v and o in an attention module, if they are common ones with the widths of self-attention."""
     for (q, k, v), o in product(QUERIES_KEYS_VALUES, OUTPUTS):
         parts: list[Any] = [getattr(attention, name, None) for name in (q, k, v, o)]
         if all(map(is_linear, parts)):
@@ -98,13 +96,13 @@ def _known_names(attention: nn.Module) -> tuple[str, str, str, str] | None:
 
 
 def _pattern(name: str) -> str:
-    """The end of a module's name that is the same in every layer: "self_attn", or "attentions.*" for "attentions.0"."""
+    """The end of a module's name that all layers share: "self_attn", or "attentions.*" for "attentions.0"."""
     parent, _, last = name.rpartition(".")
     return f"{parent.rpartition('.')[2]}.*" if last.isdigit() else last
 
 
 def _hands_keywords_down(model: nn.Module, name: str) -> bool:
-    """Whether every module on the way from a model to one of its attention modules takes keywords that it does not know."""
+    """Whether every module between a model and one of its attention modules accepts unknown keyword arguments."""
     parts = name.split(".")
     way = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
     return all(_takes_any_keyword(module) for module in way if not isinstance(module, nn.ModuleList))
@@ -117,5 +115,5 @@ def _takes_any_keyword(module: nn.Module) -> bool:
 
 
 def _nested(name: str, other: str) -> bool:
-    """Whether one of two modules is inside the other, or is the other."""
+    """Whether one of two modules is inside the other, or both are the same."""
     return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")

@@ -1,4 +1,4 @@
-"""Packing: how several parts lie side by side in the output of one module, from a description such as "kv_heads x (q k v)"."""
+"""Packing: the layout of several parts in the output of one module, described as in "kv_heads x (q k v)"."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ ACCEPTED = 'such as "q k v", "heads x (q gate)", "kv_heads x (q k v)", "heads x 
 GROUPED = re.compile(r"(?P<groups>\w+) x \((?P<parts>[^()]+)\)")
 PART = re.compile(r"(?P<name>\w+)(:(?P<width>\w+))?")
 
-# The names under which attention modules and configurations keep the numbers of heads.
+# The names under which attention modules and configurations store the numbers of heads.
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 KV_HEADS = ("num_kv_heads", "num_key_value_heads", "kv_heads", *HEADS)
 OTHER_NAMES = (
     "If they have other names in the configuration, give its class an attribute_map, such as "
     '{"num_attention_heads": "their_name", "num_key_value_heads": "their_name"}'
 )
-# Which number of heads a part has. A "gate" scales the attention's outcome, head by head.
+# The number of heads of each part. A "gate" scales the attention's output per head.
 COUNTED_BY = {"q": HEADS, "gate": HEADS, "k": KV_HEADS, "v": KV_HEADS}
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The output of a module is `groups` groups of equal size, each with the same parts in the same order.
+    """A module's output consists of `groups` groups of equal size, each with the same parts in the same order.
 
     Args:
-        groups: their number, or the name of one: "heads" or "kv_heads".
-        parts: names, each with the configuration's name for the width of one head, None where all are equally wide.
+        groups: the number of groups, or the name of a number: "heads" or "kv_heads".
+        parts: the names of the parts, each with the configuration's name for the width of a head; None if all are equally wide.
     """
 
     groups: str
@@ -39,10 +39,10 @@ class Packing:
 
     @classmethod
     def parse(cls, text: str) -> Packing:
-        """Read a description: parts in their order, or `GROUPS x (parts)`; a part is `NAME` or `NAME:WIDTH`.
+        """Parse a description: parts in their order, or `GROUPS x (parts)`; a part is `NAME` or `NAME:WIDTH`.
 
         Raises:
-            ValueError: something else.
+            ValueError: the description has another form.
         """
         grouped = GROUPED.fullmatch(text) if isinstance(text, str) else None
         inner = grouped["parts"] if grouped else text
@@ -51,25 +51,25 @@ class Packing:
         names = [part["name"] for part in parts if part]
         if len(names) < max(len(parts), 2) or not {*names} <= {*COUNTED_BY} or not (groups.isdigit() or groups in COUNTS):
             raise ValueError(
-                f"packing {text!r} is not accepted; give parts named {', '.join(COUNTED_BY)} in the order in which they lie, "
+                f"packing {text!r} is not accepted; give parts named {', '.join(COUNTED_BY)} in their order in the output, "
                 f"{ACCEPTED}"
             )
         return cls(groups, tuple((part["name"], part["width"]) for part in parts if part))
 
     def place(self, role: str, module: nn.Module, attention: nn.Module, config: Any) -> Projection:
-        """Where a role lies in the output of a module.
+        """Locate a role in the output of a module.
 
         Args:
-            role: a part's name.
+            role: the name of a part.
             module: the packed projection.
-            attention: the attention module it belongs to, which knows the numbers of heads, or else
-            config: the configuration, which does.
+            attention: the attention module, from which the numbers of heads are read.
+            config: the configuration, which has the numbers of heads if `attention` does not.
 
         Raises:
-            ValueError: the output cannot be divided so.
+            ValueError: the output cannot be divided in this way.
         """
         groups = int(self.groups) if self.groups.isdigit() else _number(COUNTS[self.groups], attention, config)
-        # In a group for each head, every part is that head's own.
+        # With one group per query head, every part has that many heads.
         heads = {
             name: _number(HEADS if self.groups == "heads" else COUNTED_BY[name], attention, config) for name, _ in self.parts
         }
@@ -92,7 +92,7 @@ COUNTS = {"heads": HEADS, "kv_heads": KV_HEADS}
 
 
 def _number(names: tuple[str, ...], attention: nn.Module, config: Any) -> int:
-    """The first of the numbers with these names that the attention module, or else the configuration, has."""
+    """The first integer with one of these names in the attention module, or else in the configuration."""
     for owner in (attention, config):
         for name in names:
             value = getattr(owner, name, None)

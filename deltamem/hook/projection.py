@@ -1,4 +1,4 @@
-"""Projection: one of an attention's four projections, or the part of a packed one that is a role's."""
+"""Projection: the query, key, value or output projection of an attention module, on its own or packed with others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 @dataclass(frozen=True)
 class Projection:
-    """A query, key, value or output projection: a module's output, or the part of a packed one's.
+    """A query, key, value or output projection: a module's whole output, or a part of a packed one.
 
-    Its outputs lie in `groups` groups of equal size; of each, the first `before` and the last `after` belong to other roles.
+    The output consists of `groups` groups of equal size. The first `before` and the last `after` features of each group belong
+    to other roles.
     """
 
     module: nn.Module
@@ -25,15 +26,17 @@ class Projection:
 
     @property
     def out_features(self) -> int:
-        """Number of outputs that are this projection's."""
+        """The number of output features that belong to this projection."""
         return width_out(self.module) - self.groups * (self.before + self.after)
 
     def corrected(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> Tensor:
         """The module's output with a correction of this projection.
 
         Args:
-            output: `[batch, tokens, width]`. reads: `[batch, tokens, rows]`, float32. weight: `[out_features, rows]`.
-            scale: what the correction, `reads weight^T`, is multiplied with.
+            output: `[batch, tokens, width]`.
+            reads: `[batch, tokens, rows]`, float32.
+            weight: `[out_features, rows]`.
+            scale: factor of the correction `reads weight^T`.
         """
         correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
         if self._packed:
@@ -42,17 +45,17 @@ class Projection:
         return output + correction
 
     def correct_(self, output: Tensor, reads: Tensor, weight: Tensor, scale: float) -> None:
-        """As `corrected`, in place: for passes without gradients."""
+        """Like `corrected`, but in place, for passes without gradients."""
         if not self._packed and output.is_contiguous():
             rows = reads.view(-1, reads.shape[-1]).to(output.dtype)
-            output.view(-1, output.shape[-1]).addmm_(rows, weight.to(output.dtype).t(), alpha=scale)  # in one pass over it
+            output.view(-1, output.shape[-1]).addmm_(rows, weight.to(output.dtype).t(), alpha=scale)  # one pass over the output
             return
         correction = (scale * F.linear(reads.to(weight.dtype), weight).float()).to(output.dtype)
         groups = (self.groups, -1)
         self._own(output.unflatten(-1, groups), dim=-1).add_(correction.unflatten(-1, groups))
 
     def rows_of(self, weight: Tensor) -> Tensor:
-        """Those rows of the module's weight that are this projection's, `[out_features, in_features]`."""
+        """The rows of the module's weight that belong to this projection, `[out_features, in_features]`."""
         weight = weight.T if isinstance(self.module, Conv1D) else weight
         groups = rearrange(weight, "(g d) i -> g d i", g=self.groups)
         return rearrange(self._own(groups, dim=1), "g d i -> (g d) i")
@@ -62,17 +65,17 @@ class Projection:
         return bool(self.before or self.after)
 
     def _own(self, groups: Tensor, dim: int) -> Tensor:
-        """Of every group what is this projection's: a view."""
+        """The part of every group that belongs to this projection, as a view."""
         return groups.narrow(dim, self.before, groups.shape[dim] - self.before - self.after)
 
 
 def width_in(module: nn.Module) -> int:
-    """Width of what enters a linear map: `nn.Linear`, what is derived from it or like it, or GPT-2's transposed `Conv1D`."""
+    """The input width of a linear map: `nn.Linear`, a module with its attributes, or GPT-2's transposed `Conv1D`."""
     return cast(int, module.nx if isinstance(module, Conv1D) else module.in_features)
 
 
 def width_out(module: nn.Module) -> int:
-    """Width of what leaves a linear map."""
+    """The output width of a linear map."""
     return cast(int, module.nf if isinstance(module, Conv1D) else module.out_features)
 
 

@@ -1,4 +1,4 @@
-"""Which attention hook fits a model: one registered by hand, one of an installed package, or one inferred from its modules."""
+"""Finds the attention hook for a model: registered by the user, from an installed package, or inferred from its modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _registered: dict[str, AttentionHook] = {}
 
 
 def register_hook(model_type: str, hook: AttentionHook) -> None:
-    """Say how the attention of a model type (`model.config.model_type`) is hooked. Wins over what packages register.
+    """Register the hook for a model type (`model.config.model_type`). It takes precedence over those of packages.
 
     Raises:
         ValueError: `model_type` is not a name, or `hook` is not an AttentionHook.
@@ -35,11 +35,11 @@ def register_hook(model_type: str, hook: AttentionHook) -> None:
 
 
 def hook_for(model: nn.Module) -> AttentionHook:
-    """The hook for a model: that of its type, else of its text decoder's type, else one inferred from its modules.
+    """The hook for a model: that of its type, else that of its text decoder's type, else one inferred from its modules.
 
     Raises:
-        ValueError: the model cannot have a memory, or its type is not registered and its attention is not understood; shows
-            what was found and how to register.
+        ValueError: the model does not support a memory, or its type is not registered and no hook can be inferred; the message
+            shows what was found and how to register a hook.
     """
     for config in _configs(model):
         if getattr(config, "is_encoder_decoder", False):
@@ -57,10 +57,10 @@ def hook_for(model: nn.Module) -> AttentionHook:
 
 
 def attention_modules(model: nn.Module, hook: AttentionHook) -> dict[str, nn.Module]:
-    """The attention modules that a hook finds in a model, by name; there must be some.
+    """The attention modules that a hook finds in a model, by name.
 
     Raises:
-        ValueError: there are none; shows what there is.
+        ValueError: there are none; the message shows similar modules.
     """
     modules = hook.attention_modules(model)
     if not modules:
@@ -72,10 +72,10 @@ def attention_modules(model: nn.Module, hook: AttentionHook) -> dict[str, nn.Mod
 
 
 def registered_hook(model_type: str) -> Entry | None:
-    """What is registered for a model type, by hand or by a package.
+    """The entry registered for a model type, by the user or by a package.
 
     Raises:
-        ValueError: two packages register it.
+        ValueError: two packages register the type.
     """
     if model_type in _registered:
         return _registered[model_type]
@@ -90,7 +90,7 @@ def registered_hook(model_type: str) -> Entry | None:
 
 
 def package_of(model_type: str) -> str | None:
-    """The name of the package whose hook for a model type is in use, None if it was registered by hand or not at all."""
+    """The package whose hook for a model type is in use; None if the user registered the hook, or if there is none."""
     entries = [] if model_type in _registered else _packaged().get(model_type, [])
     return entries[0].package if entries else None
 
@@ -102,7 +102,7 @@ def registered_types() -> list[str]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What one package says of one model type; `source` names the package and the place in it."""
+    """A package's entry for a model type; `source` names the package and the place in it."""
 
     hook: Entry
     package: str
@@ -111,14 +111,14 @@ class _Entry:
 
 @cache
 def _packaged() -> Mapping[str, list[_Entry]]:
-    """What installed packages register: each entry point names a mapping from model types to hooks."""
+    """The entries of all installed packages; each entry point names a mapping from model types to hooks."""
     found: dict[str, list[_Entry]] = {}
     for point in entry_points(group=ENTRY_POINTS):
         package = point.dist.name if point.dist else point.name
         source = f"{package} ({point.value})"
         try:
             hooks = {**point.load()}
-        except Exception as error:  # whatever a foreign module raises
+        except Exception as error:  # a foreign module may raise anything
             raise ValueError(f"the attention hooks of the package {source} cannot be loaded: {error!r}") from error
         for model_type, hook in hooks.items():
             if not isinstance(hook, Entry):
@@ -130,7 +130,7 @@ def _packaged() -> Mapping[str, list[_Entry]]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """The configuration of a model, and that of its text decoder where it is another."""
+    """The configuration of a model, and that of its text decoder if it is a different one."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "get_text_config"):
         return []
@@ -153,12 +153,12 @@ def _not_understood(model: nn.Module) -> str:
 
 
 def _found(model: nn.Module) -> str:
-    """What could be attention: the first module of each kind, with the linear maps in it."""
+    """Describe possible attention modules: the first one of each kind, with the linear maps in it."""
     alike = attention_like(model)
     if alike:
         return f"Modules that look like attention: {_listed(alike)}."
     several = {name: module for name, module in decoder_modules(model) if sum(map(is_linear, module.children())) > 1}
-    return f"No module is called attention. Modules with several linear maps of their own: {_listed(several) or 'none'}."
+    return f"No module is called attention. Modules with several linear maps: {_listed(several) or 'none'}."
 
 
 def _listed(modules: Mapping[str, nn.Module]) -> str:

@@ -1,4 +1,4 @@
-"""The text decoder of a transformers model, which may have towers for images and sound beside it."""
+"""The text decoder of a transformers model, which may also have towers for images and sound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What configurations call the length of the longest context.
+# The names of the maximum context length in configurations.
 LONGEST_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_target_positions")
 
 
@@ -20,7 +20,7 @@ def text_config(model: nn.Module) -> Any:
 
 
 def longest_context(model: nn.Module) -> int | None:
-    """How many tokens a model's text decoder takes at once; None if its configuration does not say."""
+    """The maximum context length of a model's text decoder, in tokens; None if its configuration does not say."""
     config = text_config(model)
     given = (getattr(config, name, None) for name in LONGEST_CONTEXT)
     return next((tokens for tokens in given if isinstance(tokens, int) and tokens > 0), None)
@@ -33,22 +33,22 @@ def decoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def may_skip_tokens(model: nn.Module) -> bool:
-    """Whether a model's last layers may see only the last tokens, if it is told how many of them are asked for.
+    """Whether a model's last layers may skip tokens if `logits_to_keep` is a count.
 
-    Layers that share other layers' keys skip tokens whose logits are not asked for; their memories need them. Told the tokens
-    themselves, `logits_to_keep=tensor`, the decoders that know this argument compute all.
+    Layers that share other layers' keys skip tokens whose logits are not requested, but their memories need these tokens. Given
+    positions instead, `logits_to_keep=tensor`, such decoders compute all tokens.
     """
     return "logits_to_keep" in inspect.signature(_decoder(model).forward).parameters
 
 
 def last_place(ids: Tensor) -> Tensor:
-    """Where the last token stands, `[1]`: what to give as `logits_to_keep` when only its logits are of use, or none are.
+    """The position of the last token, `[1]`, to use as `logits_to_keep` if only its logits are needed, or none.
 
-    The number 1 means the same, but makes a slice of the hidden states that is not contiguous; with a frozen 16-bit head, torch
-    then copies the whole vocabulary matrix for every row.
+    The count 1 means the same, but gives a non-contiguous slice of the hidden states; with a frozen 16-bit head, torch then
+    copies the whole vocabulary matrix for every row.
 
     Args:
-        ids: of the pass, `[batch, tokens]`.
+        ids: the token ids of the pass, `[batch, tokens]`.
     """
     return torch.arange(ids.shape[1] - 1, ids.shape[1], dtype=torch.long, device=ids.device)
 
@@ -56,5 +56,5 @@ def last_place(ids: Tensor) -> Tensor:
 def _decoder(model: nn.Module) -> nn.Module:
     get_decoder: Any = getattr(model, "get_decoder", None)
     decoder: nn.Module = model if get_decoder is None else get_decoder()
-    # Some models call their output layer the decoder.
+    # In some models, the output layer is called the decoder.
     return model if next(decoder.children(), None) is None else decoder

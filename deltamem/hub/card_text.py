@@ -18,7 +18,7 @@ PAPER = "https://arxiv.org/abs/2605.12357"
 FLOAT32 = 4
 DECAYS = {
     "coupled": "a write keeps one minus its gate of the memory",
-    "learned": "what a write keeps of the memory has a gate of its own",
+    "learned": "a separate gate sets what a write keeps of the memory",
     "none": "nothing decays",
 }
 TURNS = {"after": "after it was answered", "during": "while it is read and answered"}

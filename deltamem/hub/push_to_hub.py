@@ -1,6 +1,6 @@
 """Hooks the model card into `save_pretrained` and `push_to_hub`.
 
-transformers' `push_to_hub`, which every PeftModel inherits, replaces the saved card with one of its own, "of a transformers
+transformers' `push_to_hub`, which every PeftModel inherits, replaces the saved card with its default card, "of a transformers
 model", before it uploads the folder. `PeftModel` gets an upload step that restores δ-mem's card and leaves other methods
 unchanged.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltamem.io.files import check_regular, write_atomically
+from deltamem.io.shareable import shareable
 
 TRAINING = "training.json"
 EVALUATION = "evaluation.json"  # the output of `deltamem eval ... --json`
@@ -18,12 +19,14 @@ EVALUATION = "evaluation.json"  # the output of `deltamem eval ... --json`
 def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence[str] | None = None) -> None:
     """Record how an adapter was trained, for its model card; call it before saving the adapter to the same folder.
 
+    Of absolute paths among the arguments, only the last part is recorded.
+
     Args:
         folder: the adapter's folder.
         data: a description of the training data.
         arguments: the arguments of `deltamem train`; None if it was trained otherwise.
     """
-    command = {} if arguments is None else {"command": shlex.join(["deltamem", "train", *arguments])}
+    command = {} if arguments is None else {"command": shlex.join(["deltamem", "train", *map(shareable, arguments)])}
     note = {"data": data, **command}
     path = Path(folder) / TRAINING
     path.parent.mkdir(parents=True, exist_ok=True)

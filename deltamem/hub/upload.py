@@ -65,13 +65,13 @@ def prepare(folder: Path, repo: str) -> Upload:
     _check_weights(folder, config)
     if hub_name(config.base_model_name_or_path) is None:
         raise ValueError(
-            f"the backbone of {folder} is {config.base_model_name_or_path!r}, which nobody finds on the Hub; give its "
+            f"the backbone of {folder} is {config.base_model_name_or_path!r}, which is not a name on the Hub; give its "
             f"name there as base_model_name_or_path in {CONFIG_NAME}"
         )
     files = {path.name: path for path in _files(folder)}
     card = make_card(folder, config, repo)
     if card.data.get("license") is None:
-        logger.warning("The card names no licence. Say what others may do: `license: apache-2.0`, say, atop %s.", folder / CARD)
+        logger.warning("The card names no licence. Add one to the metadata of %s: `license: apache-2.0`, say.", folder / CARD)
     return Upload(repo, files, str(card))
 
 
@@ -112,7 +112,7 @@ def _size(content: bytes | Path) -> int:
 def _commit(api: HfApi, upload: Upload, private: bool, revision: str | None) -> str:
     api.create_repo(upload.repo, private=private or None, exist_ok=True)
     if private and not api.model_info(upload.repo).private:
-        raise ValueError(f"{upload.repo} is there already and public; make it private on the Hub, or leave --private out")
+        raise ValueError(f"{upload.repo} exists already and is public; make it private on the Hub, or leave --private out")
     if revision is not None:
         api.create_branch(upload.repo, branch=revision, exist_ok=True)
     files = [CommitOperationAdd(name, content) for name, content in upload.contents.items()]
@@ -128,7 +128,7 @@ def _check_weights(folder: Path, config: DeltaMemConfig) -> None:
     others += [name for name in corrections if shapes[name][1:] != (config.memory_kind.read_width,)]
     if others or not corrections:
         path = folder / SAFETENSORS_WEIGHTS_NAME
-        raise ValueError(f"{path} has not the weights of this {CONFIG_NAME}: see {(others or ['that there are none'])[0]}")
+        raise ValueError(f"{path} does not have the weights of its {CONFIG_NAME}: see {(others or ['that there are none'])[0]}")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -136,7 +136,7 @@ def _files(folder: Path) -> list[Path]:
     others = [path.name for path in found if path.suffix not in SUFFIXES and path.name not in NAMES]
     if others:
         raise ValueError(
-            f"{folder} has {', '.join(sorted(others))}: such a file could be a pickle, which runs what it says when it is "
-            f"loaded. Move it away; sent are files in {', '.join(sorted(SUFFIXES))}, and {', '.join(sorted(NAMES))}"
+            f"{folder} has {', '.join(sorted(others))}: such a file could be a pickle, which can run code when it is loaded. "
+            f"Move it away; only {', '.join(sorted(SUFFIXES))} files and {', '.join(sorted(NAMES))} are uploaded"
         )
     return found

@@ -22,17 +22,17 @@ from deltamem.hook.registered import ENCODER_DECODER, package_of, registered_hoo
 # The package whose hooks tests/contract covers.
 TESTED = "deltamem"
 NOT_REGISTERED = (
-    "no hook is registered, so it is not tested; a memory is attached all the same if its projections have names in use"
+    "no hook is registered, so it is not tested; a memory can still be attached if its projections have common names"
 )
 MARKDOWN = """\
 # Architectures
 
-Every model type with a causal language model, or one that reads images, in transformers {version}, and every other one that is
-registered. Made by `deltamem inspect --architectures --markdown`; a test compares it with the registry.
+All model types in transformers {version} with a causal language model, or one that reads images, and all other registered
+types. This page is the output of `deltamem inspect --architectures --markdown`; a test compares it with the registry.
 
-A supported one passes [the contract](../tests/contract/test_contract.py) on a small random model. Behind its attention module
-stand the projections that a memory corrects: query, key, value and output. Of a packed one, brackets say how it is divided, as
-in an [AttentionHook](porting.md).
+A supported type passes [the contract](../tests/contract/test_contract.py) on a small random model. The table lists its
+attention module and the projections that a memory corrects: query, key, value and output. Brackets give the layout of a packed
+projection, as in an [AttentionHook](porting.md).
 
 ## Supported: {supported}
 

@@ -86,7 +86,7 @@ def inspect_model(name: str, variant: str = "tsw", r: int | None = None, correct
 def print_inspection(figures: dict[str, Any]) -> None:
     """Print the result of `inspect_model` as a table."""
     console = Console()
-    inferred = " (inferred: nobody registered this model type)" if figures["inferred"] else ""
+    inferred = " (inferred: this model type is not registered)" if figures["inferred"] else ""
     state = ", ".join(" × ".join(map(str, shape)) for shape in figures["adapter"]["state"].values())
     console.print(
         f"\n[bold]{figures['class']}[/], model type {figures['model_type']}, {figures['backbone_parameters']:,} parameters\n"

@@ -20,6 +20,7 @@ from deltamem.inspection.page import write_page
 from deltamem.inspection.turns_table import print_turns
 from deltamem.io.files import check_regular
 from deltamem.io.printable import all_printable
+from deltamem.io.shareable import shareable
 from deltamem.memory.state import DeltaMemState
 from deltamem.training.chats import read_chats
 from deltamem.training.records import read_records
@@ -111,7 +112,7 @@ def _memory(place: str, options: Options) -> dict[str, Any]:
     if options.html is not None:
         facts = {"bytes": f"{state.nbytes:,}", "written by the adapter": state.fingerprint or "unknown"}
         if other is not None:
-            facts |= {"compared with": f"{options.compare}, of the adapter {other.fingerprint or 'unknown'}"}
+            facts |= {"compared with": f"{shareable(str(options.compare))}, of the adapter {other.fingerprint or 'unknown'}"}
         memories = _rows("this memory", state) | ({} if other is None else _rows("the other", other))
         write_page(options.html, Path(place).name, facts, memories)
     return {**figures, **comparison}

@@ -50,7 +50,7 @@ def check_alike(first: DeltaMemState, second: DeltaMemState) -> None:
     if different:
         name = different[0]
         raise ValueError(
-            f"the memories have other shapes: {name} has {shapes[0].get(name, 'nothing')} in the first and "
+            f"the memories have different shapes: {name} has {shapes[0].get(name, 'nothing')} in the first and "
             f"{shapes[1].get(name, 'nothing')} in the second ([rows, states, r, r]). Compare memories of one kind of adapter "
             "with as many rows; memory[0] is one row"
         )

@@ -28,8 +28,7 @@ class LayerWrites:
     """The writes of one attention layer in one pass, in sequence: each acts on the state that the previous one left.
 
     A write is a token, or a segment for adapters that write segments (SSW). Padding, or a segment that a row does not have, is
-    a
-    write that changes nothing. All tensors are float32, without a gradient.
+    a write that changes nothing. All tensors are float32, without a gradient.
 
     Args:
         start: the states before the pass, `[batch, states, r, r]`.
@@ -85,8 +84,7 @@ def writes_of(model: PeftModel, **inputs: Any) -> dict[str, LayerWrites]:
     """Run one pass of a model with a δ-mem adapter, and return its writes.
 
     Inside a `with model.memory(...)` block, the pass starts from the block's memory and writes to it; outside, it starts from
-    an
-    empty memory.
+    an empty memory.
 
     Args:
         model: the model to run.
@@ -152,7 +150,7 @@ def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> Removabl
             return
         kind = weights.kind
         if not isinstance(kind, DeltaKind):
-            raise ValueError(f"writes are shown of the delta rule, and this adapter has kind={weights.config.kind!r}")
+            raise ValueError(f"writes are shown only for the delta rule, and this adapter has kind={weights.config.kind!r}")
         tokens = memory.token_writes.get(layer.name)
         if tokens is not None:
             gated = kind.writes(tokens.projected, tokens.bias, tokens.valid)

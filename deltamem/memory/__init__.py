@@ -1,1 +1,1 @@
-"""A memory as a value: to keep, stack, save and hand over. Nothing here knows a model."""
+"""A memory as a value that can be kept, stacked, saved and passed on. This package knows nothing about models."""

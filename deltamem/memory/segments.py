@@ -1,4 +1,4 @@
-"""Segments: the messages or sentences of a pass, each of which makes one write (SSW)."""
+"""Segments: the messages or sentences of a pass. Each segment is a single write (SSW)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from deltamem.memory.snapshot import MOST_TOKENS, OpenSegment
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of a pass, numbered densely in the order of their ids. The number `count` stands for "no segment".
+    """The segments of a pass, numbered consecutively in the order of their ids. The number `count` means "no segment".
 
     Args:
         index: `[batch, tokens]`, the segment of each token; `count` for tokens that are not written.
         count: number of different segments in the whole batch.
-        present: `[batch, count]`, True where a row writes the segment in this pass.
-        sizes: `[batch, count + 1]`, tokens in each segment, those of earlier passes included.
-        begun: what earlier passes saw of the segments that they left open; None if there is nothing.
-        continued: `[batch]`, the segment that `begun` belongs to.
+        present: `[batch, count]`, True if the row writes the segment in this pass.
+        sizes: `[batch, count + 1]`, tokens in each segment, including those of earlier passes.
+        begun: the segments that earlier passes left open; None if there are none.
+        continued: `[batch]`, the segment to which `begun` belongs.
         last: `[batch]`, the segment that stays open after the pass; None if all are closed.
         last_ids: `[batch]`, the ids of these segments, -1 for none.
     """
@@ -43,13 +43,13 @@ class Segments:
         Args:
             ids: `[batch, tokens]`; tokens with a negative id are not written.
             valid: `[batch, tokens]`, False for padding; None if every token is real.
-            begun: the segments left open before. A row that goes on with the same id continues its segment; otherwise its
-                open segment is complete, and is written before the others.
+            begun: the segments that earlier passes left open. A row that has the same id in this pass continues its segment;
+                otherwise its open segment is complete, and is written before the others.
             keep_open: leave each row's last segment open.
         """
         ids = torch.where(ids >= 0 if valid is None else (ids >= 0) & valid, ids, -1)
         begun_ids = ids[:, :0] if begun is None else rearrange(begun.ids.to(ids.device), "b -> b 1")
-        all_ids = torch.cat([begun_ids, ids], dim=1)  # [batch, 1 + tokens], or as before if nothing was left open
+        all_ids = torch.cat([begun_ids, ids], dim=1)  # [batch, 1 + tokens], or [batch, tokens] if no segment was open
         written = all_ids >= 0
         order = torch.where(written, all_ids.unique(return_inverse=True)[1] + 1, -1)
         if begun is not None:
@@ -57,7 +57,7 @@ class Segments:
             order[:, :1] = torch.where(complete, 0, order[:, :1])
         values, dense = order.unique(return_inverse=True)
         count = int((values >= 0).sum())
-        # unique() sorts, so "no segment" comes first wherever it occurs: shift it to the end.
+        # unique() sorts, so "no segment" comes first if it occurs: move it to the end.
         index = torch.where(written, dense - (len(values) - count), count)
         present = torch.zeros(ids.shape[0], count + 1, dtype=torch.bool, device=ids.device).scatter(1, index, True)
         last = last_ids = None
@@ -78,14 +78,14 @@ class Segments:
         return (self.index < self.count).sum(1)
 
     def sums(self, hidden: Tensor, module: str) -> Tensor:
-        """The sum over each segment, what earlier passes saw of it included.
+        """The sum of the hidden states of each segment, including those from earlier passes.
 
         Args:
             hidden: the hidden states that enter an attention module, `[batch, tokens, width]`.
-            module: its name.
+            module: the name of the module.
 
         Returns:
-            float32 `[batch, count + 1, width]`; the last one collects tokens outside any segment.
+            float32 `[batch, count + 1, width]`; the last entry collects the tokens outside any segment.
         """
         shape = (hidden.shape[0], self.count + 1, hidden.shape[2])
         index = rearrange(self.index.to(hidden.device), "b t -> b t 1").expand_as(hidden)
@@ -101,7 +101,7 @@ class Segments:
         return (sums / sizes.clamp(min=1))[:, : self.count]
 
     def open_sums(self, sums: Tensor) -> Tensor | None:
-        """The sums of the segments that stay open, `[batch, width]`, zero where a row has none; None if all are closed."""
+        """The sums of the segments that stay open, `[batch, width]`, zero for a row without one; None if all are closed."""
         if self.last is None:
             return None
         last = self.last.to(sums.device)
@@ -109,7 +109,7 @@ class Segments:
         return torch.where(rearrange(last < self.count, "b -> b 1"), picked, 0)
 
     def left_open(self, sums: Mapping[str, Tensor]) -> OpenSegment | None:
-        """The segments that stay open after the pass, given what each layer saw of them."""
+        """The segments that stay open after the pass, with each layer's `open_sums`."""
         if self.last is None or self.last_ids is None or not sums:
             return None
         sizes = self.sizes.gather(1, rearrange(self.last, "b -> b 1")).squeeze(1)
@@ -117,10 +117,10 @@ class Segments:
 
 
 def whole_numbers(segment_ids: Tensor) -> Tensor:
-    """The segments of a pass as a caller gives them, `[batch, tokens]`: whole numbers of any width, as int64.
+    """Convert a caller's segment ids, integers `[batch, tokens]` of any width, to int64.
 
     Raises:
-        ValueError: something else.
+        ValueError: the ids have another form.
     """
     dtype = segment_ids.dtype
     if segment_ids.ndim != 2 or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:

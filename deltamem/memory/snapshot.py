@@ -1,4 +1,4 @@
-"""Snapshot: all that a memory holds, at one moment.
+"""Snapshot: the contents of a memory at one moment.
 
 Shapes: L attention layers, B batch rows, W width of the hidden states.
 """
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from deltamem.rule.kind import STATE
 
-# How tensors are named in a file: the delta rule's only part by its layer, whatever else by names that no module has.
+# The names of tensors in a file: the layer's name for the part "state"; all other names begin with "@", as no module's does.
 PART, TOKENS, OPEN_IDS, OPEN_SIZES, OPEN_SUMS = "@part.", "@tokens", "@open.ids", "@open.sizes", "@open.sums:"
-# Where counts of tokens stop: more than anybody writes, and so far from the end of int64 that nothing that is added overflows.
+# The largest token count: more than is ever written, and so far below the maximum of int64 that no addition overflows.
 MOST_TOKENS = 2**62
 
 
 @dataclass(frozen=True)
 class OpenSegment:
-    """The segment that each row has begun and not written yet, for adapters that write segments (SSW).
+    """The segment that each row has begun but not yet written, for adapters that write segments (SSW).
 
     Args:
-        ids: [B], the segment's id; -1 for rows that have none open.
-        sizes: [B], how many of its tokens have been seen.
+        ids: [B], the id of the segment; -1 for rows without an open one.
+        sizes: [B], the number of its tokens so far.
         sums: the sum of their hidden states by layer, float32 [B, W].
     """
 
@@ -34,22 +34,22 @@ class OpenSegment:
     sums: Mapping[str, Tensor]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> OpenSegment:
-        """The same change made to every tensor."""
+        """Apply a function to every tensor."""
         return OpenSegment(change(self.ids), change(self.sizes), {name: change(sums) for name, sums in self.sums.items()})
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a memory holds. No tensor is ever changed in place.
+    """The contents of a memory. No tensor is ever changed in place.
 
-    All layers' states are in one tensor for each part, so that a decoded token, which reads and writes all of them, costs few
-    calls. Where layers are on several devices, they are on the first one's.
+    The states of all layers are in one tensor per part, so that a decode step, which reads and writes all of them, needs few
+    calls. If the layers are on several devices, this tensor is on the device of the first.
 
     Args:
-        layers: names of the attention layers; none for a memory that is empty.
+        layers: names of the attention layers; none for an empty memory.
         parts: the parts of their states by name, float32 [L, B, ...]; the delta rule has one, "state", [L, B, states, r, r].
-        tokens: int64 [B], how many tokens have been written.
-        open_segment: what has been read of a segment that is not complete; None if there is none.
+        tokens: int64 [B], the number of tokens written.
+        open_segment: the segments that are not complete yet; None if there are none.
     """
 
     layers: tuple[str, ...]
@@ -59,14 +59,14 @@ class Snapshot:
 
     @classmethod
     def empty(cls, batch: int, device: torch.device) -> Snapshot:
-        """Nothing, for a batch of rows."""
+        """An empty memory for a batch."""
         return cls((), {}, torch.zeros(batch, dtype=torch.int64, device=device))
 
     @classmethod
     def from_layers(
         cls, states: Mapping[str, Mapping[str, Tensor]], tokens: Tensor, open_segment: OpenSegment | None = None
     ) -> Snapshot:
-        """From each layer's state, its parts `[B, ...]` by name."""
+        """Make a snapshot from the layers' states, each a mapping of its parts `[B, ...]` by name."""
         first = next(iter(states.values()), {})
         stacked = {
             part: torch.stack([state[part].to(tensor.device) for state in states.values()]) for part, tensor in first.items()
@@ -79,41 +79,41 @@ class Snapshot:
         return self.tokens.shape[0]
 
     def state(self, layer: str) -> dict[str, Tensor] | None:
-        """The parts of a layer's state, [B, ...]; None for a layer that it has nothing of."""
+        """The parts of a layer's state, [B, ...]; None for a layer that the memory does not have."""
         if layer not in self.layers:
             return None
         number = self.layers.index(layer)
         return {part: tensor[number] for part, tensor in self.parts.items()}
 
     def ordered(self, layers: tuple[str, ...]) -> Snapshot:
-        """The same with the layers in this order; it has all of them."""
+        """The same memory with its layers in this order."""
         if self.layers == layers:
             return self if self.layers is layers else replace(self, layers=layers)
         numbers = [self.layers.index(layer) for layer in layers]
         return replace(self, layers=layers, parts={part: tensor[numbers] for part, tensor in self.parts.items()})
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
-        """The same change made to every tensor."""
+        """Apply a function to every tensor."""
         return self.map_rows(lambda tensor, _: change(tensor))
 
     def map_rows(self, change: Callable[[Tensor, int], Tensor]) -> Snapshot:
-        """The same change made to the rows of every tensor, along the dimension that is given with it."""
+        """Apply a function to every tensor; it also takes the dimension of the tensor's rows."""
         segment = self.open_segment and self.open_segment.map(lambda tensor: change(tensor, 0))
         return Snapshot(
             self.layers, {part: change(tensor, 1) for part, tensor in self.parts.items()}, change(self.tokens, 0), segment
         )
 
     def select(self, rows: Tensor | None) -> Snapshot:
-        """Some rows, given by index [rows], in that order; all of them for None."""
+        """The rows with these indices [rows], in this order; all rows if None."""
         return self if rows is None else self.map_rows(lambda tensor, dim: tensor.index_select(dim, rows.to(tensor.device)))
 
     def repeat(self, times: int) -> Snapshot:
-        """Every row so many times, one after the other."""
+        """Repeat every row; the copies of a row are adjacent."""
         return self.map_rows(lambda tensor, dim: tensor.repeat_interleave(times, dim=dim))
 
     @classmethod
     def stack(cls, snapshots: Sequence[Snapshot]) -> Snapshot:
-        """The rows of several memories, one after the other."""
+        """Concatenate the rows of several memories."""
         if any(snapshot.open_segment for snapshot in snapshots):
             like = next(snapshot.open_segment for snapshot in snapshots if snapshot.open_segment)
             snapshots = [snapshot.with_open_segment(like) for snapshot in snapshots]
@@ -121,7 +121,7 @@ class Snapshot:
         return cls.from_flat({name: torch.cat([tensors[name] for tensors in flat]) for name in flat[0]})
 
     def with_open_segment(self, like: OpenSegment) -> Snapshot:
-        """The same; where no segment is open, "none" for every row."""
+        """The same memory with an open segment; if it has none, an empty one for every row."""
         if self.open_segment is not None:
             return self
         sums = {name: sums.new_zeros(self.rows, sums.shape[1]) for name, sums in like.sums.items()}
@@ -129,7 +129,7 @@ class Snapshot:
         return replace(self, open_segment=OpenSegment(ids, torch.zeros_like(ids), sums))
 
     def states(self) -> dict[str, Tensor]:
-        """The layers' states [B, ...] as a file names them: the part "state" by its layer alone, others with the part."""
+        """The layers' states [B, ...] by their names in a file: the layer's for the part "state", else with the part's name."""
         return {
             state_name(part, layer): tensor[number]
             for part, tensor in self.parts.items()
@@ -137,7 +137,7 @@ class Snapshot:
         }
 
     def to_flat(self) -> dict[str, Tensor]:
-        """All tensors under one name each, [B, ...], as a file holds them."""
+        """All tensors, [B, ...], by their names in a file."""
         flat = {**self.states(), TOKENS: self.tokens}
         if self.open_segment is not None:
             flat |= {OPEN_IDS: self.open_segment.ids, OPEN_SIZES: self.open_segment.sizes}
@@ -149,7 +149,7 @@ class Snapshot:
         """The inverse of `to_flat`.
 
         Raises:
-            ValueError: missing or unknown names; states that are not float32 of one shape for all layers.
+            ValueError: names are missing or unknown, or the states are not float32 or differ in shape between layers.
         """
         sums = {name.removeprefix(OPEN_SUMS): tensor for name, tensor in flat.items() if name.startswith(OPEN_SUMS)}
         counts = {TOKENS, OPEN_IDS, OPEN_SIZES} if sums else {TOKENS}
@@ -171,7 +171,7 @@ class Snapshot:
 
 
 def _check_states(states: Mapping[str, Tensor]) -> None:
-    """Make sure that states can be one tensor for each part."""
+    """Check that the states of all layers can be stacked into one tensor per part."""
     if not states:
         raise ValueError("a memory needs at least one tensor, got none")
     shapes: dict[str, tuple[int, ...]] = {}
@@ -193,10 +193,10 @@ def _check_states(states: Mapping[str, Tensor]) -> None:
 
 
 def state_name(part: str, layer: str) -> str:
-    """What a part of a layer's state is called in a file."""
+    """The name of a part of a layer's state in a file."""
     return layer if part == STATE else f"{PART}{part}:{layer}"
 
 
 def counted(counts: Tensor, more: Tensor | int) -> Tensor:
-    """Counts of tokens after some more of them: a file may say any number up to the last, and what goes on from it is saved."""
+    """Add to token counts, without exceeding the largest one: a file may hold that already."""
     return (counts + more).clamp(max=MOST_TOKENS)

@@ -1,4 +1,4 @@
-"""Whether a snapshot is a memory that can be used and saved."""
+"""Checks that a snapshot is a memory that can be used and saved."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deltamem.memory.snapshot import MOST_TOKENS, OPEN_IDS, OPEN_SIZES, TOKENS, 
 
 
 def check_snapshot(snapshot: Snapshot) -> None:
-    """Make sure that a snapshot is a memory: with states, sound counts, and finite numbers.
+    """Check that a snapshot is a memory: it has states, valid counts, and finite numbers.
 
     Raises:
-        ValueError: it is not; says what it has.
+        ValueError: it is not; the message says what was found.
     """
     if not snapshot.parts:
         raise ValueError("a memory needs at least one tensor, got none")
@@ -50,10 +50,10 @@ def _check_counts(what: str, counts: Tensor, rows: int, least: int, most: int) -
 
 
 def find_not_finite(snapshot: Snapshot) -> str | None:
-    """The name of a layer whose memory has NaN or infinite values, None if all are finite."""
+    """The name of a layer whose memory has NaN or infinite values; None if all values are finite."""
     sums = {} if snapshot.open_segment is None else snapshot.open_segment.sums
     tensors = [tensor for tensor in (*snapshot.parts.values(), *sums.values()) if not tensor.is_meta]
-    # One sum per tensor and one look at all of them: NaN and infinity survive a sum with zero weights.
+    # One sum per tensor, and a single check of all sums: NaN and infinity survive multiplication by zero.
     totals = [(tensor.detach() * 0).sum().cpu() for tensor in tensors]
     if not totals or bool(torch.stack(totals).isfinite().all()):
         return None
@@ -62,21 +62,21 @@ def find_not_finite(snapshot: Snapshot) -> str | None:
 
 
 def _shapes_of(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
-    """The shapes of the states and of what is open, by their names in a file."""
+    """The shapes of the states and of the open segment's sums, by their names in a file."""
     counts = (TOKENS, OPEN_IDS, OPEN_SIZES)
     return {name: tuple(tensor.shape) for name, tensor in snapshot.to_flat().items() if name not in counts}
 
 
 def check_fits_adapter(snapshot: Snapshot, expected: Mapping[str, tuple[int, ...]], adapter: str) -> None:
-    """Make sure that a memory has the states of an adapter.
+    """Check that a memory has the states of an adapter.
 
     Args:
         snapshot: the memory.
-        expected: the shapes of the states and of what is open that it should have, by their names in a file.
-        adapter: the adapter's name.
+        expected: the shapes that the states and the open segment's sums must have, by their names in a file.
+        adapter: the name of the adapter.
 
     Raises:
-        ValueError: it has others.
+        ValueError: the names or shapes differ.
     """
     given = _shapes_of(snapshot)
     different = sorted(name for name in {*given, *expected} if given.get(name) != expected.get(name))

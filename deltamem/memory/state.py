@@ -1,4 +1,4 @@
-"""DeltaMemState: a memory as a value, to keep, stack, save and hand over."""
+"""DeltaMemState: a memory as a value that can be kept, stacked, saved and passed on."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from deltamem.memory.state_file import read_state_file, write_state_file
 
 
 class DeltaMemState:
-    """The memory of one or more users (batch rows): one float32 tensor for every adapted attention module.
+    """The memory of one or more users (batch rows): one float32 tensor per adapted attention module.
 
-    Tensors are never changed in place: writing to a memory replaces them. So a clone, a row or a stack is independent of where
-    it came from.
+    Tensors are never changed in place: writing to a memory replaces them. So a clone, a row or a stack is independent of its
+    source.
 
     Args:
-        snapshot: what it holds.
-        fingerprint: which adapter wrote it; None if it is empty or was written while the adapter was in training.
+        snapshot: the contents of the memory.
+        fingerprint: identifies the adapter that wrote it; None if the memory is empty or was written during training.
 
     Raises:
-        ValueError: tensors of other shapes or dtypes, of different batch sizes, or with NaN or infinite values.
+        ValueError: the tensors have other shapes, dtypes or batch sizes, or NaN or infinite values.
     """
 
     def __init__(self, snapshot: Snapshot, fingerprint: str | None = None) -> None:
@@ -41,7 +41,7 @@ class DeltaMemState:
 
     @property
     def matrices(self) -> dict[str, Tensor]:
-        """The states as matrices, to look at: `[batch, matrices, rows, columns]` each; a vector is a matrix of one row."""
+        """The states as matrices, for display: `[batch, matrices, rows, columns]` each; a vector is a matrix of one row."""
         return {
             name: tensor[:, None, None] if tensor.ndim == 2 else tensor.reshape(len(tensor), -1, *tensor.shape[-2:])
             for name, tensor in self.tensors.items()
@@ -49,7 +49,7 @@ class DeltaMemState:
 
     @property
     def tokens(self) -> list[int]:
-        """How many tokens were written to each row."""
+        """The number of tokens written to each row."""
         return self.snapshot.tokens.tolist()
 
     @property
@@ -66,7 +66,7 @@ class DeltaMemState:
         return self.batch_size
 
     def __getitem__(self, rows: int | slice) -> DeltaMemState:
-        """One row or several, as an independent memory: `state[0]`, `state[1:3]`."""
+        """One or more rows as an independent memory: `state[0]`, `state[1:3]`."""
         if not isinstance(rows, int | slice) or isinstance(rows, bool):
             raise TypeError(f"a memory's rows are given by an integer or a slice, got {rows!r}")
         if isinstance(rows, int):
@@ -84,10 +84,10 @@ class DeltaMemState:
 
     @classmethod
     def stack(cls, states: Iterable[DeltaMemState]) -> DeltaMemState:
-        """Put memories of one adapter side by side as the rows of one batch.
+        """Combine memories of one adapter as the rows of one batch.
 
         Raises:
-            ValueError: no memory given, or memories of different adapters or shapes.
+            ValueError: no memory was given, or the memories have different adapters or shapes.
         """
         states = list(states)
         if not states:
@@ -102,7 +102,7 @@ class DeltaMemState:
         return cls(Snapshot.stack([state.snapshot for state in states]), next(iter(fingerprints), None))
 
     def clone(self) -> DeltaMemState:
-        """A copy that shares nothing."""
+        """A copy that shares no tensor with the original."""
         return self._with(self.snapshot.map(lambda tensor: tensor.detach().clone()))
 
     def to(self, device: torch.device | str) -> DeltaMemState:
@@ -116,7 +116,7 @@ class DeltaMemState:
 
     @contextmanager
     def unchanged_on_error(self) -> Iterator[None]:
-        """Leave the memory as it was where the block ends in an error."""
+        """Restore the memory if the block ends in an error."""
         before = self.snapshot, self.fingerprint
         try:
             yield
@@ -134,14 +134,14 @@ class DeltaMemState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, is something else (a session, for instance), or holds no usable memory.
+            ValueError: the file is damaged, holds something else (a session, for instance), or has no usable memory.
         """
         snapshot, fingerprint, metadata = read_state_file(path)
         notes = sorted({*metadata} - {"format", "version", "fingerprint"})
         if notes:
             raise ValueError(
                 f"{os.fspath(path)!r} holds more than a memory: {', '.join(notes)}. Load a session with ChatSession.load(...), "
-                "and take its memory"
+                "and use its memory"
             )
         return cls(snapshot, fingerprint)
 

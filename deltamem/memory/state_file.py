@@ -1,4 +1,4 @@
-"""The file of a memory: safetensors, with what else belongs to it in the metadata."""
+"""The file format of a memory: safetensors, with further data in the metadata."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from deltamem.memory.soundness import check_snapshot
 
 FORMAT = "deltamem-state"
 VERSION = "1"
-# By the version of the format: what makes a memory of a file's tensors. A version that was written once is read for ever.
+# The readers by version of the format; each makes a memory from a file's tensors. Every released version stays readable.
 READERS: dict[str, Callable[[Mapping[str, Tensor]], Snapshot]] = {"1": Snapshot.from_flat}
 
 
 def write_state_file(
     path: str | os.PathLike[str], snapshot: Snapshot, fingerprint: str | None, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write a memory, and what belongs to it as text, into one safetensors file: all of it or nothing.
+    """Write a memory, and notes as text, to one safetensors file, completely or not at all.
 
-    The file is readable by its owner alone: it holds what a user said.
+    Only its owner can read the file, because it holds what a user said.
     """
     write_atomically(path, _serialised(snapshot, fingerprint, notes or {}))
 
 
 def _serialised(snapshot: Snapshot, fingerprint: str | None, notes: Mapping[str, str]) -> bytes:
-    """A memory and its notes as the bytes of a file.
+    """Serialise a memory and its notes.
 
     Raises:
-        ValueError: the file could not be read again.
+        ValueError: the file could not be read back.
     """
     metadata = {"format": FORMAT, "version": VERSION, "fingerprint": json.dumps(fingerprint), **notes}
     tensors = {
@@ -47,14 +47,14 @@ def _serialised(snapshot: Snapshot, fingerprint: str | None, notes: Mapping[str,
         _parsed(data, "the file")
     except (ValueError, SafetensorError) as error:
         raise ValueError(
-            f"this memory cannot be saved: {error}. A file has room for 100 MB of names and notes; a session's messages are "
-            "among them, and forget_context() drops those"
+            f"this memory cannot be saved: {error}. A file has room for 100 MB of names and notes, among them a session's "
+            "messages; forget_context() drops these"
         ) from error
     return data
 
 
 def read_state_file(path: str | os.PathLike[str]) -> tuple[Snapshot, str | None, dict[str, str]]:
-    """Read a memory, the fingerprint of the adapter that wrote it, and the file's metadata.
+    """Read a memory, the fingerprint of the adapter that wrote it, and the metadata of the file.
 
     Raises:
         FileNotFoundError, ValueError: see `DeltaMemState.load`.
@@ -62,19 +62,19 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[Snapshot, str | None,
     if not os.path.exists(path) or os.path.isdir(path):
         raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
     check_regular(path)
-    # Read at once: safe_open would open the file a second time for the tensors, and find another file if one is being saved.
+    # Read the file at once: safe_open would open it again for the tensors, and could then find a newer file.
     return _parsed(Path(path).read_bytes(), repr(os.fspath(path)))
 
 
 def _parsed(data: bytes, name: str) -> tuple[Snapshot, str | None, dict[str, str]]:
-    """What `read_state_file` gives, from the bytes of a file; `name` stands for the file in errors.
+    """Like `read_state_file`, from the bytes of a file; `name` is the file's name in errors.
 
     Raises:
-        ValueError: they hold none.
+        ValueError: the file holds no usable memory.
     """
     try:
         tensors, metadata = load(data), _metadata_in(data)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError) as error:  # from torch: for absurd shapes
+    except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError) as error:  # torch's, for absurd shapes
         raise ValueError(f"{name} is not a readable safetensors file: {error}") from error
     try:
         fingerprint = _fingerprint_in(metadata)
@@ -86,7 +86,7 @@ def _parsed(data: bytes, name: str) -> tuple[Snapshot, str | None, dict[str, str
 
 
 def _metadata_in(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, which `load` leaves out: its header is JSON behind its length, 8 bytes."""
+    """The metadata of a safetensors file, which `load` drops: the header is JSON, after 8 bytes with its length."""
     length = int.from_bytes(data[:8], "little")
     return dict(json.loads(data[8 : 8 + length]).get("__metadata__") or {})
 

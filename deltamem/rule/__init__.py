@@ -1,4 +1,4 @@
-"""Update rules: the only place with their mathematics. Tensors in, tensors out; nothing here knows a model."""
+"""Update rules: all of their mathematics lives here. Tensors in, tensors out; this package knows nothing about models."""
 
 from deltamem.rule.delta import delta_rule, read
 from deltamem.rule.delta_memory import DeltaKind, delta_memory, delta_memory_read, delta_memory_write

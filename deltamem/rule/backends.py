@@ -1,4 +1,4 @@
-"""What can compute the delta rule: one table, a row for each backend."""
+"""The backends of the delta rule: one table, with one row per backend."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A rule gets float32 tensors [batch, heads, tokens, r] and a state [batch, heads, r, r], all checked, and no mask.
+# A rule takes float32 tensors [batch, heads, tokens, r] and a state [batch, heads, r, r], all checked, and no mask.
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where the code of a backend is, as "module:name"; imported when it is first used, as its package may not be installed.
+    """The functions of a backend, each as "module:name". They are imported on first use: the package may not be installed.
 
     Args:
-        rule: the rule itself.
-        package: what has to be installed, None for PyTorch alone.
-        device: the type of device it is for, None for any.
-        sequence: from a layer's projections to its reads in one call, with gradients; None if there is none.
-        step: likewise for a single token, without gradients.
-        decode_step: the pass of one token through all layers, a `deltamem.forward.decode.DecodeStep`.
+        rule: the delta rule.
+        package: the package that must be installed; None if PyTorch is enough.
+        device: the device type that the backend supports; None for any.
+        sequence: a fused function from a layer's projections to its reads, with gradients; None if there is none.
+        step: the same for a single token, without gradients.
+        decode_step: a `deltamem.forward.decode.DecodeStep`, which passes one token through all layers.
     """
 
     rule: str
@@ -58,14 +58,14 @@ BACKENDS = {
 
 @cache
 def load(place: str) -> Any:
-    """What stands at "module:name"."""
+    """Import the object at "module:name"."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
 @cache
 def importable(name: str) -> bool:
-    """Whether a backend's package is installed and works."""
+    """Whether a backend's package is installed and can be imported."""
     try:
         load(BACKENDS[name].rule)
     except ImportError:
@@ -81,10 +81,10 @@ def rule(name: str) -> Rule:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose(name: str, device: str) -> str:
-    """The name of the backend to use for tensors on a type of device.
+    """The name of the backend to use for tensors on a device type.
 
     Raises:
-        ValueError: an unknown name, or a backend that does not run here.
+        ValueError: the name is unknown, or the backend does not run here.
     """
     if name == "auto":
         return next((name for name, made in BACKENDS.items() if made.device == device and importable(name)), "chunked")
@@ -100,7 +100,7 @@ def choose(name: str, device: str) -> str:
 
 @cache
 def interpreted() -> bool:
-    """Whether Triton's kernels run in its interpreter (TRITON_INTERPRET=1), which is for tensors on the CPU."""
+    """Whether Triton runs its kernels in the interpreter (TRITON_INTERPRET=1), which takes tensors on the CPU."""
     from triton import knobs
 
     return bool(knobs.runtime.interpret)

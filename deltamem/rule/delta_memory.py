@@ -1,6 +1,6 @@
 """The memory of δ-mem (arXiv 2605.12357): from a layer's projections to its reads, and the delta rule as a `MemoryKind`.
 
-Shapes: B batch rows, T tokens, r width of a state.
+Shapes: B batch rows, N parallel states, T tokens, r width of a state.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from deltamem.rule.delta_memory_operator import delta_memory_operator
 from deltamem.rule.gates import Gating, Writes, queries, writes
 from deltamem.rule.kind import STATE, LayerState, Outcome, register_memory_kind
 
-# How many times as wide as the hidden states all states of a layer may be together.
+# The largest total width of a layer's states, in widths of the hidden states.
 MOST_WIDTHS = 16
-KEEP_BIAS = 1.5  # of the logit of a learned decay at the start
+KEEP_BIAS = 1.5  # the initial bias of a learned decay's logit
 
 
 class Passed(NamedTuple):
-    """What came of a sequence.
+    """The result of passing a sequence through the memory.
 
     Args:
-        reads: [B, T, states * r], each state's together; of width 0 if nothing was read.
-        state: the states after the last token, [B, states, r, r].
-        write_gate_sum: how far the tokens that count opened the write gate: β, its mean over the rows of a state, summed over
-            these tokens, [B, states].
+        reads: [B, T, N * r], state after state; of width 0 if nothing was read.
+        state: the states after the last token, [B, N, r, r].
+        write_gate_sum: the write gate β, averaged over the rows of a state and summed over the real tokens, [B, N].
     """
 
     reads: Tensor
@@ -42,11 +41,12 @@ class Passed(NamedTuple):
 
 @dataclass(frozen=True)
 class DeltaKind(Gating):
-    """The memory of δ-mem: parallel states, updated by the delta rule. Its options are those of `Gating`, and where it starts.
+    """The memory of δ-mem: parallel states, updated by the delta rule. Its options are those of `Gating` and two for its start.
 
     Args:
-        write_bias: bias of the write gate's logit at the start.
-        tie_queries: queries start as the keys' projection, so that a token finds at once what a similar token wrote.
+        write_bias: the initial bias of the write gate's logit.
+        tie_queries: start the query projection as a copy of the key projection, so that a token reads what a similar token
+            wrote, even before training.
     """
 
     write_bias: float = -1.5
@@ -54,7 +54,7 @@ class DeltaKind(Gating):
 
     @classmethod
     def from_config(cls, config: Any) -> DeltaKind:
-        """The kind of an adapter's configuration, a `DeltaMemConfig`."""
+        """Make the kind for an adapter's configuration, a `DeltaMemConfig`."""
         return cls(
             config.r,
             config.num_states,
@@ -94,7 +94,7 @@ class DeltaKind(Gating):
 
     @torch.no_grad()
     def initialise(self, weight: Tensor, bias: Tensor) -> None:
-        """See `MemoryKind`. Rows q, k and v as in a new linear layer; gates that depend on no token yet."""
+        """See `MemoryKind`. The rows q, k and v start as in a new linear layer; the gates do not depend on the token yet."""
         rows, write_gates = self.query_rows, self.num_states * self.gate_rows
         for part in weight[: 3 * rows].split(rows):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
@@ -110,12 +110,12 @@ class DeltaKind(Gating):
         return {"q": self.query_rows, "k": self.query_rows, "v": self.query_rows, "gates": self.bias_rows}
 
     def check_fits(self, width: int) -> None:
-        """See `MemoryKind`. Each state has its own maps, so the states together may be wider than the hidden states."""
+        """See `MemoryKind`. Each state has its own projections, so all states together may be wider than the hidden states."""
         if self.r > width or self.query_rows > MOST_WIDTHS * width:
             raise ValueError(
                 f"r={self.r} and num_states={self.num_states} are not accepted for a model with hidden_size={width}: the keys "
-                f"of a state are made of its hidden states. Give r up to that size, and r * num_states up to {MOST_WIDTHS} "
-                "times that size"
+                "of a state are computed from its hidden states. Give r up to that size, and r * num_states up to "
+                f"{MOST_WIDTHS} times that size"
             )
 
     def gates_at_rest(self, bias: Tensor) -> Mapping[str, Tensor]:
@@ -125,11 +125,11 @@ class DeltaKind(Gating):
         return {"write": opened[0], "keep": keep}
 
     def writes(self, projected: Tensor, bias: Tensor, valid: Tensor | None) -> Writes:
-        """The keys, values and gates of tokens, from their rows [B, T, write_rows]."""
+        """The keys, values and gates of tokens, each [B, N, T, r], from their rows [B, T, write_rows]."""
         return writes(projected, bias, self, valid)[0]
 
     def mean_gates(self, projected: Tensor, bias: Tensor) -> Mapping[str, Tensor]:
-        """See `MemoryKind`: the write gate β, and what a write keeps of a state."""
+        """See `MemoryKind`: the write gate β, and the share of a state that a write keeps."""
         gates, _ = writes(projected, bias, self, None)
         return {"write": gates.write.mean((1, 3)), "keep": gates.keep.mean((1, 3))}
 
@@ -144,25 +144,25 @@ register_memory_kind("delta", DeltaKind.from_config)
 def delta_memory(
     projected: Tensor, gate_bias: Tensor, state: Tensor | None, mask: Tensor | None, gating: Gating, backend: str = "auto"
 ) -> Passed:
-    """Read and write memories, token by token, from what a layer projects of its tokens.
+    """Read and write memories token by token, from a layer's projections of its tokens.
 
-    Queries and keys are the tanh of their projections brought to unit length (over r; nothing is divided by less than 1e-6),
-    gates are the logistic function of their logits (arXiv 2605.12357). Then `delta_rule`.
+    Queries and keys are the tanh of their projections, normalised to unit length over r (with 1e-6 as the smallest divisor).
+    Gates are the logistic function of their logits (arXiv 2605.12357). Then follows `delta_rule`.
 
     Args:
         projected: the rows q | k | v | β | λ of every token, `[batch, tokens, gating.query_rows + gating.write_rows]`.
         gate_bias: added to the rows β | λ, `[gating.bias_rows]`.
         state: the states before the first token, `[batch, num_states, r, r]`; zero if None.
-        mask: `[batch, tokens]`, True where a token counts; None if all do. Any other token reads zero and leaves the states
-            as they were, whatever its projections are, NaN included.
-        gating: what the rows mean.
+        mask: `[batch, tokens]`, True for real tokens; None if all are real. Any other token reads zero and leaves the states
+            unchanged, whatever its projections are, NaN included.
+        gating: the layout of the rows.
         backend: as for `delta_rule`.
 
     Returns:
         Reads, states and gates, all float32.
 
     Raises:
-        ValueError: a shape that does not fit, or an unknown backend.
+        ValueError: a shape does not fit, or the backend is unknown.
     """
     return _run(projected, gate_bias, state, mask, gating, backend, reads=True)
 
@@ -170,12 +170,12 @@ def delta_memory(
 def delta_memory_write(
     projected: Tensor, gate_bias: Tensor, state: Tensor | None, mask: Tensor | None, gating: Gating, backend: str = "auto"
 ) -> Passed:
-    """As `delta_memory` for tokens that are only written: without the rows q, and with reads of width 0."""
+    """`delta_memory` for tokens that only write: without the rows q, and with reads of width 0."""
     return _run(projected, gate_bias, state, mask, gating, backend, reads=False)
 
 
 def delta_memory_read(projected: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, backend: str = "auto") -> Tensor:
-    """As `delta_memory` for tokens that only read: the rows q `[batch, tokens, gating.query_rows]` to their reads."""
+    """`delta_memory` for tokens that only read: from the rows q `[batch, tokens, gating.query_rows]` to the reads."""
     _check_shapes(projected, gating.query_rows, state, mask, gating)
     projected, state = projected.float(), state.float()
     mask = None if mask is None else mask.bool()
@@ -207,9 +207,9 @@ def _run(
         return Passed(*load(of_backend.sequence)(projected, gate_bias, state, mask, gating, reads, writes=True))
     if of_backend.step is not None and in_step:
         return Passed(*load(of_backend.step)(projected, gate_bias, state, mask, gating))
-    made, opened = writes(projected[..., query_rows:], gate_bias, gating, mask)
-    q = queries(projected[..., :query_rows], gating, mask) if reads else made.k
-    seen, state = delta_rule(q, *made, state, backend=backend)
+    made, opened = writes(projected[..., query_rows:], gate_bias, gating, mask)  # [B, N, T, r] each, [B, N]
+    q = queries(projected[..., :query_rows], gating, mask) if reads else made.k  # [B, N, T, r]
+    seen, state = delta_rule(q, *made, state, backend=backend)  # [B, N, T, r], [B, N, r, r]
     return Passed(_joined(seen) if reads else projected[..., :0], state, opened)
 
 

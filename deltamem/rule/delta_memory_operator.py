@@ -1,4 +1,4 @@
-"""The compiled ways from projections to reads as an operator of PyTorch's; see `operator.py`."""
+"""The fused functions from projections to reads as a PyTorch operator; see `operator.py`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def delta_memory_operator(
     reads: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `deltamem.rule.delta_memory`; all tensors checked and float32, the mask boolean.
+    """See `deltamem.rule.delta_memory`; all tensors are checked and float32, the mask is boolean.
 
-    The backend has a call for sequences, or one for a step: a single token without a gradient.
+    The backend must have a fused function for sequences, or one for a step: a single token without gradients.
     """
     gating = Gating(r, num_states, cast(Decay, decay), decay_first, rowwise_gates)
     step = BACKENDS[backend].step

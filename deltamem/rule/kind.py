@@ -1,4 +1,4 @@
-"""MemoryKind: what the library asks of an update rule.
+"""MemoryKind: the interface of an update rule.
 
 Shapes: B batch rows, T tokens, W width of the hidden states.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 # The state of one attention layer: its parts by name, float32 [B, ...].
 LayerState = Mapping[str, Tensor]
 
-# The name of the part, where a state has only one.
+# The name of the only part of a state that has just one.
 STATE = "state"
 ENTRY_POINTS = "deltamem.memory_kinds"
 
 
 class Outcome(NamedTuple):
-    """What came of a sequence in one layer.
+    """The result of passing a sequence through the memory of one layer.
 
     Args:
         reads: [B, T, read_width]; of width 0 if nothing was read.
         state: the layer's state after the last token.
-        write_gate_sum: how far the tokens that count opened the write gate, summed over them, [B, states]: one column for
-            each of the layer's parallel states.
+        write_gate_sum: how far the real tokens opened the write gate, summed over these tokens, [B, states]: one column per
+            parallel state of the layer.
     """
 
     reads: Tensor
@@ -35,24 +35,24 @@ class Outcome(NamedTuple):
     write_gate_sum: Tensor
 
     def mean_write_gate(self, valid: Tensor | None, tokens: int) -> Tensor:
-        """The mean write gate over states and the tokens that count, a scalar with its gradient."""
+        """The mean write gate over the states and the real tokens, a scalar with its gradient."""
         count = len(self.write_gate_sum) * tokens if valid is None else valid.sum().clamp(min=1)
         return self.write_gate_sum.mean(1).sum() / count
 
 
 class MemoryKind(Protocol):
-    """An update rule: which state a layer has, and how tokens read and write it.
+    """An update rule: the state of a layer, and how tokens read and write it.
 
-    A kind is a value: immutable and hashable. Everything that it computes from the hidden states is linear in them at first:
-    the rows `projected` are `hidden [B, T, W] @ weight.T` with one matrix `[read_rows + write_rows, W]` for each layer, and
-    to some of the rows that write a bias `[bias_rows]` is added by the kind itself.
+    A kind is a value: immutable and hashable. It computes everything from one linear map of the hidden states: the rows
+    `projected` are `hidden [B, T, W] @ weight.T`, with one matrix `[read_rows + write_rows, W]` per layer. The kind itself adds
+    a bias `[bias_rows]` to some of the rows that write.
 
     Attributes:
         state_parts: the shapes of the parts of a layer's state by name, without the batch: {"state": (4, 8, 8)}.
-        read_rows, write_rows: how many rows reading needs, and writing.
+        read_rows, write_rows: the numbers of rows that reading and writing need.
         bias_rows: length of the bias.
-        read_width: width of what a token reads, from which the corrections are computed.
-        row_groups: heights of the groups of rows by name, in the rows' order: to look at an adapter's weights.
+        read_width: width of a token's read, from which the corrections are computed.
+        row_groups: the number of rows in each group by name, in order; used to inspect an adapter's weights.
     """
 
     @property
@@ -74,22 +74,22 @@ class MemoryKind(Protocol):
     def row_groups(self) -> Mapping[str, int]: ...  # noqa: D102
 
     def read_and_write(self, projected: Tensor, bias: Tensor, state: LayerState | None, valid: Tensor | None) -> Outcome:
-        """Every token reads what the tokens before it have written, and then writes; the order within is the kind's.
+        """Let every token read what earlier tokens wrote, and then write.
 
         Args:
-            projected: the rows that read, then those that write, [B, T, read_rows + write_rows].
+            projected: the rows that read, then the rows that write, [B, T, read_rows + write_rows].
             bias: [bias_rows].
-            state: before the first token; an empty one if None.
-            valid: [B, T], False for padding, which reads zero and writes nothing; None if every token counts.
+            state: the state before the first token; an empty one if None.
+            valid: [B, T], False for padding, which reads zero and writes nothing; None if every token is real.
         """
         ...
 
     def write(self, projected: Tensor, bias: Tensor, state: LayerState | None, valid: Tensor | None) -> Outcome:
-        """As `read_and_write` for tokens that only write: of [B, T, write_rows], with reads of width 0."""
+        """`read_and_write` for tokens that only write: from [B, T, write_rows], with reads of width 0."""
         ...
 
     def read(self, projected: Tensor, state: LayerState, valid: Tensor | None) -> Tensor:
-        """The reads [B, T, read_width] of tokens that only read, from their rows [B, T, read_rows]."""
+        """`read_and_write` for tokens that only read: the reads [B, T, read_width], from the rows [B, T, read_rows]."""
         ...
 
     def initialise(self, weight: Tensor, bias: Tensor) -> None:
@@ -97,44 +97,44 @@ class MemoryKind(Protocol):
         ...
 
     def check_fits(self, width: int) -> None:
-        """Refuse a backbone whose hidden states have this width, if the memory does not fit it.
+        """Refuse a backbone whose hidden states have this width if the memory does not fit it.
 
         Raises:
-            ValueError: it does not; says why.
+            ValueError: the memory does not fit; the message says why.
         """
         ...
 
     def gates_at_rest(self, bias: Tensor) -> Mapping[str, Tensor]:
-        """How far the gates are open by their bias alone, by name, each [gates]: "write", and "keep" if there is one."""
+        """The gates that the bias alone gives, by name, each [gates]: "write", and "keep" if there is one."""
         ...
 
     def mean_gates(self, projected: Tensor, bias: Tensor) -> Mapping[str, Tensor]:
-        """The mean gates of tokens, [B, T] by name, from their rows [B, T, write_rows]: for statistics."""
+        """The mean gates of each token, [B, T] by name, from the rows [B, T, write_rows]; used for statistics."""
         ...
 
     def describe(self) -> str:
-        """The states of a layer in a few words, for model cards."""
+        """Describe the states of a layer in a few words, for model cards."""
         ...
 
 
 def empty_state(kind: MemoryKind, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """A layer's state before anything was written: zeros."""
+    """A layer's state before the first write: zeros."""
     return {part: torch.zeros((batch, *shape), dtype=torch.float32, device=device) for part, shape in kind.state_parts.items()}
 
 
-# How a kind is made of an adapter's configuration, by its name there.
+# By the kind's name in an adapter's configuration: what makes the kind from that configuration.
 _MAKERS: dict[str, Callable[[Any], MemoryKind]] = {}
 
 
 def register_memory_kind(name: str, make: Callable[[Any], MemoryKind]) -> None:
     """Let `DeltaMemConfig(kind=name)` choose an update rule.
 
-    A package can do without a call: with an entry point of the group `deltamem.memory_kinds`, whose name is the kind's and
-    whose object is `make`.
+    A package needs no call if it has an entry point of the group `deltamem.memory_kinds` whose name is the kind's and whose
+    object is `make`.
 
     Args:
-        name: of the kind.
-        make: takes the `DeltaMemConfig` and gives the kind; raises `ValueError` for options that it does not accept.
+        name: the name of the kind.
+        make: takes the `DeltaMemConfig` and returns the kind; raises `ValueError` for options that it does not accept.
 
     Raises:
         ValueError: another kind has this name.
@@ -144,15 +144,15 @@ def register_memory_kind(name: str, make: Callable[[Any], MemoryKind]) -> None:
 
 
 def memory_kind(name: str, config: Any) -> MemoryKind:
-    """The kind of an adapter's configuration.
+    """Make the kind for an adapter's configuration.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no kind has this name.
     """
     if name not in _MAKERS:
         for entry in entry_points(group=ENTRY_POINTS):
             if entry.name == name:
                 register_memory_kind(name, entry.load())
     if name not in _MAKERS:
-        raise ValueError(f"kind={name!r} is not accepted; choose one of {', '.join(_MAKERS)}, or register it before")
+        raise ValueError(f"kind={name!r} is not accepted; choose one of {', '.join(_MAKERS)}, or register it first")
     return _MAKERS[name](config)

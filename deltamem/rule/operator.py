@@ -1,7 +1,7 @@
-"""The delta rule as operators of PyTorch's, which torch.compile takes as they are: one graph for texts of every length.
+"""The delta rule as PyTorch operators, which torch.compile does not trace: one graph serves texts of every length.
 
-What is compiled already cannot be traced, so its gradient is an operator too. The gradient of a backend in plain PyTorch is
-that of the backend run again.
+Compiled kernels cannot be traced, so their gradient is an operator as well. A backend in plain PyTorch computes its gradient
+by running again with autograd.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deltamem.rule.backends import BACKENDS, rule
 def delta_rule_operator(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """See `deltamem.rule.delta_rule`; all tensors checked, float32 and without a mask."""
+    """See `deltamem.rule.delta_rule`; all tensors are checked and float32, and there is no mask."""
     reads, end = rule(backend)(q, k, v, keep, erase, write, state)
     return reads.contiguous(), end.contiguous()
 
@@ -58,7 +58,7 @@ torch.library.register_autograd("deltamem::delta_rule", _backward, setup_context
 
 
 def gradients_again(function: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Run a function again, this time with its graph."""
+    """The gradients of a function's inputs, by running it again with autograd."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     with torch.enable_grad():
         outputs = function(*inputs)

@@ -1,4 +1,4 @@
-"""The definition of the delta rule (arXiv 2605.12357), as a loop over tokens. Every other backend is compared with this one.
+"""The definition of the delta rule (arXiv 2605.12357), as a loop over tokens. All other backends are tested against it.
 
 Shapes: B batch rows, H heads (parallel states), T tokens, r width of a state.
 """
@@ -17,6 +17,6 @@ def reference_delta_rule(
     for t in range(q.shape[2]):
         q_t, k_t, v_t, keep_t, erase_t, write_t = (x[:, :, t, :, None] for x in (q, k, v, keep, erase, write))  # [B, H, r, 1]
         reads.append(state @ q_t)  # ρ = S q, from the state before the token's own write
-        predicted = state @ k_t  # what the state holds under k
-        state = keep_t * state + (write_t * v_t - erase_t * predicted) @ k_t.transpose(-1, -2)
-    return torch.cat(reads, dim=-1).transpose(-1, -2), state
+        predicted = state @ k_t  # the value that the state holds for this key
+        state = keep_t * state + (write_t * v_t - erase_t * predicted) @ k_t.transpose(-1, -2)  # [B, H, r, r]
+    return torch.cat(reads, dim=-1).transpose(-1, -2), state  # [B, H, T, r]

@@ -62,4 +62,4 @@ class Results:
                 return record
         except (json.JSONDecodeError, AttributeError):
             pass
-        raise ValueError(f"{self.path}, line {number} is no run of a study: {line!r:.80}; remove the line")
+        raise ValueError(f"{self.path}, line {number} is not a run of a study: {line!r:.80}; remove the line")

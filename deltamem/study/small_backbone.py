@@ -134,8 +134,7 @@ def train(
     """Train a model first to copy, then on chats that tell facts and ask for each of them.
 
     A model that has learnt to find an earlier word by what preceded it learns to find facts within a few hundred steps; one
-    that
-    starts with facts has not learnt it after a thousand (docs/experiments.md).
+    that starts with facts has not learnt it after a thousand (docs/experiments.md).
     """
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.steps * WARMUP), settings.steps)

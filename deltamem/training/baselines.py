@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
-from rich.console import Console
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -21,9 +21,12 @@ from deltamem.hook.projection import width_in, width_out
 from deltamem.hook.registered import attention_modules, hook_for
 from deltamem.hook.text_decoder import text_config
 from deltamem.training.batching import ChatTrainer
-from deltamem.training.costs import answer_loss, predicts
+from deltamem.training.costs import Weighing, answer_loss, predicts
+from deltamem.training.dry_run import estimate, show_episodes
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
+from deltamem.training.launch import suit_learning_rate, train
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
+from deltamem.training.progress import say
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -105,28 +108,31 @@ def main(arguments: list[str]) -> None:
     set_seed(options.training.seed)
     tokenizer = load_tokenizer(options.adapter)
     chats, evaluated = options.training_chats(tokenizer), options.eval_chats(tokenizer)
+    encoder = options.encoder(tokenizer, "token")
+    if options.run.dry_run:
+        show_episodes(chats, EpisodeCollator(encoder), Weighing(), written=False)
     adapted = load(options.adapter)
+    suit_learning_rate(options, adapted)
     wanted = _trained(adapted)
     backbone = adapted.unload()
     config = BASELINES[kind](backbone, wanted)
     set_seed(options.training.seed)
     model = get_peft_model(backbone, config)
-    Console().print(f"{kind}: {_trained(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
-    trainer = BaselineTrainer(
-        model,
-        options.training,
-        train_dataset=chats,
-        eval_dataset=None if evaluated is None else evaluated[VIEW],
-        data_collator=ReadCollator(options.encoder(tokenizer, "token")),
-    )
-    trainer.train(resume_from_checkpoint=options.checkpoint())
+    say(f"{kind}: {_trained(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
+    make = partial(BaselineTrainer, model, train_dataset=chats, data_collator=ReadCollator(encoder))
+    if options.run.dry_run:
+        estimate(make, options.training)
+        return
+    trainer = make(options.training, eval_dataset=None if evaluated is None else evaluated[VIEW])
+    train(trainer, options, ["deltamem", "baseline", kind, *others])
     if trainer.is_world_process_zero():
         model.save_pretrained(options.training.output_dir)
+        say(f"The adapter is in {options.training.output_dir}.")
 
 
 def _kind(arguments: list[str]) -> tuple[str, list[str]]:
     """Split the arguments into the baseline's name and its options."""
-    if arguments[:1] == ["--help"]:
+    if arguments[:1] in (["--help"], ["--help-all"]):
         return "|".join(BASELINES), arguments
     if not arguments or arguments[0] not in BASELINES:
         given = f"{arguments[0]!r} is no baseline" if arguments else "no baseline is given"

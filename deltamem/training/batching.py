@@ -10,6 +10,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from deltamem.training.checkpoints import SaveByTime
 from deltamem.training.refused import refuse_for_trainer
 
 POOL = 50  # batches sorted together; a larger pool pads less but shuffles less
@@ -62,6 +63,11 @@ def by_length(chats: Any, args: TrainingArguments) -> ByLength | None:
     return ByLength(lengths, args.train_batch_size * args.gradient_accumulation_steps, seed)
 
 
+def episodes_per_step(args: TrainingArguments) -> int:
+    """The number of episodes in an optimizer step, over all processes."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
 class ChatTrainer(Trainer):
     """A Trainer for collated chats, with one loss over all batches of an optimizer step.
 
@@ -72,6 +78,9 @@ class ChatTrainer(Trainer):
     def __init__(self, *args: Any, metrics: Callable[[EvalPrediction], dict[str, float]] | None = None, **kwargs: Any) -> None:
         refuse_for_trainer(Trainer, *args, **kwargs)
         super().__init__(*args, **{"compute_metrics": metrics, **kwargs})
+        minutes: float | None = getattr(self.args, "save_minutes", None)  # transformers' own arguments have none
+        if minutes is not None:
+            self.add_callback(SaveByTime(minutes))
         self.model_accepts_loss_kwargs = True  # the loss is already the mean over a step's batches: do not divide it again
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from deltamem.chat.tokens import Message, system_prompt
@@ -12,8 +13,10 @@ Chat = dict[str, Any]
 MOST_TURNS = range(1, 1_000_001)
 
 
-def read_chats(records: Sequence[Given]) -> list[Chat]:
+def read_chats(records: Iterable[Given]) -> list[Chat]:
     """Parse records into chats, `{"messages": [{"role": ..., "content": ...}, ...]}`, with "read_turns" where given.
+
+    The "place" of each, such as "chats.jsonl, line 7", is for error messages.
 
     Raises:
         ValueError: a record is malformed; the message names it.
@@ -21,7 +24,7 @@ def read_chats(records: Sequence[Given]) -> list[Chat]:
     return [_chat(record) for record in records]
 
 
-def read_episodes(records: Sequence[Given]) -> list[Chat]:
+def read_episodes(records: Iterable[Given]) -> list[Chat]:
     """Parse records as `read_chats` does, and check that each chat is a history followed by questions with answers.
 
     Raises:
@@ -30,7 +33,7 @@ def read_episodes(records: Sequence[Given]) -> list[Chat]:
     return [_checked(record, lambda chat: parts_of(chat["messages"], chat.get("read_turns", 1))) for record in records]
 
 
-def read_talk(records: Sequence[Given]) -> list[Chat]:
+def read_talk(records: Iterable[Given]) -> list[Chat]:
     """Parse records as `read_chats` does, into talk (marked `"talk"`): chats that can be continued from any message.
 
     Raises:
@@ -85,12 +88,25 @@ def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Messa
     return system, talk
 
 
+@contextmanager
+def naming(chat: Chat) -> Iterator[None]:
+    """Put a chat's place, if it has one, before the message of an error about it.
+
+    Raises:
+        ValueError: the block raises one.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "place" not in chat:
+            raise
+        raise ValueError(f"{chat['place']}: {error}") from error
+
+
 def _checked(record: Given, check: Any) -> Chat:
     chat = _chat(record)
-    try:
+    with naming(chat):
         check(chat)
-    except ValueError as error:
-        raise ValueError(f"{record.place}: {error}") from error
     return chat
 
 
@@ -100,4 +116,5 @@ def _chat(record: Given) -> Chat:
         for message in record["messages"].items()
     ]
     turns = record["read_turns"]
-    return {"messages": messages, **({"read_turns": turns.number(MOST_TURNS)} if turns.is_given else {})}
+    read_turns = {"read_turns": turns.number(MOST_TURNS)} if turns.is_given else {}
+    return {"messages": messages, **read_turns, "place": record.place}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from transformers import set_seed
 
 from deltamem.hub.training_record import note_training
 from deltamem.training.data import FACTS, DataArguments
+from deltamem.training.dry_run import estimate, show_episodes
 from deltamem.training.episodes import EpisodeCollator
+from deltamem.training.launch import for_others, suit_learning_rate, train
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
+from deltamem.training.progress import say
 from deltamem.training.start import START_CHATS, start_from_attention
 from deltamem.training.trainer import DeltaMemTrainer
 from deltamem.training.views import check_views, view_weights
@@ -19,7 +24,11 @@ def main(arguments: list[str]) -> None:
     set_seed(options.training.seed)
     tokenizer = load_tokenizer(options.adapter)
     chats, eval_chats = options.training_chats(tokenizer), options.eval_chats(tokenizer)
+    if options.run.dry_run:
+        collator = EpisodeCollator(options.encoder(tokenizer, options.adapter.write_unit()))
+        show_episodes(chats, collator, options.training.weighing)
     model = load(options.adapter)
+    suit_learning_rate(options, model)
     config = model.active_peft_config
     collator = EpisodeCollator(options.encoder(tokenizer, config.write))
     if options.adapter.start == "attention" and options.adapter.adapter is None:
@@ -29,30 +38,23 @@ def main(arguments: list[str]) -> None:
             model, (collator([chats[place] for place in places[first : first + size]]) for first in places[::size])
         )
     check_views(view_weights(options.data.views), config.writes_segments)
-    trainer = DeltaMemTrainer(
-        model,
-        options.training,
-        train_dataset=chats,
-        eval_dataset=eval_chats,
-        data_collator=collator,
-        processing_class=tokenizer,
-    )
+    make = partial(DeltaMemTrainer, model, train_dataset=chats, data_collator=collator, processing_class=tokenizer)
+    if options.run.dry_run:
+        estimate(make, options.training)
+        return
+    trainer = make(options.training, eval_dataset=eval_chats)
     if trainer.is_world_process_zero():
         note_training(
-            options.training.output_dir, _data_in_words(options.data), _for_others(arguments, options.training.hub_token)
+            options.training.output_dir, _data_in_words(options.data), for_others(arguments, options.training.hub_token)
         )
-    trainer.train(resume_from_checkpoint=options.checkpoint())
+    train(trainer, options, ["deltamem", "train", *arguments])
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes if the model is sharded
     if trainer.is_world_process_zero():
         model.save_pretrained(options.training.output_dir, state_dict=weights)
+        say(f"The adapter is in {options.training.output_dir}.")
     if options.training.push_to_hub:
         trainer.push_to_hub()
 
 
 def _data_in_words(data: DataArguments) -> str:
     return ", ".join("generated facts" if source == FACTS else f"`{source}`" for source in data.data)
-
-
-def _for_others(arguments: list[str], token: str | None) -> list[str]:
-    """The arguments as a model card may show them: with the Hub token replaced."""
-    return [argument if token is None else argument.replace(token, "TOKEN") for argument in arguments]

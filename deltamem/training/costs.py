@@ -14,6 +14,7 @@ from deltamem.training.views import View
 from deltamem.training.writing import Batch
 
 TeacherTokens = Literal["all", "answers", "changed"]
+TERMS = ("answers", "teacher", "hidden")  # what a view's loss is the sum of
 
 
 class Weighing(NamedTuple):
@@ -86,15 +87,18 @@ def amounts(batch: Batch, view: View, weighing: Weighing) -> Amounts:
     return Amounts(len(batch["labels"]), predicts(batch["labels"]).sum(), taught_tokens(batch, view, weighing).sum())
 
 
-def mean_cost(costs: Costs, counted: Amounts, view: View, weighing: Weighing) -> Tensor:
-    """Combine a view's costs into one weighted mean; `counted` may cover more batches than `costs`."""
-    teacher, hidden = costs.teacher / counted.taught.clamp(min=1), costs.hidden / counted.taught.clamp(min=1)
+def mean_costs(costs: Costs, counted: Amounts, view: View, weighing: Weighing) -> dict[str, Tensor]:
+    """A view's weighted mean costs, by those of `TERMS` that count in it; `counted` may cover more batches than `costs`."""
+    teacher = costs.teacher / counted.taught.clamp(min=1)
     if view.target == "backbone":
-        return teacher
+        return {"teacher": teacher}
     answers = costs.answers / counted.answers.clamp(min=1)
     if view.target == "history":
-        return answers
-    return weighing.answers * answers + weighing.teacher * teacher + weighing.hidden * hidden
+        return {"answers": answers}
+    hidden = costs.hidden / counted.taught.clamp(min=1)
+    weights = weighing.answers, weighing.teacher, weighing.hidden
+    terms = zip(TERMS, weights, (answers, teacher, hidden), strict=True)
+    return {name: weight * cost for name, weight, cost in terms if weight}
 
 
 def answer_costs(logits: Tensor, labels: Tensor, predicting: Tensor, label_smoothing: float = 0.0) -> Costs:

@@ -6,25 +6,29 @@ import dataclasses
 import itertools
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from deltamem.chat.tokens import render, system_prompt
-from deltamem.training.chats import read_episodes, read_talk, with_questions
+from deltamem.config import WriteUnit
+from deltamem.training.chats import Chat, naming, read_episodes, read_talk, with_questions
 from deltamem.training.documents import DocumentDataset
+from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig, Split, fact_questions, held_out_values, load_fillers
 from deltamem.training.facts.episode import as_messages
 from deltamem.training.facts.fillers import CHITCHAT, SMALL_TALK
 from deltamem.training.given import Given
-from deltamem.training.records import read_records
+from deltamem.training.records import records_of
 from deltamem.training.sources import SOURCES, read_documents
 from deltamem.training.texts import chitchat_talk, raw_texts
 from deltamem.training.views import VIEWS, InViews, Unrelated, in_views_and_controls, view_weights
 
 FACTS, TALK, TEXT = "facts", "talk:", "text:"
+# More bytes than a chat template puts around a message.
+TEMPLATE_BYTES = 64
 # Sources with a held-out part for evaluation.
 HELD_OUT = (FACTS, TALK + CHITCHAT)
 NUMBER = re.compile(r"[-+.\de]+|nan|inf")
@@ -80,6 +84,11 @@ class DataArguments:
     eval_episodes: int = field(
         default=64, metadata={"help": "Maximum generated facts, or chats of --eval_data, to evaluate on."}
     )
+
+    def encoder(self, tokenizer: Any, write: WriteUnit = "token", whole: bool = False) -> EpisodeEncoder:
+        """Create the encoder of the episodes; see `EpisodeEncoder`."""
+        limits = self.max_write_tokens, self.max_read_tokens, self.talk_tokens
+        return EpisodeEncoder(tokenizer, write, self.answer_only, *limits, whole=whole)
 
 
 class FactDataset(Dataset[dict[str, Any]]):
@@ -218,7 +227,8 @@ def source_weights(given: Sequence[str]) -> dict[str, float]:
 def _chats(options: DataArguments, sources: Mapping[str, float], generated: FactDataset, split: Split, tokenizer: Any) -> Any:
     parts = {name: generated if name == FACTS else _read_chats(options, name, generated.seed, split) for name in sources}
     for name, part in parts.items():
-        check_template(tokenizer, _with_system(options, part), range(1 if name == FACTS else len(part)))
+        places = range(1 if name == FACTS else len(part))
+        check_chats(options.encoder(tokenizer), _with_system(options, part), places, view_weights(options.views))
     if len(parts) == 1:
         return _with_system(options, *parts.values())
     return _with_system(options, Mixed([*parts.values()], [*sources.values()], len(generated), generated.seed))
@@ -228,18 +238,37 @@ def _with_system(options: DataArguments, chats: Any) -> Any:
     return chats if options.system is None else WithSystemPrompt(chats, options.system)
 
 
-def check_template(tokenizer: Any, chats: Any, places: Iterable[int]) -> None:
-    """Check that a tokenizer's chat template accepts the chats, trying one chat for each order of roles.
+def check_chats(encoder: EpisodeEncoder, chats: Any, places: Iterable[int], views: Iterable[str]) -> None:
+    """Check that the chat template accepts the chats, trying one for each order of roles, and that none is too long to read.
+
+    Args:
+        encoder: has the tokenizer and the limits.
+        chats: a data set, which need not end.
+        places: the chats to check.
+        views: how they are read.
 
     Raises:
-        ValueError: the template rejects a chat; its own message follows.
+        ValueError: the template rejects a chat, with its own message, or the questions of one have too many tokens; it names
+            the chat's place.
     """
     seen = set()
-    for messages in (chats[place]["messages"] for place in places):
-        roles = tuple(message["role"] for message in messages)
-        if roles not in seen:
-            seen.add(roles)
-            render(tokenizer, messages)
+    reads = [{"view": view} for view in views]
+    for chat in (chats[place] for place in places):
+        with naming(chat):
+            roles = tuple(message["role"] for message in chat["messages"])
+            if roles not in seen:
+                seen.add(roles)
+                render(encoder.tokenizer, chat["messages"])
+        if _may_be_too_long(chat, encoder.max_read_tokens):
+            encoder({**chat, "reads": reads})
+
+
+def _may_be_too_long(chat: Chat, tokens: int) -> bool:
+    """Whether the questions may have more tokens than this: a token is at least a byte, and counting these is much faster."""
+    if chat.get("talk"):
+        return False  # is cut
+    read = [*system_prompt(chat["messages"]), *chat["messages"][-2 * chat.get("read_turns", 1) :]]
+    return sum(len(message["content"].encode()) + TEMPLATE_BYTES for message in read) > tokens
 
 
 def _read_chats(options: DataArguments, data: str, seed: int, split: Split) -> Any:
@@ -253,8 +282,8 @@ def _read_chats(options: DataArguments, data: str, seed: int, split: Split) -> A
     return read_episodes(_records(options, data))
 
 
-def _records(options: DataArguments, source: str) -> list[Given]:
-    return read_records(source, options.data_split, options.data_config)
+def _records(options: DataArguments, source: str) -> Iterator[Given]:
+    return records_of(source, options.data_split, options.data_config)
 
 
 def _unrelated(options: DataArguments, split: Split) -> Unrelated:

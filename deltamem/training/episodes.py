@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, left_padded, render, right_padded
 from deltamem.config import WriteUnit
-from deltamem.training.chats import Chat
+from deltamem.training.chats import Chat, naming
 from deltamem.training.scripts import IGNORED, NO_PLACE, Part, Script, question_script, talk_script, token_ids
 from deltamem.training.views import ALL_VIEWS
 
@@ -91,9 +91,10 @@ class EpisodeEncoder:
             ValueError: the chat has no history or nothing to read after it; a read pass is too long.
         """
         check_messages(chat["messages"])
-        asked = chat.get("reads", OWN_QUESTIONS)
-        script = self._script(chat, len(asked))
-        reads = tuple(self._read(script, number, read) for number, read in enumerate(asked))
+        with naming(chat):
+            asked = chat.get("reads", OWN_QUESTIONS)
+            script = self._script(chat, len(asked))
+            reads = tuple(self._read(script, number, read) for number, read in enumerate(asked))
         tokens = len(script.chat.ids) if self.whole else max(read.written for read in reads)
         return Episode(script.chat.slice(0, tokens), reads)
 
@@ -215,6 +216,6 @@ def _check_same(part: Part, chat: ChatTokens) -> None:
     """Check that a part has the same tokens in a fresh context as after its history."""
     if not torch.equal(part.ids[-part.length :], chat.ids[part.written : part.written + part.length]):
         raise ValueError(
-            "the tokenizer's chat template renders questions behind a history otherwise than alone, so no teacher that has the "
-            "history can be followed token by token; leave out the system prompt, or the teacher"
+            "the tokenizer's chat template renders questions differently after a history than alone, so the model cannot "
+            "follow a teacher that has the history token by token; leave out the system prompt, or the teacher"
         )

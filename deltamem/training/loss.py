@@ -199,8 +199,8 @@ def _told(batch: Mapping[str, Any]) -> Tensor:
         for chat, tokens in zip(batch[name]["chat"].tolist(), batch[name]["written"].tolist(), strict=True):
             if told[chat] not in (-1, tokens):
                 raise ValueError(
-                    'write_from="memory" knows the memory behind one place of a chat, and its reads ask for several; give '
-                    'write_from="backbone", or one read a chat'
+                    'write_from="memory" provides one memory per chat, but the reads of a chat need memories of different '
+                    'lengths; give write_from="backbone", or one read per chat'
                 )
             told[chat] = tokens
     return told

@@ -8,24 +8,19 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoTokenizer, HfArgumentParser, IntervalStrategy
+from transformers import AutoTokenizer, IntervalStrategy
 
+from deltamem.adapter.files import read_config
 from deltamem.backbones import SMOLLM2, find_backbone, load_backbone
 from deltamem.config import VARIANTS, DeltaMemConfig, RuleArguments, WriteUnit
 from deltamem.training.data import DataArguments, eval_chats, training_chats
 from deltamem.training.episodes import EpisodeEncoder
 from deltamem.training.facts import FactEpisodeConfig
+from deltamem.training.learning_rates import backbone_size, suitable_rate
+from deltamem.training.option_parser import OptionParser
 from deltamem.training.presets import PRESETS, preset
 from deltamem.training.trainer import DeltaMemTrainingArguments
 from deltamem.training.views import view_weights
-
-# Follows the command's description: there are some two hundred options.
-GUIDE = (
-    "First come the options of the adapter, of the data with its views, and of generated facts. From --output_dir on they are "
-    "transformers' TrainingArguments, with the paper's recipe as defaults; the last ones, from --write_penalty on, are "
-    "δ-mem's again. What asks for true or false means true when it stands alone. --resume_from_checkpoint true goes on from "
-    "the newest checkpoint of --output_dir."
-)
 
 
 @dataclass
@@ -58,6 +53,10 @@ class AdapterArguments(RuleArguments):
         metadata={"help": "Initialisation: random projections, or projections taken from the frozen attention."},
     )
 
+    def write_unit(self) -> WriteUnit:
+        """What the adapter to train writes, without loading it."""
+        return self.config().write if self.adapter is None else read_config(self.adapter).write
+
     def config(self) -> DeltaMemConfig:
         """Build the configuration of a new adapter."""
         return VARIANTS[self.variant](task_type="CAUSAL_LM", layers_to_transform=self._layers(), **self.rule_options())
@@ -71,13 +70,28 @@ class AdapterArguments(RuleArguments):
         return [*range(int(first), int(last) + 1)]
 
 
+@dataclass
+class RunArguments:
+    """Options of the command itself."""
+
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Show the first episodes as the model will see them, measure two steps, and estimate time and memory. "
+            "Nothing is trained or written."
+        },
+    )
+
+
 class TrainingOptions(NamedTuple):
-    """The parsed options of a command line."""
+    """The parsed options of a command line, and whether it sets the learning rate itself."""
 
     adapter: AdapterArguments
     data: DataArguments
     facts: FactEpisodeConfig
     training: DeltaMemTrainingArguments
+    run: RunArguments
+    sets_learning_rate: bool
 
     @classmethod
     def parse(cls, arguments: list[str], command: str, description: str | None) -> TrainingOptions:
@@ -86,18 +100,15 @@ class TrainingOptions(NamedTuple):
         Raises:
             ValueError: a value is not accepted, or the preset does not exist.
         """
-        parser = HfArgumentParser(
-            (AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments),
-            prog=command,
-            usage=f"{command} [--OPTION VALUE ...]",  # listing all options would bury the error message
-            description=f"{description} {GUIDE}",
-        )
+        kinds = AdapterArguments, DataArguments, FactEpisodeConfig, DeltaMemTrainingArguments, RunArguments
+        parser = OptionParser(kinds, prog=command, description=description)
         recipe = ArgumentParser(add_help=False, allow_abbrev=False)
         recipe.add_argument("--preset")
-        name = recipe.parse_known_args(arguments)[0].preset
-        if name is not None:
-            parser.set_defaults(**preset(name))
-        options = cls(*parser.parse_args_into_dataclasses(arguments))
+        recipe.add_argument("--learning_rate", "--learning-rate")
+        given, _ = recipe.parse_known_args(arguments)
+        if given.preset is not None:
+            parser.set_defaults(**preset(given.preset))
+        options = cls(*[*parser.parse(arguments), given.learning_rate is not None])
         options.adapter.config()  # rejects invalid options before anything is loaded
         changing = any(weight.first != weight.last for weight in view_weights(options.data.views).values())
         if changing and options.training.train_sampling_strategy != "sequential":
@@ -109,11 +120,9 @@ class TrainingOptions(NamedTuple):
 
     def encoder(self, tokenizer: Any, write: WriteUnit) -> EpisodeEncoder:
         """Create the episode encoder for an adapter with this unit of writing."""
-        data = self.data
         training = self.training
         whole = training.teacher_weight > 0 or training.hidden_weight > 0 or self.adapter.start == "attention"
-        limits = data.max_write_tokens, data.max_read_tokens, data.talk_tokens
-        return EpisodeEncoder(tokenizer, write, data.answer_only, *limits, whole=whole)
+        return self.data.encoder(tokenizer, write, whole)
 
     def training_chats(self, tokenizer: Any) -> Any:
         """The training set: as many chats as training takes, or all there are."""
@@ -124,6 +133,21 @@ class TrainingOptions(NamedTuple):
         if self.training.eval_strategy == IntervalStrategy.NO and not self.training.eval_on_start:
             return None
         return eval_chats(self.data, self.facts, self.training.seed, tokenizer)
+
+    def suit_learning_rate(self, model: PeftModel) -> str | None:
+        """Lower a learning rate that the command line does not set to what suits the backbone.
+
+        Returns:
+            What was lowered, or that the given rate is high; None if the rate suits the backbone.
+        """
+        rate, suitable = self.training.learning_rate, suitable_rate(model)
+        if rate <= suitable:
+            return None
+        high = f"learning rate {rate:g} is high for a backbone of {backbone_size(model) / 1e6:,.0f} million parameters"
+        if self.sets_learning_rate:
+            return f"The {high}; {suitable:g} is safer."
+        self.training.learning_rate = suitable
+        return f"The default {high}; training with {suitable:g}. --learning_rate sets another."
 
     def checkpoint(self) -> str | bool | None:
         """The checkpoint folder to resume from; True, from `--resume_from_checkpoint true`, means the newest."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deltamem.hook.text_decoder import last_place
 from deltamem.training.writing import Batch, Outputs, shared_tokens
+from deltamem.versions import CACHE
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Reader:
             return cls(columns, hidden=hidden)
         beginning = batch["input_ids"][:1, :shared]
         output = model(input_ids=beginning, use_cache=True, logits_to_keep=last_place(beginning))
-        return cls(columns, output.past_key_values, shared, hidden)
+        return cls(columns, output[CACHE], shared, hidden)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Outputs:
         """Return the model's outputs at the columns, for each read."""
@@ -48,8 +49,8 @@ class Reader:
         cached: dict[str, Any] = {"use_cache": False}
         if self.shared:
             mask = F.pad(mask[:, self.shared :], (self.shared, 0), value=1)
-            cached = {"past_key_values": copy.deepcopy(self.beginning), "use_cache": True}
-            cached["past_key_values"].batch_repeat_interleave(len(ids))
+            cached = {CACHE: copy.deepcopy(self.beginning), "use_cache": True}
+            cached[CACHE].batch_repeat_interleave(len(ids))
         columns = self.columns - self.shared
         output = model(
             input_ids=ids, attention_mask=mask, **cached, logits_to_keep=columns, output_hidden_states=self.hidden or None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
 def read_records(source: str, split: str = "train", config: str | None = None) -> list[Given]:
-    """Read all records of a data set; each knows where it comes from.
+    """Read all records of a data set as a list; see `records_of`."""
+    return [*records_of(source, split, config)]
+
+
+def records_of(source: str, split: str = "train", config: str | None = None) -> Iterator[Given]:
+    """Read the records of a data set one after another; each knows its file and its line, or its number.
 
     Args:
         source: a file of JSON Lines, or of one JSON list (or a mapping with one under "data" or "Data"), optionally gzipped; a
@@ -28,31 +33,34 @@ def read_records(source: str, split: str = "train", config: str | None = None) -
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
-        records = [record for file in files for record in _numbered(str(file), _of_file(file))]
+        records: Iterator[Given] = (record for file in files for record in _of_file(file))
     elif path.is_file():
-        records = _numbered(source, _of_file(path))
+        records = _of_file(path)
     elif source.endswith(ENDINGS):  # do not ask the Hub, which is slow to fail without a network
         raise ValueError(f"there is no file {source}")
     else:
         records = _numbered(source, _of_hub(source, split, config))
-    if not records:
+    first = next(records, None)
+    if first is None:
         raise ValueError(f"{source} has no records; a folder is searched for files that end in {', '.join(ENDINGS)}")
-    return records
+    yield first
+    yield from records
 
 
-def _numbered(source: str, records: Iterator[Any]) -> list[Given]:
-    return [Given(record, f"{source}, record {number}") for number, record in enumerate(records, 1)]
+def _numbered(source: str, records: Iterable[Any]) -> Iterator[Given]:
+    return (Given(record, f"{source}, record {number}") for number, record in enumerate(records, 1))
 
 
-def _of_file(path: Path) -> Iterator[Any]:
+def _of_file(path: Path) -> Iterator[Given]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as file:
             if path.name.removesuffix(".gz").endswith(".json"):
-                yield from _of_document(path, file.read())
+                yield from _numbered(str(path), _of_document(path, file.read()))
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _parsed(line, f"{path}, line {number}")
+                    place = f"{path}, line {number}"
+                    yield Given(_parsed(line, place), place)
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read; give JSON in UTF-8, gzipped if the name ends in .gz: {error}") from error
 
@@ -82,4 +90,6 @@ def _of_hub(name: str, split: str, config: str | None) -> Iterator[Any]:
     try:
         return iter([*datasets.load_dataset(name, config, split=split)])
     except Exception as error:  # no network, no such data set, a wrong split: datasets raises many types
-        raise ValueError(f"{name} is no file and no folder, and cannot be had from the Hub as a data set: {error}") from error
+        raise ValueError(
+            f"{name} is no file and no folder, and cannot be loaded from the Hub as a data set: {error}"
+        ) from error

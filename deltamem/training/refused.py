@@ -19,7 +19,7 @@ USELESS = {
     "use_cache": "histories and questions are read without a KV cache; leave it off",
     "use_liger_kernel": "its loss is that of a model that is given labels, and δ-mem's is made of logits; leave it off",
     "eval_use_gather_object": "evaluation gathers tensors; leave it off",
-    "include_num_input_tokens_seen": "a batch of episodes is no batch of one input; leave it out",
+    "include_num_input_tokens_seen": "a batch of episodes has no single input; leave it out",
     "do_predict": "a training ends with the adapter; ask it questions with deltamem eval",
 }
 METRICS = ("loss", "recall", "nats")  # of an evaluation without the caller's `compute_metrics`

@@ -152,7 +152,7 @@ def _head(tokenizer: Any, system: Sequence[Message]) -> str:
     first, _, again = _texts(tokenizer, system, [user, answer, user])
     if not first.endswith(again):
         raise ValueError(
-            "the tokenizer's chat template renders a first message otherwise than a later one, so a chat cannot be read on "
+            "the tokenizer's chat template renders a first message differently from a later one, so a chat cannot be continued "
             "from its middle; leave out the system prompt, or train on questions"
         )
     return first.removesuffix(again)

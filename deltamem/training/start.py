@@ -61,7 +61,7 @@ def start_from_attention(model: PeftModel, batches: Iterable[Mapping[str, Any]])
         batches: from an `EpisodeCollator` whose encoder has `whole` set; a few dozen chats in total.
 
     Raises:
-        ValueError: the adapter lacks that correction; the attention has no keys and values of its own, or its heads cannot be
+        ValueError: the adapter lacks that correction; a layer shares another layer's keys and values, or its heads cannot be
             identified; the weights are quantised; nothing in the batches follows a history.
     """
     adapter = model.active_adapters[0]
@@ -80,7 +80,7 @@ def _check(layer: DeltaMemLayer, adapter: str) -> None:
     if "o" not in layer.adapters[adapter].corrections:
         raise ValueError("a start from the attention needs the correction of its output; give corrections with 'o'")
     if not {"k", "v"} <= {*layer.projections}:
-        raise ValueError(f"{layer.name} has no keys and values of its own; start at random, or leave the layer out")
+        raise ValueError(f"{layer.name} shares another layer's keys and values; start at random, or leave the layer out")
 
 
 def _watch(model: PeftModel, layers: Sequence[DeltaMemLayer], seen: Mapping[str, Seen], batch: Mapping[str, Any]) -> None:
@@ -181,8 +181,8 @@ class _Heads:
         sizes = [len(q) % heads, len(k) % key_heads, len(v) % key_heads, o.shape[1] % heads]
         if any(sizes) or len(q) // heads != len(k) // key_heads or o.shape[1] // heads != len(v) // key_heads:
             raise ValueError(
-                f"the heads of {layer.name} cannot be told: {heads} of queries and {key_heads} of keys in projections of "
-                f"{len(q)}, {len(k)} and {len(v)} rows; start at random"
+                f"the heads of {layer.name} cannot be identified: {heads} query heads and {key_heads} key heads in projections "
+                f"of {len(q)}, {len(k)} and {len(v)} rows; start at random"
             )
         return cls(
             q.unflatten(0, (heads, -1)),

@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from deltamem.training.loss import views_in
 
 
@@ -23,10 +26,8 @@ class Throughput:
         """Count a batch that is about to be trained on."""
         if self._begun is None:
             self._begun = time.perf_counter()
-        for part in (batch["chats"], *(batch[name] for name in views_in(batch))):
-            mask = part["attention_mask"]
-            self._tokens = self._tokens + mask.sum()
-            self._places += mask.numel()
+        tokens, places = tokens_in(batch)
+        self._tokens, self._places = self._tokens + tokens, self._places + places
 
     def figures(self) -> dict[str, float]:
         """Return `tokens_per_second` (without padding) and the share of `padding` since the last call; empty without batches.
@@ -39,3 +40,10 @@ class Throughput:
         figures = {"tokens_per_second": tokens / seconds, "padding": 1 - tokens / self._places}
         self._begun, self._tokens, self._places = None, 0, 0
         return figures
+
+
+def tokens_in(batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+    """The numbers of tokens, without padding and with it, in all passes of a batch: of chats, or of reads without any."""
+    passes = [batch["chats"], *(batch[name] for name in views_in(batch))] if "chats" in batch else [batch]
+    masks = [one["attention_mask"] for one in passes]
+    return torch.stack([mask.sum() for mask in masks]).sum(), sum(mask.numel() for mask in masks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from deltamem.hub.card import write_card
 from deltamem.model import DeltaMemModel
-from deltamem.training.batching import ChatTrainer
+from deltamem.training.batching import ChatTrainer, episodes_per_step
 from deltamem.training.binding import binding
-from deltamem.training.costs import Amounts, Costs, TeacherTokens, Weighing, amounts, mean_cost
+from deltamem.training.costs import Amounts, Costs, TeacherTokens, Weighing, amounts, mean_costs
 from deltamem.training.loss import EpisodeLoss, WriteFrom, views_in
+from deltamem.training.loss_parts import WRITE_PENALTY, LossParts
 from deltamem.training.refused import refuse_absent, refuse_given
 from deltamem.training.statistics import memory_statistics
 from deltamem.training.throughput import Throughput
@@ -26,6 +29,7 @@ from deltamem.training.views import ALL_VIEWS
 
 UNRELATED = "unrelated"
 PLACES = {name: place for place, name in enumerate(ALL_VIEWS)}
+SAVE_MINUTES, SAVE_STEPS = 10.0, 500  # without and with --save_strategy steps
 
 
 @dataclass
@@ -33,6 +37,8 @@ class DeltaMemTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments` with the paper's recipe as defaults, and δ-mem's own options.
 
     Args:
+        save_minutes: save a checkpoint every so many minutes; 10 if no other strategy is given, which `save_strategy`,
+            `save_steps` and `load_best_model_at_end` are, otherwise None.
         write_penalty: weight of `(mean β - write_target)²` in the loss, where β are the write gates of the write pass.
         write_target: the mean write gate without a penalty.
         write_chunk_tokens: write long histories in chunks of this many tokens, carrying the memory over from each to the next.
@@ -64,6 +70,28 @@ class DeltaMemTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Leave it off: the collator reads columns that the model does not take."}
     )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Steps between two logs of the losses; below 1, a share of all steps."}
+    )
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, too."})
+    eval_steps: float | None = field(
+        default=100,
+        metadata={"help": "Steps between two evaluations with --eval_strategy steps; below 1, a share of all steps."},
+    )
+    save_minutes: float | None = field(
+        default=None,
+        metadata={"help": f"Minutes between two checkpoints; {SAVE_MINUTES:g} if nothing else says when to save."},
+    )
+    save_strategy: str | None = field(
+        default=None, metadata={"help": "Save checkpoints by steps, epoch, best or no; by time if not given."}
+    )
+    save_steps: float | None = field(
+        default=None,
+        metadata={
+            "help": f"Steps between two checkpoints, {SAVE_STEPS} with --save_strategy steps; below 1, a share of all steps."
+        },
+    )
+    save_total_limit: int | None = field(default=3, metadata={"help": "How many checkpoints to keep; the oldest are deleted."})
     write_penalty: float = field(default=0.01, metadata={"help": "Weight of (mean write gate - write_target)^2."})
     write_target: float = field(default=0.05, metadata={"help": "The mean write gate without a penalty."})
     answer_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy of the answers."})
@@ -93,6 +121,7 @@ class DeltaMemTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         refuse_given(self)
+        self._choose_when_to_save()
         super().__post_init__()
         refuse_absent(self)
         for name in ("write_chunk_tokens", "gradient_chunks"):
@@ -109,6 +138,18 @@ class DeltaMemTrainingArguments(TrainingArguments):
         if not (self.answer_weight or self.teacher_weight or self.hidden_weight):
             raise ValueError("answer_weight=0 and teacher_weight=0 leave nothing to learn; give one of them")
 
+    def _choose_when_to_save(self) -> None:
+        """Save by steps if something that needs steps is given, and by time if nothing is."""
+        if self.save_minutes is not None and not self.save_minutes > 0:
+            raise ValueError(f"save_minutes={self.save_minutes} is not accepted; give a number above 0, or leave it out")
+        if self.save_strategy is None and (self.save_steps is not None or self.load_best_model_at_end):
+            self.save_strategy = "steps"
+        if self.save_strategy is None:
+            self.save_strategy = "no"
+            self.save_minutes = SAVE_MINUTES if self.save_minutes is None else self.save_minutes
+        if self.save_steps is None:
+            self.save_steps = SAVE_STEPS
+
     def __getstate__(self) -> dict[str, Any]:
         """The state pickled into every checkpoint's training_args.bin: everything except the Hub token."""
         return {**vars(self), "hub_token": None}
@@ -116,8 +157,13 @@ class DeltaMemTrainingArguments(TrainingArguments):
     @property
     def episodes(self) -> int:
         """Number of episodes that training takes, over all processes."""
-        batch: int = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-        return self.max_steps * batch
+        return self.max_steps * episodes_per_step(self)
+
+    @property
+    def weighing(self) -> Weighing:
+        """The weights of the terms of the loss."""
+        weights = self.answer_weight, self.teacher_weight, self.hidden_weight
+        return Weighing(*weights, self.teacher_tokens, self.label_smoothing_factor)
 
 
 class DeltaMemTrainer(ChatTrainer):
@@ -139,6 +185,7 @@ class DeltaMemTrainer(ChatTrainer):
         self._newest: dict[str, Tensor] | None = None
         self._nats: dict[str, Any] = {}
         self._throughput = Throughput()
+        self._parts = LossParts()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Return the batches of one optimizer step, and the totals over them that `compute_loss` needs.
@@ -150,6 +197,7 @@ class DeltaMemTrainer(ChatTrainer):
         batches, _ = super().get_batch_samples(*args, **kwargs)
         if not batches:
             return batches, None
+        self._parts.begin_step()
         for batch in batches:
             self._throughput.count(batch)
         counted = torch.stack([self._amounts(batch) for batch in batches]).sum(0).to(self.args.device)
@@ -175,13 +223,18 @@ class DeltaMemTrainer(ChatTrainer):
         every = counted[:, 0].sum()
         episodes = self._episode_loss(model)
         costs = episodes(model, inputs)
-        loss = torch.stack([self._share(name, cost, counted, every) for name, cost in costs.items()]).sum()
-        if episodes.write_gates:
-            gate = torch.stack(episodes.write_gates).mean().to(loss.device)
+        parts = {
+            f"{name}_{term}": part for name, cost in costs.items() for term, part in self._shares(name, cost, counted, every)
+        }
+        if episodes.write_gates and self.args.write_penalty:
+            device = next(iter(parts.values())).device
+            gate = torch.stack(episodes.write_gates).mean().to(device)
             share = len(inputs["view"]) / every
-            loss = loss + share * self.args.write_penalty * (gate - self.args.write_target) ** 2
+            parts[WRITE_PENALTY] = share * self.args.write_penalty * (gate - self.args.write_target) ** 2
+        loss = torch.stack([*parts.values()]).sum()
         if model.training:
             self._newest = inputs
+            self._parts.add(parts)
         return (loss, costs) if return_outputs else loss
 
     def prediction_step(
@@ -220,9 +273,10 @@ class DeltaMemTrainer(ChatTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as the Trainer does; with a training loss, add the throughput and the memory's statistics."""
+        """Log as the Trainer does; with a training loss, add its parts, the throughput and the memory's statistics."""
         if "loss" in logs:
-            logs = {**logs, **self._throughput.figures()}
+            parts = self._parts.figures(self.args.device, partial(self.accelerator.reduce, reduction="mean"))
+            logs = {**logs, **parts, **self._throughput.figures()}
             if self.args.memory_statistics and self._newest is not None:
                 logs |= memory_statistics(self._episode_loss(self.model_wrapped), self._newest)
         super().log(logs, *args, **kwargs)
@@ -242,30 +296,23 @@ class DeltaMemTrainer(ChatTrainer):
             config = self.accelerator.unwrap_model(self.model).active_peft_config
             write_card(Path(self.args.output_dir), config, self.hub_model_id, **metadata)
 
-    @property
-    def _weighing(self) -> Weighing:
-        args = self.args
-        return Weighing(
-            args.answer_weight, args.teacher_weight, args.hidden_weight, args.teacher_tokens, args.label_smoothing_factor
-        )
-
     def _episode_loss(self, model: nn.Module) -> EpisodeLoss:
         adapted, args = self.accelerator.unwrap_model(model), self.args
-        return EpisodeLoss(adapted, self._weighing, args.write_from, args.write_chunk_tokens, args.gradient_chunks)
+        return EpisodeLoss(adapted, self.args.weighing, args.write_from, args.write_chunk_tokens, args.gradient_chunks)
 
     def _amounts(self, batch: dict[str, Any]) -> Tensor:
         """Count a batch's reads, answer tokens and taught tokens for each of `ALL_VIEWS`: `[views, 3]`."""
         counted = torch.zeros(len(ALL_VIEWS), 3, dtype=torch.float32, device=batch["view"].device)
         for name, view in views_in(batch).items():
-            reads, answers, taught = amounts(batch[name], view, self._weighing)
+            reads, answers, taught = amounts(batch[name], view, self.args.weighing)
             counted[PLACES[name]] = torch.stack([answers.new_tensor(reads), answers, taught])
         return counted
 
-    def _share(self, name: str, costs: Costs, counted: Tensor, every: Tensor) -> Tensor:
-        """A view's contribution to the loss of a step that has `every` reads in total."""
+    def _shares(self, name: str, costs: Costs, counted: Tensor, every: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A view's contributions, by their `TERMS`, to the loss of a step that has `every` reads in total."""
         reads, answers, taught = counted[PLACES[name]]
-        mean = mean_cost(costs, Amounts(reads, answers, taught), ALL_VIEWS[name], self._weighing)
-        return mean * reads / every
+        means = mean_costs(costs, Amounts(reads, answers, taught), ALL_VIEWS[name], self.args.weighing)
+        return ((term, mean * reads / every) for term, mean in means.items())
 
 
 def recall(prediction: EvalPrediction) -> dict[str, float]:

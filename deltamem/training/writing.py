@@ -14,6 +14,7 @@ from deltamem.forward.memory_pass import TokenWrites
 from deltamem.hook.text_decoder import last_place
 from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
+from deltamem.versions import CACHE
 
 Batch = dict[str, Tensor]
 LEAST_SHARED = 8  # tokens; fewer are not worth a separate pass
@@ -131,7 +132,7 @@ def write_from_backbone(
     if shared:
         beginning, cache = _write_beginning(model, adapted, ids[:1, :shared])
         cache.batch_repeat_interleave(len(ids))
-        cached = {"past_key_values": cache, "use_cache": True}
+        cached = {CACHE: cache, "use_cache": True}
         state.snapshot = beginning.snapshot.repeat(len(ids))
     ids = ids[:, shared:]
     asked = places - shared if len(places) else last_place(ids)
@@ -159,7 +160,7 @@ def _write_beginning(model: nn.Module, adapted: PeftModel, ids: Tensor) -> tuple
     state = adapted.new_memory(1)
     with adapted.memory(state, read=False, detach=False):
         output = model(input_ids=ids, use_cache=True, logits_to_keep=last_place(ids))
-    return state, output.past_key_values
+    return state, output[CACHE]
 
 
 def _begun_together(batch: Batch) -> Batch:

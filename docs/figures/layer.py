@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyBboxPatch, Patch
 
 FROZEN, TRAINED, STATE = "#e8eaed", "#d6e8fa", "#fbe3c8"
-KINDS = {"frozen, the model's own": FROZEN, "trained, the adapter's": TRAINED, "the memory, a value of its own": STATE}
+KINDS = {"frozen: the model": FROZEN, "trained: the adapter": TRAINED, "state: the memory": STATE}
 HALF_WIDTH, HALF_HEIGHT, RADIUS = 1.15, 0.36, 0.16
 
-# Where the middle of a box is, what it says, its colour.
+# The centre of each box, its text, and its colour.
 BOXES = {
     "x": (0.9, 3.2, "x\nhidden state, width D", FROZEN),
     "projections": (3.9, 5.0, "projections of x\nq, k, v, β: each r wide", TRAINED),
@@ -20,20 +20,20 @@ BOXES = {
     "read": (7.4, 3.5, "read\nρ = S q", TRAINED),
     "q_proj": (3.9, 2.1, "q_proj", FROZEN),
     "kv_proj": (3.9, 0.6, "k_proj, v_proj", FROZEN),
-    "attention": (7.4, 1.3, "attention\nas the model has it", FROZEN),
+    "attention": (7.4, 1.3, "attention\nunchanged", FROZEN),
     "o_proj": (10.2, 1.3, "o_proj", FROZEN),
     "output": (14.3, 1.3, "output", FROZEN),
 }
-# Where a correction is added.
+# The places where corrections are added.
 SUMS = {"+q": (5.6, 2.1), "+o": (12.5, 1.3)}
-# From where, to where, what the arrow says, and where.
+# The start and end of each arrow, its text, and the offset of the text.
 ARROWS = [
     ("x", "projections", "", (0, 0)),
     ("x", "q_proj", "", (0, 0)),
     ("x", "kv_proj", "", (0, 0)),
     ("projections", "before", "k, v, β", (0, 0.2)),
     ("projections", "read", "q", (0.1, 0.2)),
-    ("before", "read", "a token reads what\nwas there before it", (1.1, 0)),
+    ("before", "read", "a token reads the\nstate before it", (1.1, 0)),
     ("before", "after", "write, row by row\n(1 − β) S + β (v − S k) kᵀ", (0, 0.36)),
     ("q_proj", "+q", "", (0, 0)),
     ("+q", "attention", "", (0, 0)),
@@ -47,7 +47,7 @@ ARROWS = [
 
 
 def draw(path: Path) -> None:
-    """Draw the figure into a file; the same file every time."""
+    """Draw the figure to a file, deterministically."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "layer", "font.size": 8}):
         figure, axes = plt.subplots(figsize=(11, 4.5))
         for x, y, text, colour in BOXES.values():
@@ -86,7 +86,7 @@ def _middle(name: str) -> tuple[float, float]:
 
 
 def _edge(name: str, dx: float, dy: float) -> tuple[float, float]:
-    """Where a line from the middle in a direction leaves a box or a circle."""
+    """The point where a line from the centre leaves a box or a circle."""
     x, y = _middle(name)
     if name in SUMS:
         part = RADIUS / (dx**2 + dy**2) ** 0.5

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from deltamem.benchmark import run as bench
 from deltamem.benchmark.shapes import SHAPES
-from deltamem.cli import app
+from deltamem_cli import app
 
 FAST = ["--prompt", "9", "--new-tokens", "3", "--runs", "6"]
 MEASURED = {"base_ms", "adapted_ms", "ratio", "ratio_interval", "memory_bytes"}

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from functools import partial
 
 import pytest
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from checks import CHECKS, TOLERANCE, logits
 from families import FAMILIES
 from family import adapted, bare, tokens
+from nightly import by_day
 from peft import PeftModel
 from tiny import KIND, MODEL_TYPES
 
@@ -18,7 +18,6 @@ from deltamem.hook.registered import registered_hook
 from deltamem.layer import DeltaMemLayer
 
 CASES = [pytest.param(name, family, id=name) for name, family in FAMILIES.items()]
-EVERY_NIGHT = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 
 
 def alike(case):
@@ -30,12 +29,16 @@ def alike(case):
 
 # Of types that differ in their numbers alone one stands for all in most tests, a well-known one if there is one.
 IN_ORDER = sorted(CASES, key=lambda case: (alike(case), case.id not in MODEL_TYPES))
-FULL = CASES if EVERY_NIGHT else [next(cases) for _, cases in itertools.groupby(IN_ORDER, alike)]
+FULL = by_day([next(cases) for _, cases in itertools.groupby(IN_ORDER, alike)], CASES)
 ROLES = ("q", "k", "v", "o")
 
 
 def corrected_roles(family):
     return tuple(role for role in ROLES if role not in family.without)
+
+
+def layers_of(model):
+    return {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
 
 
 def memory_of(model, rows=2):
@@ -50,7 +53,7 @@ def memory_of(model, rows=2):
 @pytest.mark.parametrize(("model_type", "family"), CASES)
 def test_every_attention_layer_has_a_memory_and_nothing_else(model_type, family):
     model = adapted(bare(model_type, family))
-    layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
+    layers = layers_of(model)
     assert len(layers) == family.attention
     assert [*model.new_memory().snapshot.layers] == [*layers]
     assert not [n for n, p in model.named_parameters() if p.requires_grad and not any(layer in n for layer in layers)]
@@ -69,53 +72,58 @@ def test_disabled_or_empty_it_is_the_bare_model_bit_for_bit(model_type, family):
     assert torch.equal(logits(model.unload(), ids), before)
 
 
-@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(("model_type", "family"), CASES)
-def test_a_correction_enters_where_the_method_says(model_type, family, role):
-    """Beside a bare model whose projections are altered by hand: the memory is read from what enters the first projection."""
-    if role in family.without:
+def test_a_correction_enters_where_the_method_says(model_type, family):
+    """Role by role, beside a bare model altered by hand: the memory is read from what enters the first projection."""
+    for role in family.without:
         with pytest.raises(ValueError, match=r"no projection .* that could be corrected|no attention"):
             adapted(bare(model_type, family), corrections=(role,))
-        return
-    ids = tokens(2, 12)
-    model = adapted(bare(model_type, family), corrections=(role,))
-    state, by_hand = memory_of(model), bare(model_type, family)
-    layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, DeltaMemLayer)}
-    hooked, memories = 0, {name: state.snapshot.state(name) for name in layers}
-    for name, layer in layers.items():
-        projection = layer.projections.get(role)
-        if projection is None:
-            continue
-        config, weights = layer.adapters["default"].config, layer.adapter_weights("default")
-        seen, attention = {}, by_hand.get_submodule(name)
+    ids, roles = tokens(2, 12), corrected_roles(family)
+    model, by_hand = adapted(bare(model_type, family), corrections=roles), bare(model_type, family)
+    state, layers, uncorrected = memory_of(model), layers_of(model), logits(by_hand, ids, use_cache=False)
+    weights = {name: layer.adapter_weights("default") for name, layer in layers.items()}
+    drawn = {name: {role: weight.detach().clone() for role, weight in of_layer.items()} for name, of_layer in weights.items()}
+    for role in roles:
+        for name, of_layer in weights.items():
+            for other in {*roles} & {*of_layer}:
+                of_layer[other].data.copy_(drawn[name][other] * (other == role))
+        with model.memory(state, write=False):
+            got = logits(model, ids, use_cache=False)
+        correcting = [layer for layer in layers.values() if role in layer.projections]
+        handles = [handle for layer in correcting for handle in correct_by_hand(by_hand, family, role, model, layer, state)]
+        expected = logits(by_hand, ids, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(got, expected, **TOLERANCE, msg=lambda text, role=role: f"{role}: {text}")
+        difference = (expected - uncorrected).abs().max()
+        assert difference > 10 * TOLERANCE["atol"], f"{role} is hardly felt: give the small model larger weights"
 
-        def read(module, args, config=config, weights=weights, seen=seen, state=memories[name]):
-            projected = args[0] @ weights["in"][: config.r].T
-            if KIND == "delta":
-                query = F.normalize(torch.tanh(projected), dim=-1, eps=1e-6)
-                seen["reads"] = query @ state["state"][:, 0].mT
-            else:
-                seen["reads"] = config.memory_kind.read(projected, state, None)
 
-        def alter(module, args, output, config=config, weights=weights, seen=seen):
-            output = output.clone()
-            unpack = family.unpack.get(role)
-            part = unpack(output, by_hand.config.get_text_config())[role] if unpack else output
-            correction = config.alpha / config.r * seen["reads"] @ weights[role].T
-            part += correction.reshape(part.shape)
-            return output
+def correct_by_hand(by_hand, family, role, model, layer, state):
+    """Hooks on the bare model's attention that add an adapted layer's correction of a role to its projection."""
+    config, weights, seen = layer.adapters["default"].config, layer.adapter_weights("default"), {}
+    memory, attention = state.snapshot.state(layer.name), by_hand.get_submodule(layer.name)
 
-        entrance = _name_in(layer.base_layer, model.base_model._hook.entrance(layer.base_layer))
-        attention.get_submodule(entrance).register_forward_pre_hook(read)
-        attention.get_submodule(_name_in(layer.base_layer, projection.module)).register_forward_hook(alter)
-        hooked += 1
-    assert hooked
-    with model.memory(state, write=False):
-        got = logits(model, ids, use_cache=False)
-    expected = logits(by_hand, ids, use_cache=False)
-    torch.testing.assert_close(got, expected, **TOLERANCE)
-    difference = (expected - logits(bare(model_type, family), ids, use_cache=False)).abs().max()
-    assert difference > 1e-3, "hardly felt: the small model's weights are too small for its layers to matter"
+    def read(module, args):
+        projected = args[0] @ weights["in"][: config.r].T
+        if KIND == "delta":
+            query = F.normalize(torch.tanh(projected), dim=-1, eps=1e-6)
+            seen["reads"] = query @ memory["state"][:, 0].mT
+        else:
+            seen["reads"] = config.memory_kind.read(projected, memory, None)
+
+    def alter(module, args, output):
+        output = output.clone()
+        unpack = family.unpack.get(role)
+        part = unpack(output, by_hand.config.get_text_config())[role] if unpack else output
+        correction = config.alpha / config.r * seen["reads"] @ weights[role].T
+        part += correction.reshape(part.shape)
+        return output
+
+    entrance = _name_in(layer.base_layer, model.base_model._hook.entrance(layer.base_layer))
+    projection = _name_in(layer.base_layer, layer.projections[role].module)
+    yield attention.get_submodule(entrance).register_forward_pre_hook(read)
+    yield attention.get_submodule(projection).register_forward_hook(alter)
 
 
 @pytest.mark.parametrize(("model_type", "family"), FULL)

@@ -56,9 +56,8 @@ def test_the_docs_show_the_code_of_the_made_up_attention():
 
 
 @pytest.mark.usefixtures("ported")
-@pytest.mark.parametrize("role", contract.ROLES)
-def test_each_correction_enters_where_the_method_says(role):
-    contract.test_a_correction_enters_where_the_method_says("heron", FAMILY, role)
+def test_each_correction_enters_where_the_method_says():
+    contract.test_a_correction_enters_where_the_method_says("heron", FAMILY)
 
 
 @pytest.mark.usefixtures("ported")
@@ -82,7 +81,7 @@ def test_another_order_of_the_parts_fails_the_contract():
     wrong = the_port().replace("(v k q)", "(q k v)")
     exec(compile(wrong, str(DOCS), "exec"), {})
     with pytest.raises(AssertionError):
-        contract.test_a_correction_enters_where_the_method_says("heron", FAMILY, "q")
+        contract.test_a_correction_enters_where_the_method_says("heron", FAMILY)
 
 
 def test_without_keywords_false_nothing_runs_without_its_memory(monkeypatch):

@@ -10,12 +10,12 @@ import typer
 from doc_pages import PAGES, ROOT, Block, blocks_of, name_of
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.training.baselines import BASELINES
 from deltamem.training.data import DataArguments
 from deltamem.training.facts import FactEpisodeConfig
 from deltamem.training.options import AdapterArguments, TrainingOptions
 from deltamem.training.trainer import DeltaMemTrainingArguments
+from deltamem_cli import app
 
 # They start other commands in several processes.
 LAUNCHERS = ("torchrun", "accelerate")

@@ -5,7 +5,7 @@ import re
 from doc_pages import ROOT
 from messages import matches, messages
 
-SOURCES = sorted((ROOT / "deltamem").rglob("*.py"))
+SOURCES = sorted(path for folder in ("deltamem", "deltamem_cli") for path in (ROOT / folder).rglob("*.py"))
 RAISED = {
     text: str(path.relative_to(ROOT)) for path in SOURCES for text in messages(path.read_text()) if re.search(r"\w", text)
 }

@@ -155,7 +155,7 @@ def test_parts_of_chats():
     ],
 )
 def test_another_format_is_refused(tmp_path, question, message):
-    with pytest.raises(ValueError, match=rf"record 1: .*{message}"):
+    with pytest.raises(ValueError, match=rf"line 1: .*{message}"):
         made(tmp_path, [{"messages": ANNA, "questions": [question]}])
 
 

@@ -7,10 +7,10 @@ from tiny import tiny_adapted, tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation import command
 from deltamem.evaluation.command import Evaluated, run
 from deltamem.evaluation.task import Options
+from deltamem_cli import app
 
 FACTS = Options(facts=(2,), episodes=5)
 

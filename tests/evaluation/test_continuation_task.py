@@ -7,12 +7,12 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation import continuation, cut_chat
 from deltamem.evaluation.cut_chat import CutChat
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.summary import summarise_seeds
 from deltamem.evaluation.task import Options
+from deltamem_cli import app
 
 TOLD = ("Anna likes teal .", "Okay", "Where is Bob ?", "in Rome .", "Bob likes red .", "Okay", "What does Bob like ?", "red")
 OTHER = ("Hello there", "Hello", "a friend of Anna lives in Oslo .", "Noted", "What does Anna like ?", "teal .")
@@ -154,7 +154,7 @@ def test_a_template_that_renders_later_messages_otherwise_is_refused():
     subject.tokenizer.chat_template = (
         "{% for m in messages %}{{ loop.index }} {{ m['content'] }}\n{% endfor %}"  # each message has its number
     )
-    with pytest.raises(ValueError, match=r"otherwise behind a history than behind a system prompt alone, so .*; evaluate"):
+    with pytest.raises(ValueError, match=r"differently after a history than after a system prompt alone, so .*; evaluate"):
         CutChat.from_messages(subject, CHATS[2]["messages"])
 
 
@@ -209,7 +209,7 @@ def test_chats_without_a_history_are_left_out(tmp_path):
 
 
 def test_chats_with_nothing_to_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"record 2: messages: .* not accepted; give a chat that says something in its last 4"):
+    with pytest.raises(ValueError, match=r"line 2: messages: .* not accepted; give a chat that says something in its last 4"):
         continuation.tasks(write_chats(tmp_path, [chat(*TOLD), chat(*TOLD[:4], "", " ", "", "")]))
     continuation.tasks(write_chats(tmp_path, [chat(*TOLD), chat(*TOLD[:4], "", " ", "", "Okay")]))
 

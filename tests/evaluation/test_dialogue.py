@@ -122,7 +122,7 @@ def test_too_few_values_are_refused(tmp_path):
     ],
 )
 def test_another_format_is_refused(tmp_path, facts):
-    with pytest.raises(ValueError, match=r"record 1: facts.*; give"):
+    with pytest.raises(ValueError, match=r"line 1: facts.*; give"):
         made(tmp_path, [{**RECORDS[0], "facts": facts}])
 
 

@@ -49,5 +49,5 @@ def test_the_right_answer_is_anywhere(tmp_path):
 
 @pytest.mark.parametrize("record", [{**RECORD, "Correct Answer": None}, {"Question": "Which?"}, ["Which?"]])
 def test_other_formats_are_refused(tmp_path, record):
-    with pytest.raises(ValueError, match=r"record 2: .*(is missing|is not accepted); give"):
+    with pytest.raises(ValueError, match=r"line 2: .*(is missing|is not accepted); give"):
         made(tmp_path, RECORD, record)

@@ -117,5 +117,5 @@ def test_without_the_data_that_counts_sentences(tmp_path, monkeypatch):
     ],
 )
 def test_other_formats_are_refused(tmp_path, record):
-    with pytest.raises(ValueError, match=r"record 2: .*(is missing|is not accepted); give"):
+    with pytest.raises(ValueError, match=r"line 2: .*(is missing|is not accepted); give"):
         made(tmp_path, [RECORDS[0], record])

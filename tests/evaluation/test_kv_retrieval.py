@@ -68,7 +68,7 @@ def test_the_score(tmp_path, prediction, accuracy):
     "record", [{**OFFICIAL, "value": "d1ff"}, {**OFFICIAL, "ordered_kv_records": ["a54e"]}, {"key": "9f4a"}, ["9f4a"], 7]
 )
 def test_other_formats_are_refused(tmp_path, record):
-    with pytest.raises(ValueError, match=r"record 2: .*(is missing|is not accepted); give"):
+    with pytest.raises(ValueError, match=r"line 2: .*(is missing|is not accepted); give"):
         kv_retrieval.tasks(Options(data=written(tmp_path, OFFICIAL, record)))
 
 

@@ -190,7 +190,7 @@ def test_a_weighted_mean_of_pairs():
 
 
 def test_a_task_of_no_single_questions_is_refused():
-    with pytest.raises(ValueError, match="metrics bleu of speech are none of single questions"):
+    with pytest.raises(ValueError, match="metrics bleu of speech are not computed per question"):
         ours({**SPEECH, "metric_list": [{"metric": "bleu"}]})
 
 
@@ -239,7 +239,7 @@ def test_a_task_by_its_name_in_the_harness(listed):
     ("name", "message"),
     [
         ("nothing", "there is no task lm_eval:nothing; choose one that"),
-        ("without_data", "without_data .* cannot be had: .*none"),
+        ("without_data", "without_data .* cannot be loaded: .*none"),
     ],
 )
 def test_no_such_task_or_data(listed, name, message):

@@ -164,7 +164,7 @@ def test_unknown_sources(folder):
     with (folder / "memory_agent_bench.jsonl").open("a") as file:
         file.write(json.dumps(record("ruler_niah_131K", "One", ("What?", ["7"]))))
     with pytest.raises(
-        ValueError, match=r"record 10: metadata\.source: 'ruler_niah_131K' is not accepted; give .* ruler_qa, longmemeval"
+        ValueError, match=r"line 10: metadata\.source: 'ruler_niah_131K' is not accepted; give .* ruler_qa, longmemeval"
     ):
         made(folder)
 
@@ -184,7 +184,7 @@ def test_unknown_sources(folder):
 def test_other_formats_are_refused(tmp_path, change):
     file = tmp_path / "data.jsonl"
     file.write_text(json.dumps(RECORDS[0]) + "\n" + json.dumps({**RECORDS[7], **change}) + "\n")
-    with pytest.raises(ValueError, match=r"record 2: .*(is missing|is not accepted); give"):
+    with pytest.raises(ValueError, match=r"line 2: .*(is missing|is not accepted); give"):
         memory_agent_bench.tasks(Options(data=file))
 
 

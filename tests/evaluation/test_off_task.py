@@ -145,7 +145,7 @@ def test_other_formats_are_refused(module, record, tmp_path):
     file = tmp_path / "data.jsonl"
     good = OFFICIAL_ARC if module is arc_easy else GIVEN_LAMBADA
     file.write_text(f"{json.dumps(good)}\n{json.dumps(record)}\n")
-    with pytest.raises(ValueError, match=r"record 2: .*(is missing|is not accepted); give"):
+    with pytest.raises(ValueError, match=r"line 2: .*(is missing|is not accepted); give"):
         module.tasks(Options(data=file))
 
 

@@ -1,12 +1,9 @@
-"""The server is imported by name, as tests/tiny.py is."""
+"""What the tests of the Hub share."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from tiny import tiny_adapted, tiny_backbone
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 BACKBONE = "someone/tiny"
 

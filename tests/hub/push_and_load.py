@@ -11,8 +11,8 @@ from tiny_chat import chat_tokenizer
 from transformers import AutoModelForCausalLM, pipeline
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.training import command as train
+from deltamem_cli import app
 
 BACKBONE = "someone/tiny"
 

@@ -28,7 +28,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
-            "PYTHONPATH": str(SCRIPT.parent.parent),
+            "PYTHONPATH": str(SCRIPT.parents[1] / "support"),
         }
         run = subprocess.run([sys.executable, SCRIPT, root / "mine"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, f"{run.stderr}\n{hub.requests}"
@@ -93,5 +93,5 @@ def test_private_is_private_or_nothing_is_sent(pushed: Pushed) -> None:
     assert not hub.repos["someone/by-command"].private
     assert found["private"]["status"] == 0
     assert found["public already"]["status"] == 2
-    assert "is there already and public" in found["public already"]["errors"]
+    assert "exists already and is public" in found["public already"]["errors"]
     assert len(hub.repos["someone/by-command"].commits) == 2

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_backbone
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.hub.upload import prepare
+from deltamem_cli import app
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def change_config(folder: Path, **values: object) -> None:
 
 
 def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
-    assert "holds no adapter of PEFT: it has no adapter_config.json" in push(tmp_path)
+    assert "holds no PEFT adapter: it has no adapter_config.json" in push(tmp_path)
     assert "there is no folder" in push(tmp_path / "elsewhere")
     (tmp_path / "adapter_config.json").write_text("{")
     assert "adapter_config.json' is not JSON" in push(tmp_path)
@@ -79,23 +79,23 @@ def test_weights_that_are_not_finite(adapter: Path, number: float) -> None:
 def test_weights_of_something_else(adapter: Path) -> None:
     file = adapter / "adapter_model.safetensors"
     save_file({**load_file(file), "base_model.model.lm_head.weight": torch.zeros(3, 3)}, file)
-    assert "has not the weights of this adapter_config.json: see base_model.model.lm_head.weight" in push(adapter)
+    assert "does not have the weights of its adapter_config.json: see base_model.model.lm_head.weight" in push(adapter)
 
 
 def test_weights_of_another_width(adapter: Path) -> None:
     change_config(adapter, r=8)
-    assert "has not the weights of this adapter_config.json: see" in push(adapter)
+    assert "does not have the weights of its adapter_config.json: see" in push(adapter)
 
 
 def test_no_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
-    assert "holds no adapter of PEFT: it has no adapter_model.safetensors" in push(adapter)
+    assert "holds no PEFT adapter: it has no adapter_model.safetensors" in push(adapter)
 
 
 @pytest.mark.parametrize("backbone", [None, "/models/mine", "a folder/of mine"])
 def test_a_backbone_that_nobody_finds(adapter: Path, backbone: str | None) -> None:
     change_config(adapter, base_model_name_or_path=backbone)
-    assert "nobody finds on the Hub" in push(adapter)
+    assert "is not a name on the Hub" in push(adapter)
 
 
 @pytest.mark.parametrize("repo", ["mine", "some one/mine", "../mine", "a/b/c"])

@@ -6,7 +6,7 @@ import pytest
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
+from deltamem_cli import app
 
 CHAT = [
     {"role": "system", "content": "Remember everything ."},

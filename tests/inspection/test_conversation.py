@@ -119,11 +119,11 @@ def test_wrong_input(saved, chat, refusal, memory_file, tmp_path):
     assert "--line 3 is not accepted" in refusal(folder, "--chat", chat, "--line", "3")
     assert "needs a conversation: --chat" in refusal(folder, "--html", str(tmp_path / "page.html"))
     assert "needs a conversation: --chat" in refusal(folder, "--compare", other)
-    assert "have other shapes" in refusal(folder, "--chat", chat, "--compare", other)
+    assert "have different shapes" in refusal(folder, "--chat", chat, "--compare", other)
     assert "is no file" in refusal(folder, "--chat", str(tmp_path / "nothing"))
     assert "--chat does not go with it" in refusal(f"{folder}/../backbone", "--chat", chat)
     (tmp_path / "wrong.jsonl").write_text('{"text": "no chat"}')
-    assert "record 1" in refusal(folder, "--chat", str(tmp_path / "wrong.jsonl"))
+    assert "line 1" in refusal(folder, "--chat", str(tmp_path / "wrong.jsonl"))
     tokenizer = chat_tokenizer()
     with pytest.raises(ValueError, match="more than the model's context"):
         replay(model, tokenizer, [{"role": "user", "content": "Anna " * 300}])

@@ -87,8 +87,8 @@ def test_as_tables(memory_file, inspect):
 
 def test_wrong_input(memory_file, refusal, saved, chat, tmp_path):
     one = memory_file(random_state(1), "one")
-    assert "have other shapes" in refusal(one, "--compare", memory_file(random_state(2), "two"))
-    assert "have other shapes" in refusal(one, "--compare", memory_file(of(random_tensors(1, states=1)), "narrow"))
+    assert "have different shapes" in refusal(one, "--compare", memory_file(random_state(2), "two"))
+    assert "have different shapes" in refusal(one, "--compare", memory_file(of(random_tensors(1, states=1)), "narrow"))
     assert "is an adapter; give the file of a memory" in refusal(one, "--compare", saved()[1])
     assert "--variant does not go with it" in refusal(one, "--variant", "ssw")
     assert "--chat does not go with it" in refusal(one, "--chat", chat)

@@ -6,11 +6,13 @@ module of its own (Llama), or packed into one, piece by piece (Phi 3) or head by
 
 import copy
 import functools
+import itertools
 
 import pytest
 import torch
 from accelerate import dispatch_model, init_empty_weights
 from accelerate.utils.modeling import get_state_dict_offloaded_model
+from nightly import by_day
 from oracle import GREEDY, TOLERANCE, adapted, error, left_padded, logits_of, replay, told
 from peft import (
     IA3Config,
@@ -350,8 +352,13 @@ def offloaded(model):
     return {name for name, parameter in model.named_parameters() if parameter.is_meta}
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    ("model_type", "order"),
+    by_day(
+        [*(("llama", order) for order in ORDERS), *((family, attached_between) for family in FAMILIES[1:])],
+        [*itertools.product(FAMILIES, ORDERS)],
+    ),
+)
 def test_a_layer_on_the_disk(model_type, order, saved, tmp_path):
     model = order(model_type, saved, tmp_path)
     second = {name for name, _ in model.named_parameters() if ".layers.1." in name}
@@ -419,8 +426,13 @@ def test_from_pretrained_with_a_layer_on_the_disk(saved, tmp_path):
 # -------------------------------------------------------------------------------------------------------- without weights
 
 
-@pytest.mark.parametrize("init", ["base_slice", "random"])
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    ("model_type", "init"),
+    by_day(
+        [("llama", "random"), *((family, "base_slice") for family in FAMILIES)],
+        [*itertools.product(FAMILIES, ["base_slice", "random"])],
+    ),
+)
 def test_made_without_weights(model_type, init):
     """What an adapter would cost is counted without a number being computed; later the model comes to be."""
     expected = adapted(model_type, config=tiny_config(init=init))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hebbian import Hebbian
+from nightly import by_day
 from oracle import told
 from peft import PeftModel
 from tiny import random_tokens, tiny_adapted, tiny_backbone, tiny_config
@@ -16,8 +17,8 @@ from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem import ChatSession, DeltaMemConfig, DeltaMemState, register_memory_kind
-from deltamem.cli import app
 from deltamem.rule import kind as kinds
+from deltamem_cli import app
 
 TESTS = Path(__file__).parents[1]
 LAWS = ("decoding", "isolation", "segments", "training", "cache_operations", "scopes", "generate_calls", "shared_caches")
@@ -28,9 +29,9 @@ def hebbian_model(**options):
 
 
 def test_it_passes_the_law_and_the_contract_of_three_families():
-    """With the same tests, of which only those about the delta rule itself are left out."""
-    files = [*(f"law/test_{law}.py" for law in LAWS), "test_peft.py", "contract/test_contract.py"]
-    families = "llama- or [llama] or [phi3] or phi3- or gpt_neox] or gpt_neox- or test_peft"
+    """With the same tests, of which only those about the delta rule itself are left out; by day of the first family alone."""
+    files = [*(f"law/test_{law}.py" for law in LAWS), "peft/test_peft.py", "contract/test_contract.py"]
+    of_families = " or ".join(f"[{name}] or [{name}- or -{name}]" for name in by_day(["llama"], ["llama", "phi3", "gpt_neox"]))
     done = subprocess.run(
         [
             sys.executable,
@@ -42,7 +43,7 @@ def test_it_passes_the_law_and_the_contract_of_three_families():
             "-p",
             "no:cacheprovider",
             "-k",
-            families,
+            f"{of_families} or test_peft",
             *(TESTS / f for f in files),
         ],
         env={**os.environ, "MEMORY_KIND": "hebbian", "OMP_NUM_THREADS": "1"},
@@ -51,7 +52,7 @@ def test_it_passes_the_law_and_the_contract_of_three_families():
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert int(done.stdout.strip().splitlines()[-1].split(" passed")[0].split()[-1]) > 100
+    assert int(done.stdout.strip().splitlines()[-1].split(" passed")[0].split()[-1]) > 80
 
 
 def test_an_adapter_and_its_memory_are_saved_and_loaded(tmp_path):

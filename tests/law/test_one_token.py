@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deltamem import DeltaMemState
 from deltamem.forward import call as carrier
+from deltamem.memory.snapshot import Snapshot
 from deltamem.rule.backends import importable
 
 pytestmark = pytest.mark.skipif(not importable("compiled"), reason="needs Numba")
@@ -84,6 +85,15 @@ def test_a_token_goes_on_from_where_the_one_before_stopped(monkeypatch, taken, w
     for token in others:
         assert token._before is first._after  # nothing was copied
         first = token
+
+
+def test_the_layers_of_a_memory_may_be_in_another_order(monkeypatch):
+    """As in a file, where layer 10 comes before layer 2."""
+    model = adapted()
+    start = told(model)
+    turned = DeltaMemState(Snapshot.from_flat(dict(reversed(start.snapshot.to_flat().items()))), start.fingerprint)
+    assert turned.snapshot.layers == start.snapshot.layers[::-1]
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, turned))
 
 
 def test_a_layer_without_the_adapter_is_left_alone(monkeypatch, taken):

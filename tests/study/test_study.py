@@ -7,7 +7,6 @@ import torch
 from typer.testing import CliRunner
 
 from deltamem.backbones import Placement
-from deltamem.cli import app
 from deltamem.evaluation.recall import RecallTest
 from deltamem.study import command
 from deltamem.study.grid import read_grid
@@ -16,6 +15,7 @@ from deltamem.study.results import Results
 from deltamem.study.small_backbone import SmallBackbone, untrained
 from deltamem.study.training import StudyTraining, train
 from deltamem.study.words import word_tokenizer
+from deltamem_cli import app
 
 GRID = """
 backbone: BACKBONE
@@ -198,7 +198,7 @@ def test_a_summary_of_a_hand_made_study(grid_file, tmp_path):
 
 def test_a_line_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "runs.jsonl").write_text('{"run": 1}\n{}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1 is no run of a study"):
+    with pytest.raises(ValueError, match="line 1 is not a run of a study"):
         Results(tmp_path).read()
 
 

@@ -7,12 +7,12 @@ from tiny import FAMILIES, random_tokens, tiny_backbone
 from tiny_chat import chat_tokenizer
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.training import baselines, command
 from deltamem.training.baselines import ReadCollator, equal_lora_config, equal_prefix_config
 from deltamem.training.costs import answer_loss
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.scripts import IGNORED
+from deltamem_cli import app
 
 PREFERENCES = {"Anna": "teal", "Bob": "red"}
 

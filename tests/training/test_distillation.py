@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny_chat import chat_model, chat_tokenizer
 
-from deltamem.training.costs import Weighing, amounts, divergence, hidden_distance, mean_cost, predicts
+from deltamem.training.costs import Weighing, amounts, divergence, hidden_distance, mean_costs, predicts
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.loss import EpisodeLoss
 from deltamem.training.reading import Reader
@@ -219,7 +219,10 @@ def test_what_was_written_is_asked_back():
         (costs,) = EpisodeLoss(model, TEACHER, "backbone")(model, batch).values()
     assert costs.teacher == 0
     view = VIEWS["reconstruction"]
-    assert mean_cost(costs, amounts(read, view, TEACHER), view, TEACHER) == costs.answers / predicts(read["labels"]).sum()
+    assert (
+        mean_costs(costs, amounts(read, view, TEACHER), view, TEACHER)["answers"]
+        == costs.answers / predicts(read["labels"]).sum()
+    )
 
 
 @pytest.mark.parametrize("write_from", ["memory", "backbone"])

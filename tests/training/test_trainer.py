@@ -85,12 +85,20 @@ def test_padding_does_not_change_the_loss(tmp_path):
     torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-4, rtol=0)  # the penalty is not linear
 
 
-def test_a_memory_is_learnt(tmp_path):
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A memory that was trained, with what it is evaluated on."""
     options = {"learning_rate": 3e-2, "max_steps": 80, "lr_scheduler_type": "constant", "warmup_steps": 0}
-    run = trainer(tmp_path, model=chat_model(spread=0.5), **options)  # weights large enough to be sure of a word
+    options |= {"eval_dataset": in_views_and_controls(CHATS, ["memory"], [], seed=0), "per_device_eval_batch_size": 3}
+    model = chat_model(spread=0.5)  # weights large enough to be sure of a word
+    run = trainer(tmp_path_factory.mktemp("learnt"), model=model, **options)
     run.train()
-    assert losses(run)[-1] < 0.3  # without its memory no model gets below log(4) for the value: 0.46 a token
-    questions = run.data_collator(CHATS)["memory"]["input_ids"][:, :-3]  # without the answer and the end of its turn
+    return run
+
+
+def test_a_memory_is_learnt(learnt):
+    assert losses(learnt)[-1] < 0.3  # without its memory no model gets below log(4) for the value: 0.46 a token
+    questions = learnt.data_collator(CHATS)["memory"]["input_ids"][:, :-3]  # without the answer and the end of its turn
     assert (questions == questions[0]).all()  # so that nothing but the memory can tell them apart
 
 
@@ -180,13 +188,9 @@ def test_evaluation_names_every_view_and_control(tmp_path):
     assert {f"eval_{view}_{figure}" for view in views for figure in ("loss", "recall")} <= logged
 
 
-def test_recall_is_that_of_the_memory_asked_from(tmp_path):
+def test_recall_is_that_of_the_memory_asked_from(learnt):
     """A memory that was learnt answers; an empty one cannot tell four histories apart, and another's tells the wrong one."""
-    options = {"learning_rate": 3e-2, "max_steps": 80, "lr_scheduler_type": "constant", "warmup_steps": 0}
-    chats = in_views_and_controls(CHATS, ["memory"], [], seed=0)
-    run = trainer(tmp_path, model=chat_model(spread=0.5), eval_dataset=chats, per_device_eval_batch_size=3, **options)
-    run.train()
-    metrics = run.evaluate()
+    metrics = learnt.evaluate()
     assert metrics["eval_memory_recall"] == 1
     assert metrics["eval_zero_memory_recall"] <= 0.25
     assert metrics["eval_shuffled_memory_recall"] == 0
@@ -273,7 +277,7 @@ def parse(arguments):
 
 def test_a_preset_gives_defaults_that_the_command_line_overrides(tmp_path):
     recipe = parse(["--preset", "facts", "--output_dir", str(tmp_path), "--max_facts", "2", "--report_to", "none"])
-    adapter, data, facts, training = recipe
+    adapter, data, facts, training, *_ = recipe
     assert (adapter.tie_query_init, adapter.decay, data.answer_only) == (True, "none", True)
     assert (facts.max_facts, training.learning_rate) == (2, 4e-3)
     paper = parse(["--preset", "paper", "--output_dir", str(tmp_path), "--report_to", "none"])

@@ -1,1 +1,1 @@
-"""`deltamem chat`: a conversation in the terminal, with a memory that can be looked at, saved and switched off."""
+"""`deltamem chat`: a conversation in the terminal, with a memory that can be shown, saved and switched off."""

@@ -1,4 +1,4 @@
-"""BareChat: what the backbone alone would say, beside a conversation that it leaves as it is."""
+"""BareChat: the backbone's answers without the memory, in a branch of a conversation that does not change it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class BareChat:
     """A chat with the backbone alone: it has a context and no memory.
 
     Args:
-        session: what it goes on from: its model, whose adapter is off while it answers, system prompt, template options and
-            messages.
+        session: the session that it continues, with its model, system prompt, template options and messages. The adapter is off
+            while the model answers.
     """
 
     def __init__(self, session: ChatSession) -> None:
@@ -57,20 +57,20 @@ class BareChat:
                     **generation,
                 )
         except BaseException:
-            streamer.end()  # or its reader would wait for ever
+            streamer.end()  # otherwise its reader would wait for ever
             raise
         return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
 
 
 class _Streamer(TextIteratorStreamer):
-    """Breaks off the generation that feeds it once its reader has gone."""
+    """Ends the generation that feeds it when its reader has left."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.stopped = threading.Event()
 
     def put(self, value: Tensor) -> None:
-        """Take the next token."""
+        """Receive the next token."""
         if self.stopped.is_set():
             raise InterruptedError("the stream was closed before the answer was complete")
         super().put(value)

@@ -1,4 +1,4 @@
-"""`deltamem chat`: loads a model with its adapter and talks."""
+"""`deltamem chat`: loads a model with its adapter and starts the conversation."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def run(
     temperature: float | None,
     placement: Placement,
 ) -> None:
-    """Talk until the input ends.
+    """Chat until the input ends.
 
     Args:
-        model: the backbone, a folder or a Hub name; the adapter's own if None.
-        adapter: the adapter, likewise; the shipped one if None.
+        model: the backbone, a folder or a name on the Hub; the adapter's backbone if None.
+        adapter: the adapter, a folder or a name on the Hub; the shipped one if None.
         sessions: the folder of the saved sessions.
-        system: the system prompt; that of the shipped adapter's training if None, for others the chat template's own.
-        max_new_tokens: of an answer.
-        temperature: of the sampling, 0 for the likeliest token every time; the model's own generation options if None.
-        placement: where the backbone runs.
+        system: the system prompt. If None: for the shipped adapter, that of its training; for others, the template's default.
+        max_new_tokens: the maximum length of an answer.
+        temperature: the sampling temperature, 0 for greedy decoding; the model's generation options if None.
+        placement: the backbone's device and dtype.
 
     Raises:
-        ValueError, OSError: the model, the adapter or an option is not accepted; says why.
+        ValueError, OSError: the model, the adapter or an option is not accepted; the message says why.
     """
     if adapter is None and system is None:
         system = SHIPPED_SYSTEM
@@ -53,6 +53,6 @@ def run(
 def _sampling(temperature: float | None) -> dict[str, Any]:
     if temperature is None:
         return {}
-    if temperature == 0:  # the others are only for sampling, and a model's own would be warned of
+    if temperature == 0:  # unset the model's sampling options, or transformers would warn
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": True, "temperature": temperature}

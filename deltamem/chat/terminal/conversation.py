@@ -1,4 +1,4 @@
-"""Conversation: the session that a terminal shows, under its name, with its memory or without."""
+"""Conversation: the session in a terminal, with its name, and its memory on or off."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from deltamem.chat.terminal.bare import BareChat
 
 
 class Conversation:
-    """One session at a time of a store. Once it has a name, it is saved after everything that changes it.
+    """The current session of a store. Once it has a name, it is saved after every change.
 
     Args:
-        store: where sessions are saved.
+        store: the store of the saved sessions.
         generation: options for `generate`.
 
     Attributes:
-        session: the session; a new one at first.
-        name: the name it is saved under, None if it is not.
-        bare: what answers while the memory is off, None while it is on.
+        session: the current session; a new one at first.
+        name: the name under which it is saved; None if it is not.
+        bare: the chat that answers while the memory is off; None while it is on.
     """
 
     session: ChatSession
@@ -33,7 +33,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new session without a name; a saved one stays as it is."""
+        """Begin a new session without a name; a saved one is not changed."""
         self._show(self.store.new(), None)
 
     def stream(self, text: str) -> Generator[str, None, None]:
@@ -44,13 +44,23 @@ class Conversation:
         before = self.session.messages
         try:
             yield from self.session.stream(text, **self.generation)
-        finally:  # also of a reader that left when the turn was complete already
+        finally:  # also if the reader left after the turn was complete
             if self.session.messages is not before:
                 self._keep()
 
+    def ask(self, text: str) -> Generator[str, None, None]:
+        """Answer a question piece by piece; the session stays as it was.
+
+        Raises:
+            ValueError: the memory is off.
+        """
+        if self.bare is not None:
+            raise ValueError("/ask reads the memory, which is off; /on switches it on again")
+        return self.session.stream(text, keep=False, **self.generation)
+
     @property
     def turns(self) -> int:
-        """Messages in the context that the next answer sees."""
+        """The number of messages in the context of the next answer."""
         return len((self.session if self.bare is None else self.bare).messages)
 
     def observe(self, text: str) -> None:
@@ -65,19 +75,19 @@ class Conversation:
         self._keep()
 
     def save(self, name: str) -> None:
-        """Save the session under a name, which it has from now on.
+        """Save the session under a name, which it keeps.
 
         Raises:
-            ValueError: a name that is not accepted, or the name of another session.
+            ValueError: the name is not accepted, or belongs to another session.
         """
         self.store.save(name, self.session)
         self.name = name
 
     def load(self, name: str) -> None:
-        """Go on with a saved session.
+        """Continue a saved session.
 
         Raises:
-            ValueError: there is none, it is damaged, or it is of another adapter.
+            ValueError: there is no such session, or it is damaged or belongs to another adapter.
         """
         known = self.store.names()
         if name not in known:
@@ -86,16 +96,16 @@ class Conversation:
         self._show(self.store.open(name), name)
 
     def switch_off(self) -> None:
-        """Let the backbone alone answer, from the context as it is; its turns are dropped when the memory is on again."""
+        """Let the backbone alone answer, from the current context; its turns are dropped when the memory is on again."""
         self.bare = BareChat(self.session)
 
     def switch_on(self) -> None:
-        """Go on with the memory where it was switched off."""
+        """Continue with the memory where it was switched off."""
         self.bare = None
 
     def _show(self, session: ChatSession, name: str | None) -> None:
         self.session, self.name = session, name
-        if self.bare is not None:  # it goes on from what the session's context is now
+        if self.bare is not None:  # branch from the session's current context
             self.switch_off()
 
     def _keep(self) -> None:

@@ -1,4 +1,4 @@
-"""A memory as a picture for the terminal: a small heat map for each attention module."""
+"""A memory as a picture for the terminal: one small heat map per attention module."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from deltamem.memory.state import DeltaMemState
 
-# Red, green and blue of a zero, of the largest number, and of the smallest.
+# The colours, as red, green and blue, of zero, the largest number and the smallest number.
 ZERO, POSITIVE, NEGATIVE = (24, 24, 24), (255, 150, 30), (60, 130, 255)
 CAPTION = (
-    "Each map is one layer's state, scaled to its largest number: orange is positive, blue negative; rows are what is "
-    "remembered, columns under which key. Beside the layer stands the state's norm."
+    "Each map is one layer's state, scaled to its largest number: orange is positive, blue negative; rows are the "
+    "components of values, columns those of keys. The number beside a layer is the norm of its state."
 )
-NO_COLOURS = "Beside each layer stands the norm of its state; the maps need a terminal with colours."
+NO_COLOURS = "The number beside a layer is the norm of its state; the maps need a terminal with colours."
 
 
 def picture(memory: DeltaMemState, colours: bool) -> Group:
-    """The memory of one row, as something that rich prints.
+    """Draw a memory for rich.
 
     Args:
-        memory: of one row.
-        colours: whether the terminal has colours; without, there are only the norms.
+        memory: the memory, of one row.
+        colours: whether the terminal has colours; without them, only the norms are shown.
     """
     names = sorted(memory.tensors, key=_numbers_by_size)  # a file has them in any order
     labels, states = _labels(names), [memory.matrices[name][0].cpu() for name in names]  # [states, r, r] each
@@ -40,12 +40,12 @@ def picture(memory: DeltaMemState, colours: bool) -> Group:
 
 
 def _numbers_by_size(name: str) -> list[tuple[int, str]]:
-    """A name's parts to sort by, so that layer 2 comes before layer 10."""
+    """The sort key of a name, by which layer 2 comes before layer 10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in name.split(".")]
 
 
 def _labels(names: list[str]) -> list[str]:
-    """What tells modules apart in their names: `model.layers.0.self_attn` is 0 among its like."""
+    """The parts of the names that differ: "0" for `model.layers.0.self_attn` and so on."""
     parts = [name.split(".") for name in names]
     if len({len(name) for name in parts}) > 1 or len(names) == 1:
         return names
@@ -54,7 +54,7 @@ def _labels(names: list[str]) -> list[str]:
 
 
 def _draw(label: str, state: Tensor, colours: bool) -> Text:
-    """A state `[states, r, r]`, parallel ones side by side; each character shows two numbers, one above the other."""
+    """Draw a state `[states, r, r]`, parallel states side by side; each character shows two numbers, one above the other."""
     text = Text(f"{label} {state.norm():.2f}", no_wrap=True)
     if not colours:
         return text

@@ -1,11 +1,11 @@
-"""The terminal: lines in, answers out, and what the keys and the signals of a terminal do."""
+"""The loop of a terminal chat: reads lines, prints answers, and handles Ctrl-C and signals."""
 
 from __future__ import annotations
 
 import importlib
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -13,16 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from deltamem.chat.terminal.conversation import Conversation
+from deltamem.chat.terminal.show_answer import ENDINGS, show_answer
 from deltamem.chat.terminal.slash_commands import run_command
 from deltamem.io.printable import printable
-
-# What ends the chat from outside: a closed terminal, a shutdown. Windows has no hang-up.
-ENDINGS = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
 
 
 def talk(conversation: Conversation, console: Console) -> None:
     """Read lines and answer them until the input ends."""
-    with suppress(ImportError):  # a line editor with a history, which input() then uses; not on Windows
+    with suppress(ImportError):  # gives input() line editing and a history; not available on Windows
         importlib.import_module("readline")
     broken_off = False
     while True:
@@ -33,18 +31,18 @@ def talk(conversation: Conversation, console: Console) -> None:
         except EOFError:
             console.print()
             return
-        except KeyboardInterrupt:  # the line that was typed, or the command that ran, is dropped
+        except KeyboardInterrupt:  # drop the typed line or the running command
             broken_off = True
-        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is as it was before
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:  # the session is unchanged
             console.print(f"[red]{escape(printable(str(error)))}[/]")
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Leave in an orderly way when the terminal is closed: an answer is broken off, a save is completed or undone."""
+    """Exit cleanly when the terminal is closed: an answer is interrupted, a save is completed or undone."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        for ending in ENDINGS:  # a second one must not disturb the way out
+        for ending in ENDINGS:  # a second signal must not interrupt the exit
             signal.signal(ending, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
@@ -70,29 +68,6 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
 
 def _answer(text: str, conversation: Conversation, console: Console) -> None:
     turns = conversation.turns
-    with _signals_kept() as signals, closing(conversation.stream(text)) as pieces:
-        for piece in pieces:
-            console.out(printable(piece), end="")
-            if signals:
-                break
-    console.print()
+    show_answer(conversation.stream(text), console)
     if conversation.turns == turns:
         console.print("[dim](stopped; nothing of this turn is kept)[/]")
-
-
-@contextmanager
-def _signals_kept() -> Iterator[list[int]]:
-    """While an answer is generated, signals are only noted: an exception could come while the answer is being taken back.
-
-    Those that end the chat are sent again afterwards.
-    """
-    noted: list[int] = []
-    before = {number: signal.signal(number, lambda given, frame: noted.append(given)) for number in (signal.SIGINT, *ENDINGS)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in noted:
-            if number in ENDINGS:
-                signal.raise_signal(number)

@@ -1,4 +1,4 @@
-"""The commands of a terminal chat, lines that begin with a slash."""
+"""The commands of a terminal chat: lines that begin with a slash."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from rich.table import Table
 
 from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.heat_map import picture
+from deltamem.chat.terminal.show_answer import show_answer
 from deltamem.io.files import check_regular
 from deltamem.io.printable import printable
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a command does.
+    """A command.
 
     Args:
-        help: in a line.
-        run: does it, given the conversation, where to print, and its argument ("" if it has none).
-        argument: what it must be given; "" if nothing.
+        help: a description of one line.
+        run: the function, called with the conversation, the console and the argument ("" if there is none).
+        argument: the name of the required argument; "" if the command takes none.
     """
 
     help: str
@@ -35,8 +36,8 @@ def run_command(line: str, conversation: Conversation, console: Console) -> None
     """Run a line that begins with a slash.
 
     Raises:
-        EOFError: it was the command to leave.
-        ValueError, OSError: an unknown command, or one that cannot be done; says why.
+        EOFError: the command was /exit.
+        ValueError, OSError: the command is unknown or failed; the message says why.
     """
     name, _, argument = line.removeprefix("/").partition(" ")
     argument = argument.strip()
@@ -44,7 +45,7 @@ def run_command(line: str, conversation: Conversation, console: Console) -> None
     if command is None:
         raise ValueError(f"there is no command /{name}; there are {', '.join(f'/{known}' for known in COMMANDS)}")
     if bool(argument) != bool(command.argument):
-        given = f"needs a {command.argument}" if command.argument else f"takes nothing after it, got {argument!r}"
+        given = f"needs a {command.argument}" if command.argument else f"takes no argument, got {argument!r}"
         raise ValueError(f"/{name} {given}")
     command.run(conversation, console, argument)
 
@@ -54,17 +55,24 @@ def _help(conversation: Conversation, console: Console, argument: str) -> None:
     for name, command in COMMANDS.items():
         table.add_row(f"/{name} {command.argument}", command.help)
     console.print(table)
-    console.print("Anything else is said to the model. Ctrl-C stops an answer, Ctrl-D leaves.")
+    console.print("Any other line goes to the model. Ctrl-C stops an answer, Ctrl-D exits.")
 
 
 def _observe(conversation: Conversation, console: Console, file: str) -> None:
     path = Path(file).expanduser()
     check_regular(path)
-    text = path.read_text(encoding="utf-8")
+    _remember(conversation, console, path.read_text(encoding="utf-8"))
+
+
+def _remember(conversation: Conversation, console: Console, text: str) -> None:
     before = conversation.session.memory.tokens[0]
     with console.status("reading"):
         conversation.observe(text)
     console.print(f"{conversation.session.memory.tokens[0] - before:,} tokens written to the memory.")
+
+
+def _ask(conversation: Conversation, console: Console, question: str) -> None:
+    show_answer(conversation.ask(question), console)
 
 
 def _forget(conversation: Conversation, console: Console, argument: str) -> None:
@@ -80,14 +88,14 @@ def _memory(conversation: Conversation, console: Console, argument: str) -> None
 def _save(conversation: Conversation, console: Console, name: str) -> None:
     conversation.save(name)
     folder = escape(printable(str(conversation.store.root / name)))
-    console.print(f"Saved in {folder}, and saved there again after every turn.")
+    console.print(f"Saved in {folder}; it will be saved there after every turn.")
 
 
 def _load(conversation: Conversation, console: Console, name: str) -> None:
     conversation.load(name)
     session = conversation.session
     console.print(
-        f"Going on with {name}: {session.memory.tokens[0]:,} tokens in its memory, {len(session.messages)} messages in its "
+        f"Continuing {name}: {session.memory.tokens[0]:,} tokens in its memory, {len(session.messages)} messages in its "
         "context. It is saved after every turn.",
     )
 
@@ -95,8 +103,8 @@ def _load(conversation: Conversation, console: Console, name: str) -> None:
 def _off(conversation: Conversation, console: Console, argument: str) -> None:
     conversation.switch_off()
     console.print(
-        f"The backbone alone answers, from the {len(conversation.session.messages)} messages in the context. /on drops what is "
-        "said until then."
+        f"The backbone alone answers, from the {len(conversation.session.messages)} messages in the context. /on drops the "
+        "turns until then."
     )
 
 
@@ -116,13 +124,15 @@ def _exit(conversation: Conversation, console: Console, argument: str) -> None:
 
 COMMANDS = {
     "observe": Command("write a text file to the memory without keeping it in the context", _observe, "FILE"),
+    "remember": Command("write this to the memory without keeping it in the context", _remember, "TEXT"),
+    "ask": Command("answer from the memory and the context, without keeping the turn", _ask, "QUESTION"),
     "forget": Command("drop the context; the memory stays", _forget),
     "memory": Command("show the memory", _memory),
     "save": Command("save this session under a name, and again after every turn", _save, "NAME"),
-    "load": Command("go on with a saved session", _load, "NAME"),
+    "load": Command("continue a saved session", _load, "NAME"),
     "off": Command("let the backbone alone answer, without reading or writing the memory", _off),
-    "on": Command("let the memory take part again", _on),
-    "reset": Command("begin a new session; a saved one stays as it is", _reset),
+    "on": Command("switch the memory on again", _on),
+    "reset": Command("begin a new session; a saved one is not changed", _reset),
     "help": Command("show this list", _help),
-    "exit": Command("leave", _exit),
+    "exit": Command("exit", _exit),
 }

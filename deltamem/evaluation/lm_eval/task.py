@@ -158,7 +158,7 @@ def tasks(name: str, options: Options) -> list[LmEvalTask]:
     try:
         found = manager.load(name)["tasks"]
     except Exception as error:  # no network, a missing data set or package: it raises many types
-        raise ValueError(f"the task {name} of lm-evaluation-harness cannot be had: {error}") from error
+        raise ValueError(f"the task {name} of lm-evaluation-harness cannot be loaded: {error}") from error
     return [
         LmEvalTask(
             re.sub(r"[^\w-]", "_", f"lm_eval-{task_name}"),
@@ -212,9 +212,8 @@ def _metrics(task: Any) -> dict[str, Metric]:
     }
     if not metrics:
         raise ValueError(
-            f"the metrics {', '.join(task.aggregation())} of {task.config.task} are none of single questions, of which "
-            "intervals are made; ask it with lm-evaluation-harness itself: python -m deltamem.evaluation.lm_eval run "
-            "--model deltamem"
+            f"the metrics {', '.join(task.aggregation())} of {task.config.task} are not computed per question, which intervals "
+            "require; run it with lm-evaluation-harness itself: python -m deltamem.evaluation.lm_eval run --model deltamem"
         )
     return {name: make(name) for name, make in metrics.items()}
 

@@ -11,17 +11,15 @@ from deltamem.evaluation import continuation, harm
 from deltamem.evaluation.lm_eval.task import weighted
 from deltamem.evaluation.report.average import Ratio
 from deltamem.evaluation.report.results import TaskResults
-from deltamem.evaluation.summary import mean_over_seeds, resampled, summarise_seeds
+from deltamem.evaluation.summary import PERPLEXITY, SMALLER_IS_BETTER, mean_over_seeds, resampled, summarise_seeds
 from deltamem.evaluation.task import Metric, mean, perplexity, share
 from deltamem.intervals import ratio
 
 # Numbers in a row that are not measurements: the index of the question, and that of the right choice.
 NO_FIGURES = ("index", "gold")
 LOG_LIKELIHOOD = "log_likelihood"
-PERPLEXITY = "perplexity"  # lm-evaluation-harness's; rows hold log-likelihoods under this name
 # Metrics that cannot be inferred from the rows, by task.
 KNOWN = {continuation.NAME: continuation.METRICS, harm.NAME: harm.METRICS}
-SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")
 # Metrics shared by many tasks, or for which smaller is better; any other metric says more about a task.
 GENERAL = ("gold_first", LOG_LIKELIHOOD, PERPLEXITY)
 

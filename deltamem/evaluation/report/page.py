@@ -9,16 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from deltamem.evaluation.findings import findings
 from deltamem.evaluation.off_task import BARE
 from deltamem.evaluation.report.average import Average, averages
 from deltamem.evaluation.report.examples import Examples, examples
 from deltamem.evaluation.report.figures import LOG_LIKELIHOOD, TaskFigures
 from deltamem.evaluation.report.memories import HeatMap, heat_map
 from deltamem.evaluation.report.results import TaskResults, in_order, read_results
+from deltamem.evaluation.settings import EXPLAINED
 from deltamem.evaluation.summary import FULL
 from deltamem.evaluation.summary_table import COMPARED, shown
 from deltamem.html.page import render
 from deltamem.io.files import write_atomically
+from deltamem.io.shareable import shareable
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class TaskSection:
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """The entries over all questions by metric, including metrics derived from several settings."""
         return self._by_metric(None)
+
+    @property
+    def findings(self) -> list[str]:
+        """What the figures show, in sentences."""
+        return findings(self.figures.entries)
 
     @property
     def groups(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -128,6 +136,8 @@ def write_report(results: Path, page: Path) -> None:
         shown=shown,
         compared=COMPARED,
         bare=BARE,
+        settings=in_order({entry["setting"] for task in sections for entry in task.figures.entries}),
+        explained=EXPLAINED,
         full=FULL,
     )
     write_atomically(page, text.encode("utf-8"), private=False)
@@ -143,7 +153,7 @@ def _options(tasks: Sequence[TaskResults]) -> tuple[dict[str, str], dict[str, di
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shareable(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _heat_maps(task: TaskResults) -> dict[str, HeatMap]:

@@ -109,8 +109,8 @@ def _check_alike(first: Path, options: Mapping[str, Any], folder: Path, other: M
     names = [name for name in {**options, **other} if name != "seed" and options.get(name) != other.get(name)]
     if names:
         raise ValueError(
-            f"{first} and {folder} are not of one evaluation: they have other options, {', '.join(names)}; seeds are summed up "
-            "if nothing but the seed is another"
+            f"{first} and {folder} are not of one evaluation: they differ in the options {', '.join(names)}; seeds are "
+            "combined only if nothing but the seed differs"
         )
 
 
@@ -120,14 +120,14 @@ def _rows(folder: Path, notes: list[str]) -> dict[str, list[Row]]:
     rows = {setting: _read(folder / f"{setting}.jsonl", notes) for setting in settings}
     empty = [setting for setting, several in rows.items() if not several]
     if empty:
-        notes.append(f"Nothing was answered yet: {', '.join(empty)} of {folder}.")
+        notes.append(f"Nothing was answered yet: {', '.join(empty)} of {folder.name}.")
     return {setting: several for setting, several in rows.items() if several}
 
 
 def _read(file: Path, notes: list[str]) -> list[Row]:
     lines, rest = whole_lines(file)
     if rest:
-        notes.append(f"The last line of {file} was broken off and is left out.")
+        notes.append(f"The last line of {file.parent.name}/{file.name} is truncated and was left out.")
     return [_row(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -135,9 +135,9 @@ def _row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no answer of an evaluation: {error}; remove the file and ask again") from error
+        raise ValueError(f"{where} is not an answer of an evaluation: {error}; remove the file and ask again") from error
     if not isinstance(row, dict) or "index" not in row:
-        raise ValueError(f'{where} is no answer of an evaluation: expected {{"index", ...}}, got {line!r:.80}')
+        raise ValueError(f'{where} is not an answer of an evaluation: expected {{"index", ...}}, got {line!r:.80}')
     return row
 
 
@@ -155,7 +155,7 @@ def _common(rows: Mapping[str, list[Row]], folder: Path, notes: list[str]) -> di
     if len(common) < len(order):
         counts = ", ".join(f"{setting} {len(several)}" for setting, several in by_index.items())
         notes.append(
-            f"{len(common)} of {len(order)} questions were answered under all settings, and count here ({folder}: {counts})."
+            f"{len(common)} of {len(order)} questions were answered under all settings and count ({folder.name}: {counts})."
         )
     return {setting: [several[index] for index in common] for setting, several in by_index.items()} if common else {}
 

@@ -172,7 +172,7 @@ function showConversation() {
     const [quantity, row] = chosen();
     const [measured, turned] = [cells[quantity], MEANINGS[quantity]];
     byId("quantity-meaning").textContent = turned[0];
-    byId("turns-meaning").textContent = `${turned[1]} The first column is all layers together; the others have a scale of their own.`;
+    byId("turns-meaning").textContent = `${turned[1]} The first column is all layers together; the other columns share a separate scale.`;
     const of = measured.at(row);
     const scale = scaleOf(of);
     byId("token-least").textContent = short(scale.least);

@@ -1,1 +1,1 @@
-"""The delta rule on a CPU, compiled with Numba: token by token, eight rows of a state at a time."""
+"""The delta rule on a CPU, compiled with Numba: sequential over tokens, vectorised over eight rows of a state."""

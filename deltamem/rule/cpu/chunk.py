@@ -1,8 +1,8 @@
 """The token loop over one chunk of one memory, forward and backward.
 
-What belongs to the tokens is in scratch arrays `[tokens * width]`, where `width` is r rounded up to whole lanes and filled up
-with zeros. A state is `[r * width]` with the rows along the lanes: number `j * width + i` is `S[i, j]`. The rows of a state are
-independent memories that share queries and keys, so eight of them at a time run through the whole chunk.
+The queries, keys, values and gates of the tokens are in scratch arrays `[tokens * width]`, where `width` is r rounded up to
+whole lanes; the rest is zero. A state is `[r * width]` with its rows along the lanes: element `j * width + i` is `S[i, j]`. The
+rows of a state are independent memories that share queries and keys, so eight rows at a time run through the whole chunk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from deltamem.rule.cpu.compile import part
 from deltamem.rule.cpu.lanes import LANES, load, spread, store, total
 
-# Tokens between the states that are kept for the backward pass.
+# The number of tokens between two states that are saved for the backward pass.
 CHUNK = 64
 QUERY, KEY, VALUE, KEEP, ERASE, WRITE = range(6)
 PARTS = 6
@@ -32,9 +32,10 @@ def read_and_write(parts: Any, reads: Any, states: Any, stride: Any, tokens: Any
     """Run the rule over a chunk.
 
     Args:
-        parts: `[PARTS, tokens * width]`. reads: `[tokens * width]`, filled in.
-        states: the state before token t at `t * stride`; the one after it is put at `(t + 1) * stride`. With the stride 0 the
-            state is changed in place, with `r * width` all are kept.
+        parts: `[PARTS, tokens * width]`.
+        reads: `[tokens * width]`, filled in.
+        states: the state before token t is at `t * stride`; the state after it goes to `(t + 1) * stride`.
+        stride: 0 updates one state in place; `r * width` keeps the states before and after every token.
         tokens, r, width: sizes.
     """
     query, key, value = parts[QUERY], parts[KEY], parts[VALUE]
@@ -60,13 +61,14 @@ def read_and_write(parts: Any, reads: Any, states: Any, stride: Any, tokens: Any
 def backward(
     parts: Any, states: Any, read_gradients: Any, state_gradient: Any, gradients: Any, tokens: Any, r: Any, width: Any
 ) -> None:
-    """Go back through a chunk.
+    """Compute the gradients of a chunk.
 
     Args:
-        parts: `[PARTS, tokens * width]`. states: `[(tokens + 1) * r * width]`, all states from `read_and_write`.
+        parts: `[PARTS, tokens * width]`.
+        states: `[(tokens + 1) * r * width]`, all states from `read_and_write`.
         read_gradients: `[tokens * width]`.
-        state_gradient: `[r * width]`, that of the state after the chunk; becomes that of the state before it.
-        gradients: `[PARTS, tokens * width]`, those of `parts`, filled in.
+        state_gradient: `[r * width]`: on entry for the state after the chunk, on return for the state before it.
+        gradients: `[PARTS, tokens * width]`, the gradients of `parts`, filled in.
         tokens, r, width: sizes.
     """
     query, key, value = parts[QUERY], parts[KEY], parts[VALUE]
@@ -104,7 +106,7 @@ def backward(
 
 @part
 def load_state(source: Any, start: Any, state: Any, r: Any, width: Any) -> None:
-    """Bring the state `[r, r]` at `source[start:]` to the form that the loops want, `[r * width]`."""
+    """Copy the state `[r, r]` at `source[start:]` to the layout of the loops, `[r * width]`."""
     for j in range(r):
         for i in range(width):
             state[j * width + i] = source[start + i * r + j] if i < r else _ZERO
@@ -112,7 +114,7 @@ def load_state(source: Any, start: Any, state: Any, r: Any, width: Any) -> None:
 
 @part
 def store_state(state: Any, target: Any, start: Any, r: Any, width: Any) -> None:
-    """Write a state back as `[r, r]`."""
+    """Copy a state in the layout of the loops to `[r, r]` at `target[start:]`."""
     for i in range(r):
         for j in range(r):
             target[start + i * r + j] = state[j * width + i]

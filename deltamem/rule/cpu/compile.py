@@ -1,4 +1,4 @@
-"""How the functions of this package are compiled: when they are first called, without the GIL, and kept on disk."""
+"""How the functions of this package are compiled: on the first call, without the GIL, and cached on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# A multiplication and an addition may round once; NaN may not be assumed away, since a caller must be able to see it.
+# Fused multiply-add is allowed. Assuming that no NaN occurs is not: the caller must see a NaN.
 _OPTIONS = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-# Multiplications that are worth a second thread: about a millisecond's.
+# The number of multiplications that pays for one more thread: about a millisecond of work.
 _WORK_PER_THREAD = 4_000_000
 
 
 def _sources() -> str:
-    """A digest of this package's files, all of which become part of each compiled function."""
+    """A digest of this package's files: any of them may be inlined into a compiled function."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
@@ -32,35 +32,35 @@ _DIGEST = _sources()
 
 
 def part(function: Callable[..., Any]) -> Any:
-    """A function that only compiled functions call."""
+    """Compile a function that only compiled functions call."""
     return njit(**_OPTIONS)(function)
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """A function that Python calls: it gets addresses and sizes, and is kept on disk where that can be written."""
-    # Numba looks for changes in the function's own file only. The name under which it is kept tells of changes in the others.
+    """Compile a function that Python calls with addresses and sizes. It is cached on disk if a folder is writable."""
+    # Numba checks only the function's own file for changes. The digest in the name invalidates the cache for all the others.
     function.__qualname__ = f"{function.__qualname__}_{_DIGEST}"
     try:
         return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # no folder that can be written: compile it again in every process
+    except RuntimeError:  # no writable cache folder: every process compiles again
         return njit(**_OPTIONS)(function)
 
 
 @intrinsic
 def floats(typing_context: Any, address: Any) -> Any:
-    """The float32 numbers at an address, for `numba.carray`."""
+    """A pointer to the float32 numbers at an address, for `numba.carray`."""
     return types.CPointer(types.float32)(types.intp), _to_pointer
 
 
 @intrinsic
 def flags(typing_context: Any, address: Any) -> Any:
-    """The booleans at an address, for `numba.carray`."""
+    """A pointer to the booleans at an address, for `numba.carray`."""
     return types.CPointer(types.uint8)(types.intp), _to_pointer
 
 
 @intrinsic
 def integers(typing_context: Any, address: Any) -> Any:
-    """The int64 numbers at an address, for `numba.carray`."""
+    """A pointer to the int64 numbers at an address, for `numba.carray`."""
     return types.CPointer(types.int64)(types.intp), _to_pointer
 
 
@@ -69,14 +69,15 @@ def _to_pointer(context: Any, builder: Any, signature: Any, args: Any) -> ir.Val
 
 
 def run(kernel: Any, memories: int, work: int, *arguments: int) -> None:
-    """Call a kernel for all memories (batch rows times heads), in several threads if there is enough to do.
+    """Call a kernel for all memories (batch rows times heads), in several threads if there is enough work.
 
-    The threads live as long as the call: they cost a tenth of a millisecond, and nothing is left for a fork to break.
+    The threads live only as long as the call. Starting them takes a tenth of a millisecond, and no thread is left for a fork to
+    break.
 
     Args:
-        kernel: it takes the arguments and then the first memory and the one after the last.
-        memories: their number.
-        work: multiplications of one memory, about.
+        kernel: takes the arguments, then the first memory and the end of the range.
+        memories: the number of memories.
+        work: the approximate number of multiplications per memory.
         arguments: addresses and sizes.
     """
     threads = min(memories, torch.get_num_threads(), memories * work // _WORK_PER_THREAD)

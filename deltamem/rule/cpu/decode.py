@@ -1,4 +1,4 @@
-"""One token of one memory, from its hidden state to the reads, and from the reads to a corrected output."""
+"""The decode step of one memory on a CPU: from the hidden state to the reads, and from the reads to a corrected output."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from deltamem.rule.cpu.gates import DECAYS
 from deltamem.rule.cpu.lanes import LANES, load, spread, store, total, totals
 from deltamem.rule.gates import Gating
 
-# A layer's row of the table that its calls read: addresses, then where its part of what all layers share begins, then sizes and
-# settings, then each correction's address and width.
+# The columns of a layer's row in the table: the addresses of its weights, the offsets of its part of the buffers that all
+# layers share, sizes and settings, then the address and the width of each correction.
 WEIGHT, BIAS, PROJECTED, READS, STATE = range(5)
 WIDTH, ROWS, R, STATES, GATE_ROWS, DECAY, DECAY_FIRST, WRITING = range(5, 13)
 CORRECTIONS = 13
@@ -27,17 +27,17 @@ _FLOAT_BYTES = 4
 
 
 class Table:
-    """What the calls of all layers have in common at every token of a single memory.
+    """The arguments of all layers' calls that are the same for every token of a single memory.
 
     Args:
-        entrances: of each layer the map from the hidden state to the projections, `[rows, width]`.
-        biases: of each layer, of its gates.
-        corrections: of each layer the maps from the reads to the outputs of projections.
-        gating: what the rows mean.
-        writes: whether the tokens are written; if not, there are the rows q alone.
+        entrances: per layer, the map from the hidden state to the projections, `[rows, width]`.
+        biases: per layer, the bias of its gates.
+        corrections: per layer, the maps from the reads to the outputs of projections.
+        gating: the layout of the projections.
+        writes: whether the tokens are written; if not, the projections are the rows q alone.
 
     Attributes:
-        rows: of each layer the address of its row.
+        rows: per layer, the address of its row in the table.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Table:
 
 @part
 def _dot(left: Any, at: Any, right: Any, count: Any) -> Any:
-    """The inner product of `left[at:]` and `right`, `count` numbers of each."""
+    """The inner product of `left[at : at + count]` and `right[:count]`."""
     whole = count // LANES * LANES
     sums = spread(_ZERO)
     for i in range(0, whole, LANES):
@@ -76,9 +76,9 @@ def _dot(left: Any, at: Any, right: Any, count: Any) -> Any:
 
 @part
 def _map(matrix: Any, rows: Any, columns: Any, source: Any, target: Any) -> None:
-    """A matrix times a vector: `rows` sums of `columns` products.
+    """Multiply a matrix `[rows, columns]` by a vector.
 
-    The matrix comes from memory, so it is read in four places at once: each waits for its own.
+    The loop is bound by memory latency, so it reads the matrix in four places at once.
     """
     quarter = rows // 4 if columns % LANES == 0 else 0
     for row in range(quarter):
@@ -98,7 +98,7 @@ def _map(matrix: Any, rows: Any, columns: Any, source: Any, target: Any) -> None
 
 @part
 def _add_mapped(matrix: Any, rows: Any, columns: Any, source: Any, factor: Any, target: Any) -> None:
-    """Add `factor` times a matrix times a vector to another: `rows` sums of `columns` products."""
+    """Add `factor` times the product of a matrix `[rows, columns]` and a vector to another vector."""
     together = rows // LANES * LANES if columns % LANES == 0 else 0
     for row in range(0, together, LANES):
         a = b = c = d = e = f = g = h = spread(_ZERO)
@@ -120,12 +120,12 @@ def _add_mapped(matrix: Any, rows: Any, columns: Any, source: Any, factor: Any, 
 
 @entry
 def read_and_write_token(row: int, state: int, projected: int, reads: int, end: int, hidden: int) -> None:
-    """Project a hidden state, read the memory for it and, if it writes, write it.
+    """Project a hidden state, read the layer's memory and, if the table says so, write it.
 
     Args:
-        row: address of the layer's row of the table.
+        row: address of the layer's row in the table.
         state: address of the states of all layers before the token, `[layers, states, r, r]`.
-        projected, reads, end: addresses of what is filled in, of all layers: the projections `[layers, rows]`, the reads
+        projected, reads, end: addresses of the outputs of all layers: the projections `[layers, rows]`, the reads
             `[layers, states * r]` and the states after the token.
         hidden: address of the hidden state, `[width]`.
     """
@@ -143,14 +143,14 @@ def read_and_write_token(row: int, state: int, projected: int, reads: int, end: 
 
 @entry
 def correct_token(row: int, number: int, scale: float, reads: int, output: int) -> None:
-    """Add `scale` times what a correction makes of the reads to a projection's output, in place.
+    """Add a correction, computed from the reads, to a projection's output in place.
 
     Args:
-        row: address of the layer's row of the table.
-        number: which of the layer's corrections.
-        scale: what the correction is multiplied with.
+        row: address of the layer's row in the table.
+        number: index of the correction within the layer.
+        scale: factor of the correction.
         reads: address of the reads of all layers.
-        output: address of the output.
+        output: address of the projection's output.
     """
     column = CORRECTIONS + 2 * number
     given = carray(integers(row), column + 2)

@@ -1,6 +1,6 @@
-"""tanh and the logistic function in float32, written so that LLVM makes vectors of a loop over them.
+"""tanh and the logistic function in float32, written so that LLVM vectorises a loop over them.
 
-Both follow a NaN. Their relative errors stay below 3e-7: the polynomials are near-minimax fits made for this file.
+Both propagate NaN. Their relative errors stay below 3e-7; the polynomials are near-minimax fits made for this file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deltamem.rule.cpu.compile import part
 _F = np.float32
 _ONE, _TWO, _HALF = _F(1), _F(2), _F(0.5)
 _PER_LN2 = _F(1.4426950408889634)
-_LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # their sum is ln 2; the first has few digits, so products are exact
+_LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # they sum to ln 2; the first has few digits, so products are exact
 _E2, _E3, _E4, _E5, _E6 = _F(0.5), _F(0.16666518), _F(0.041666206), _F(0.00836889), _F(0.0013950492)
 _T3, _T5, _T7, _T9, _T11 = _F(-0.33333284), _F(0.1333149), _F(-0.053743497), _F(0.020650586), _F(-0.005717044)
 _LIMIT = _F(87.0)  # exp(87) is still a float32, and so is exp(-87)
@@ -26,7 +26,7 @@ _SMALL = _F(0.625)
 
 @intrinsic
 def _power_of_two(typing_context: Any, whole: Any) -> Any:
-    """2 to a whole number between -126 and 127, by its bits."""
+    """2 to the power of an integer between -126 and 127, by setting the exponent bits."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         integer = ir.IntType(32)
@@ -38,7 +38,7 @@ def _power_of_two(typing_context: Any, whole: Any) -> Any:
 
 @part
 def _exp(x: Any) -> Any:
-    x = -_LIMIT if x < -_LIMIT else x  # comparisons with a NaN are false, so it passes
+    x = -_LIMIT if x < -_LIMIT else x  # comparisons with NaN are false, so a NaN stays
     x = _LIMIT if x > _LIMIT else x
     whole = np.floor((x if x == x else _ONE) * _PER_LN2 + _HALF)
     rest = x - whole * _LN2_HIGH - whole * _LN2_LOW

@@ -1,4 +1,7 @@
-"""From a layer's projections to the reads in one compiled function, with its gradient."""
+"""The fused function from a layer's projections to its reads on a CPU, with its gradient.
+
+A memory is one state of one batch row; memory n is state `n % states` of row `n // states`.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 def compiled_gated_rule(
     projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating, reads: bool, writes: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `deltamem.rule.delta_memory`; all tensors checked, float32 (the mask boolean) and on the CPU, at least one token."""
+    """See `deltamem.rule.delta_memory`; all tensors are checked, float32 (the mask boolean), on the CPU, of 1 token or more."""
     projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
     mask = None if mask is None else mask.contiguous()
     if torch.is_grad_enabled() and (projected.requires_grad or gate_bias.requires_grad or state.requires_grad):
@@ -56,7 +59,7 @@ def compiled_gated_rule(
 
 
 class _GatedRule(torch.autograd.Function):
-    """Keeps the projections and the state before every chunk, and runs each chunk again when it goes back."""
+    """Saves the projections and the state before every chunk; the backward pass runs each chunk again."""
 
     @staticmethod
     def forward(
@@ -76,12 +79,12 @@ class _GatedRule(torch.autograd.Function):
         d_reads, d_end, d_opened = d_reads.contiguous(), d_end.contiguous(), d_opened.contiguous()
         batch, length, _ = projected.shape
         d_projected, d_state = torch.empty_like(projected), torch.empty_like(d_end)
-        d_bias = bias.new_zeros(batch, gating.num_states, 2, gating.gate_rows)  # β and λ; every memory its own
+        d_bias = bias.new_zeros(batch, gating.num_states, 2, gating.gate_rows)  # of β and λ, for each memory
         tensors = (projected, bias, starts, d_reads, d_end, d_opened, d_projected, d_bias, d_state)
         addresses = [x.data_ptr() for x in tensors]
         work = 16 * length * gating.r * gating.r
         run(_backward, batch * gating.num_states, work, *addresses, _address(mask), *_sizes(projected, gating, reads, writes))
-        d_bias = d_bias.sum(0).transpose(0, 1).flatten()[: len(bias)]
+        d_bias = d_bias.sum(0).transpose(0, 1).flatten()[: len(bias)]  # [bias_rows]
         return d_projected, d_bias, d_state, None, None, None, None
 
 
@@ -113,7 +116,7 @@ def _sizes(projected: Tensor, gating: Gating, reads: bool, writes: bool) -> tupl
 
 @part
 def _own_bias(bias: Any, own: Any, number: Any, states: Any, gate_rows: Any, r: Any, decay: Any) -> None:
-    """The biases of one state's β and λ, `[2, width]`: one for each row, or the same for all of them."""
+    """Copy the biases of one state's β and λ to `[2, width]`: one per row of the state, or a single one for all rows."""
     own[:] = _ZERO
     for kind in range(2 if decay == LEARNED else 1):
         for i in range(r):
@@ -131,7 +134,7 @@ def _prepare(
     projected: Any, start: Any, rows: Any, at: Any, bias: Any, real: Any, parts: Any, lengths: Any,
     tokens: Any, r: Any, gate_rows: Any, width: Any, decay: Any, decay_first: Any, reads: Any, writes: Any,
 ) -> None:  # fmt: skip
-    """The parts of a chunk's tokens. What does not read has queries of zero, what does not write writes nothing."""
+    """Compute the parts of a chunk's tokens; without `reads` the queries are zero, without `writes` nothing is written."""
     parts[:] = _ZERO
     if reads:
         gather(projected, start + at[0], rows, real, parts[QUERY], tokens, r, width, 1)
@@ -155,7 +158,7 @@ def _forward(
     length: int, rows: int, r: int, states: int, gate_rows: int, decay: int, decay_first: int, reading: int, writing: int,
     first: int, last: int,
 ) -> None:  # fmt: skip
-    """Addresses of float32 arrays (the mask's of booleans), 0 for `starts` and `mask` where there is none; sizes; settings."""
+    """The addresses of float32 arrays (`mask`: booleans; `starts` and `mask` may be 0 for none), sizes and settings."""
     batch, width, chunks, most = (last + states - 1) // states, padded(r), (length + CHUNK - 1) // CHUNK, min(length, CHUNK)
     source, biases = carray(floats(projected), batch * length * rows), carray(floats(bias), 2 * states * gate_rows)
     valid, seen_by_all = carray(flags(mask), batch * length), carray(floats(reads), batch * length * states * r)
@@ -197,7 +200,7 @@ def _backward(
     length: int, rows: int, r: int, states: int, gate_rows: int, decay: int, decay_first: int, reading: int, writing: int,
     first: int, last: int,
 ) -> None:  # fmt: skip
-    """As `_forward`; `d_bias` is `[memories, 2, gate_rows]`, zero at the start."""
+    """Like `_forward`; `d_bias` is `[memories, 2, gate_rows]` and must be zero on entry."""
     batch, width, chunks, most = (last + states - 1) // states, padded(r), (length + CHUNK - 1) // CHUNK, min(length, CHUNK)
     source, biases = carray(floats(projected), batch * length * rows), carray(floats(bias), 2 * states * gate_rows)
     valid, incoming = carray(flags(mask), batch * length), carray(floats(d_reads), batch * length * states * r)

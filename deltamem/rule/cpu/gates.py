@@ -1,4 +1,7 @@
-"""From a layer's projections to the parts of the rule, chunk by chunk, and back with the gradients."""
+"""From a layer's projections to the queries, keys, values and gates of one chunk, and back for the gradients.
+
+Scratch arrays are `[tokens * width]`, as in `chunk.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from deltamem.rule.cpu.elementary import logistic, tanh
 COUPLED, LEARNED, NONE = range(3)
 DECAYS = {"coupled": COUPLED, "learned": LEARNED, "none": NONE}
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_EPSILON = np.float32(1e-6)  # the shortest length that a query or key is divided by
+_EPSILON = np.float32(1e-6)  # the smallest length by which a query or key is divided
 
 
 @part
 def places(rows: Any, r: Any, states: Any, gate_rows: Any, number: Any, reads: Any) -> Any:
-    """Where q, k, v, β and λ of one of the states begin in a row of projections, `rows` long; q is there if it `reads`."""
+    """The offsets of one state's q, k, v, β and λ in a token's projections, `[rows]`; these have q only if `reads`."""
     height = states * r
     keys = height if reads else 0
     gates = keys + 2 * height
@@ -33,7 +36,7 @@ def places(rows: Any, r: Any, states: Any, gate_rows: Any, number: Any, reads: A
 
 @part
 def gather(source: Any, start: Any, rows: Any, real: Any, target: Any, tokens: Any, count: Any, width: Any, step: Any) -> None:
-    """Copy `count` columns of every token to a scratch array; zeros for padding. The step 0 repeats the first column."""
+    """Copy `count` columns of every token to a scratch array, zeros for padding; a step of 0 repeats the first column."""
     for t in range(tokens):
         if real[t]:
             for i in range(count):
@@ -47,7 +50,7 @@ def gather(source: Any, start: Any, rows: Any, real: Any, target: Any, tokens: A
 
 @part
 def unit(x: Any, lengths: Any, tokens: Any, width: Any) -> None:
-    """tanh, then unit length over every token's `width` numbers, in place; keeps what it divided by."""
+    """Apply tanh and normalise every token's `width` numbers to unit length, in place; `lengths` receives the divisors."""
     for m in range(tokens * width):
         x[m] = tanh(x[m])
     for t in range(tokens):
@@ -55,7 +58,7 @@ def unit(x: Any, lengths: Any, tokens: Any, width: Any) -> None:
         for i in range(width):
             squares += x[t * width + i] * x[t * width + i]
         length = np.sqrt(squares)
-        lengths[t] = _EPSILON if length < _EPSILON else length  # not max: a NaN stays one
+        lengths[t] = _EPSILON if length < _EPSILON else length  # max would drop a NaN
     for t in range(tokens):
         scale = _ONE / lengths[t]
         for i in range(width):
@@ -64,7 +67,7 @@ def unit(x: Any, lengths: Any, tokens: Any, width: Any) -> None:
 
 @part
 def unit_backward(x: Any, lengths: Any, gradient: Any, tokens: Any, width: Any) -> None:
-    """Turn the gradient of `unit`'s result x, in place, into that of its input."""
+    """Turn the gradient of `unit`'s result x into the gradient of its input, in place."""
     for t in range(tokens):
         along = _ZERO
         for i in range(width):
@@ -72,16 +75,17 @@ def unit_backward(x: Any, lengths: Any, gradient: Any, tokens: Any, width: Any) 
         along = along if lengths[t] > _EPSILON else _ZERO
         for i in range(width):
             m = t * width + i
-            before = x[m] * lengths[t]  # what tanh gave
+            before = x[m] * lengths[t]  # the result of tanh
             gradient[m] = (_ONE - before * before) * (gradient[m] - along * x[m]) / lengths[t]
 
 
 @part
 def open_gates(parts: Any, bias: Any, real: Any, tokens: Any, width: Any, decay: Any, decay_first: Any) -> None:
-    """The gates from their logits, which are where the gates will be (β at WRITE, λ at KEEP), in place.
+    """Turn logits into gates in place: WRITE holds the logits of β on entry, and KEEP those of λ.
 
     Args:
-        bias: `[2, width]`, of β and λ. real: `[tokens]`; a token that is not becomes the rule's identity.
+        bias: `[2, width]`, of β and λ.
+        real: `[tokens]`; any other token becomes the rule's identity.
     """
     keep, erase, write = parts[KEEP], parts[ERASE], parts[WRITE]
     for t in range(tokens):
@@ -112,10 +116,10 @@ def open_gates(parts: Any, bias: Any, real: Any, tokens: Any, width: Any, decay:
 def open_gates_backward(
     parts: Any, gradients: Any, extra: Any, real: Any, tokens: Any, width: Any, decay: Any, decay_first: Any
 ) -> None:
-    """Turn the gradients of the gates, in place, into those of the logits: of β at WRITE and of λ at KEEP.
+    """Turn the gradients of the gates into those of the logits, in place: of β at WRITE and of λ at KEEP.
 
     Args:
-        extra: what every β of a real token gets besides.
+        extra: an additional gradient for every β of a real token.
     """
     keep, write = parts[KEEP], parts[WRITE]
     d_keep, d_erase, d_write = gradients[KEEP], gradients[ERASE], gradients[WRITE]
@@ -130,7 +134,7 @@ def open_gates_backward(
 
 @part
 def scatter(source: Any, target: Any, start: Any, rows: Any, real: Any, tokens: Any, count: Any, width: Any) -> None:
-    """Copy a scratch array to `count` columns of every token; zeros for padding."""
+    """Copy a scratch array to `count` columns of every token, zeros for padding."""
     for t in range(tokens):
         for i in range(count):
             target[start + t * rows + i] = source[t * width + i] if real[t] else _ZERO
@@ -140,9 +144,9 @@ def scatter(source: Any, target: Any, start: Any, rows: Any, real: Any, tokens: 
 def scatter_gate(
     gradient: Any, target: Any, start: Any, rows: Any, bias: Any, tokens: Any, r: Any, gate_rows: Any, width: Any
 ) -> None:
-    """The gradient of one gate's logits: to its columns, and summed over the tokens to its bias.
+    """Copy the gradient of one gate's logits to its columns, and add its sum over the tokens to that of the bias.
 
-    One gate for all rows of a state gets the sum over the rows.
+    If all rows of a state share a gate, its gradient is the sum over the rows.
     """
     if gate_rows != r:
         for t in range(tokens):

@@ -1,7 +1,7 @@
-"""Eight float32 numbers as one value inside compiled code, where LLVM would not vectorise.
+"""SIMD vectors of eight float32 numbers in compiled code, for loops that LLVM does not vectorise.
 
-Loops over the few rows of a state are too short for its loop vectoriser. Here a vector is a value, with `+`, `-` and
-`*`; multiplying and adding may be contracted to one rounding, nothing else is assumed (a NaN stays a NaN).
+Loops over the few rows of a state are too short for LLVM's loop vectoriser. Here a vector is a value with `+`, `-` and `*`.
+Multiply-add may be fused; nothing else is assumed (a NaN stays a NaN).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 8
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_UNALIGNED = 4  # bytes: what float32 itself needs
+_UNALIGNED = 4  # bytes: the alignment of float32 itself
 
 
 class _LanesType(types.Type):
@@ -41,7 +41,7 @@ def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """The eight numbers of a flat float32 array from an index on."""
+    """Load eight numbers of a flat float32 array, starting at an index."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_pointer(context, builder, signature, args), align=_UNALIGNED)
@@ -51,7 +51,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Put eight numbers into a flat float32 array from an index on."""
+    """Store eight numbers in a flat float32 array, starting at an index."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, signature, args), align=_UNALIGNED)
@@ -62,7 +62,7 @@ def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @intrinsic
 def spread(typing_context: Any, number: Any) -> Any:
-    """One number eight times."""
+    """Broadcast one number to all eight lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         index = ir.IntType(32)
@@ -74,7 +74,7 @@ def spread(typing_context: Any, number: Any) -> Any:
 
 @intrinsic
 def total(typing_context: Any, vector: Any) -> Any:
-    """The sum of the eight numbers, in halves."""
+    """The sum of the eight numbers, added pairwise."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
@@ -91,7 +91,7 @@ def totals(typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, 
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vectors = list(args)
-        while len(vectors) > 1:  # neighbours are added: of two vectors the numbers become half as many, side by side in one
+        while len(vectors) > 1:  # add neighbouring lanes: each pair of vectors becomes one, with half as many numbers of each
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
             halves = [[builder.shuffle_vector(*pair, mask) for mask in (even, odd)] for pair in pairs]
             vectors = [builder.fadd(*half) for half in halves]
@@ -108,7 +108,7 @@ def _define(operation: Callable[..., Any], instruction: str) -> None:
 
         return lanes(lanes, lanes), generate
 
-    @overload(operation, strict=False)  # not strict: it compares signatures with their annotations
+    @overload(operation, strict=False)  # a strict overload would also compare the annotations of the signatures
     def choose(left: Any, right: Any) -> Any:
         if isinstance(left, _LanesType) and isinstance(right, _LanesType):
             return lambda left, right: apply(left, right)

@@ -1,4 +1,4 @@
-"""The compiled backend of the delta rule, with its gradient."""
+"""The compiled backend of the delta rule, with its gradient. A memory is one head of one batch row."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ZERO = np.float32(0)
 def compiled_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `deltamem.rule.delta_rule`; q to write are [batch, heads, tokens, r], state is [batch, heads, r, r]; on the CPU."""
+    """See `deltamem.rule.delta_rule`; q to write are [batch, heads, tokens, r], state is [batch, heads, r, r], on the CPU."""
     return _DeltaRule.apply(q, k, v, keep, erase, write, state)
 
 
 class _DeltaRule(torch.autograd.Function):
-    """Keeps the inputs and the state before every chunk, and runs each chunk again when it goes back."""
+    """Saves the inputs and the state before every chunk; the backward pass runs each chunk again."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class _DeltaRule(torch.autograd.Function):
 
 
 def chunk_starts(memories: int, length: int, r: int) -> Tensor:
-    """Room for the state before every chunk of every memory."""
+    """An uninitialised buffer for the state before every chunk of every memory, [memories, chunks, r * width]."""
     return torch.empty(memories, -(-length // CHUNK), r * padded.py_func(r), dtype=torch.float32, device="cpu")
 
 
@@ -79,7 +79,7 @@ def _forward(
     q: int, k: int, v: int, keep: int, erase: int, write: int, state: int,
     reads: int, end: int, starts: int, length: int, r: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Addresses of float32 arrays, `starts` 0 if it is not wanted; see `run` for first and last."""
+    """The addresses of float32 arrays (`starts` may be 0 for none) and sizes; see `run` for first and last."""
     size, width, chunks = last * length * r, padded(r), (length + CHUNK - 1) // CHUNK
     sources = (
         carray(floats(q), size), carray(floats(k), size), carray(floats(v), size),
@@ -112,7 +112,7 @@ def _backward(
     d_q: int, d_k: int, d_v: int, d_keep: int, d_erase: int, d_write: int, d_state: int,
     length: int, r: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Addresses of float32 arrays: `reads` and `end` are the gradients that come in, `d_q` to `d_state` those that go out."""
+    """The addresses of float32 arrays: `reads` and `end` are the incoming gradients, `d_q` to `d_state` the results."""
     size, width, chunks = last * length * r, padded(r), (length + CHUNK - 1) // CHUNK
     sources = (
         carray(floats(q), size), carray(floats(k), size), carray(floats(v), size),

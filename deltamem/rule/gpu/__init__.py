@@ -1,1 +1,1 @@
-"""The delta rule on a CUDA device, in Triton: chunk-parallel for sequences, one launch for a decoding step."""
+"""The delta rule on a CUDA device, in Triton: chunk-parallel for sequences, a single launch for a decode step."""

@@ -1,4 +1,7 @@
-"""One token of each memory, from its hidden state to the reads, and from the reads to a corrected output: a launch each."""
+"""The decode step on a GPU: one launch from the hidden states to the reads, and one from the reads to a corrected output.
+
+Shapes: in registers, the width r of a state is padded to R, the next power of two, as are the reads of all states to ROWS.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from deltamem.rule.gates import EPSILON, Gating
 from deltamem.rule.gpu.rule import on_device_of
 from deltamem.rule.gpu.step import step, unit
 
-# Numbers of the weight that a program takes at a time, and of an output.
+# The block sizes of a program: elements of the weight that are loaded at a time, and features of an output.
 WEIGHTS, FEATURES = 2048, 512
 
 
@@ -26,18 +29,18 @@ def read_and_write_token(
     gating: Gating,
     writes: bool,
 ) -> None:
-    """Project hidden states, read the memories for them and, if they are written, write them; CUDA tensors, contiguous.
+    """Project hidden states, read the memories and, if `writes`, write them. All tensors are contiguous and on a CUDA device.
 
     Args:
-        hidden: `[batch, 1, width]`, of any floating dtype.
-        weight, bias: the map from a hidden state to its projections, `[rows, width]`, and the gates' bias.
+        hidden: `[batch, 1, width]`, of any floating-point dtype.
+        weight, bias: the map from a hidden state to its projections, `[rows, width]`, and the bias of the gates.
         state: the states before the token, `[batch, num_states, r, r]`.
-        projected: filled in: the projections `[batch, 1, rows]`.
-        values: filled in: the reads `[batch, 1, num_states * r]`.
-        end: filled in: the states after the token.
-        valid: `[batch, 1]`, boolean: which rows' token counts; None if all do.
-        gating: what the rows mean.
-        writes: whether the tokens are written; if not, there are the rows q alone.
+        projected: output, the projections `[batch, 1, rows]`.
+        values: output, the reads `[batch, 1, num_states * r]`.
+        end: output, the states after the token.
+        valid: `[batch, 1]`, boolean, False for padding; None if every token is real.
+        gating: the layout of the projections.
+        writes: whether the tokens are written; if not, the projections are the rows q alone.
     """
     R = triton.next_power_of_2(gating.r)
     with on_device_of(state):
@@ -49,11 +52,13 @@ def read_and_write_token(
 
 
 def correct_token(output: Tensor, values: Tensor, weight: Tensor, scale: float) -> None:
-    """Add `scale` times what a linear map makes of the reads to a projection's output, in place; CUDA tensors, contiguous.
+    """Add `scale` times a linear map of the reads to a projection's output, in place. All tensors are contiguous, on CUDA.
 
     Args:
-        output: `[batch, 1, features]`, of any floating dtype. values: `[batch, 1, rows]`. weight: `[features, rows]`.
-        scale: what the correction is multiplied with.
+        output: `[batch, 1, features]`, of any floating-point dtype.
+        values: the reads, `[batch, 1, rows]`.
+        weight: `[features, rows]`.
+        scale: factor of the correction.
     """
     (features, rows), batch = weight.shape, len(values)
     with on_device_of(values):
@@ -77,21 +82,21 @@ def _token(
     here = row * states + number
     square = here * r * r + columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
-    s = tl.load(state + square, whole, 0.0)
+    s = tl.load(state + square, whole, 0.0)  # [R, R]
     out = projected + row * rows
     counts = True
     if mask is not None:
         counts = tl.load(mask + row) != 0
-    query = _project(token, weight, own, inside, width, R, WIDTH)
+    query = _project(token, weight, own, inside, width, R, WIDTH)  # [R]
     tl.store(out + own, query, inside)
-    read = tl.sum(s * unit(query, EPSILON)[None, :], 1)
+    read = tl.sum(s * unit(query, EPSILON)[None, :], 1)  # [R]
     tl.store(values + here * r + columns, tl.where(counts, read, 0.0), inside)
     if WRITES:
         key = _project(token, weight, height + own, inside, width, R, WIDTH)
         value = _project(token, weight, 2 * height + own, inside, width, R, WIDTH)
         tl.store(out + height + own, key, inside)
         tl.store(out + 2 * height + own, value, inside)
-        gate = number * gate_rows + columns % gate_rows  # one for each row of the state, or the same for all
+        gate = number * gate_rows + columns % gate_rows  # one per row of the state, or a single one for all rows
         gates, mine = 3 * height + gate, columns < gate_rows
         logit = _project(token, weight, gates, inside, width, R, WIDTH)
         tl.store(out + gates, logit, mine)
@@ -110,12 +115,13 @@ def _token(
 
 @triton.jit
 def _project(token, weight, rows, inside, width, R: tl.constexpr, WIDTH: tl.constexpr):
-    """Some rows of the weight times the hidden state: `[R]`."""
+    """The product of the given rows of the weight and the hidden state: `[R]`."""
     columns = tl.arange(0, WIDTH)
     total = tl.zeros((R,), tl.float32)
     for first in range(0, width, WIDTH):
         there = first + columns < width
-        x = tl.load(token + first + columns, there, 0.0).to(tl.float32)
+        x = tl.load(token + first + columns, there, 0.0).to(tl.float32)  # [WIDTH]
+        # [R, WIDTH]
         w = tl.load(weight + rows[:, None] * width + first + columns[None, :], inside[:, None] & there[None, :], 0.0)
         total += tl.sum(w * x[None, :], 1)
     return total
@@ -126,8 +132,8 @@ def _correct(output, values, weight, scale, features, rows, ROWS: tl.constexpr, 
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns, at = tl.arange(0, ROWS), block * FEATURES + tl.arange(0, FEATURES)
     inside, there = columns < rows, at < features
-    x = tl.load(values + row * rows + columns, inside, 0.0)
-    w = tl.load(weight + at[:, None] * rows + columns[None, :], there[:, None] & inside[None, :], 0.0)
+    x = tl.load(values + row * rows + columns, inside, 0.0)  # [ROWS]
+    w = tl.load(weight + at[:, None] * rows + columns[None, :], there[:, None] & inside[None, :], 0.0)  # [FEATURES, ROWS]
     place = output + row * features + at
-    y = tl.load(place, there, 0.0)
+    y = tl.load(place, there, 0.0)  # [FEATURES]
     tl.store(place, (y.to(tl.float32) + scale * tl.sum(w * x[None, :], 1)).to(y.dtype), there)

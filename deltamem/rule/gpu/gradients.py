@@ -1,8 +1,9 @@
-"""Kernels of the chunk-parallel rule, backward; see `chunks.py` for the sizes.
+"""Kernels of the chunk-parallel rule, backward; see `chunks.py` for the shapes.
 
-The gradient of a row passes a chunk by `M^T d + c`, with the M of the forward pass. So (1) the c of all chunks are made at
-once, (2) the gradients of the states after the chunks follow one after the other, from the last, and (3) the gradients of all
-tokens are made at once: a chunk's states are computed again from its start, a few at a time, as many as fit the registers.
+Over a chunk, the gradient d of a row becomes `M^T d + c`, with the M of the forward pass. So (1) the c of all chunks are
+computed in parallel, (2) the gradients of the states after the chunks follow one after the other, from the last chunk to the
+first, and (3) the gradients of all tokens are computed in parallel. For this, the states within a chunk are recomputed from its
+start, a few at a time, as many as fit into the registers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def chunk_offsets(
     q, k, keep, erase, d_reads, offset,
     length, chunks, r, R: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """What the reads of one chunk add to the gradient of the state before it: `[memories, chunks, r, r]`."""
+    """The share of one chunk's reads in the gradient of the state before it: `[memories, chunks, r, r]`."""
     place = tl.program_id(0).to(tl.int64)
     memory, chunk = place // chunks, place % chunks
     columns = tl.arange(0, R)
@@ -37,12 +38,12 @@ def chunk_offsets(
 
 @triton.jit
 def chunk_ends(matrix, offset, d_end, ends, d_state, chunks, r, R: tl.constexpr):
-    """The gradients of one row of the states after every chunk, and that of the state before the first."""
+    """The gradients of one row of the states after every chunk, and of the state before the first chunk."""
     memory, row = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns = tl.arange(0, R)
     inside = columns < r
     square = columns[:, None] * r + columns[None, :]
-    d = tl.load(d_end + (memory * r + row) * r + columns, inside, 0.0)
+    d = tl.load(d_end + (memory * r + row) * r + columns, inside, 0.0)  # [R]
     for back in range(chunks):
         here = (memory * chunks + chunks - 1 - back) * r + row
         m = tl.load(matrix + here * r * r + square, inside[:, None] & inside[None, :], 0.0)
@@ -58,14 +59,14 @@ def token_gradients(
     d_q, d_k, d_v, d_keep, d_erase, d_write,
     length, chunks, r, R: tl.constexpr, CHUNK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of one chunk's tokens; `HELD` states at a time are held, and HELD divides CHUNK."""
+    """The gradients of one chunk's tokens, from `HELD` states at a time; HELD divides CHUNK."""
     place = tl.program_id(0).to(tl.int64)
     memory, chunk = place // chunks, place % chunks
     columns = tl.arange(0, R)
     inside = columns < r
     square = columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
-    d = tl.load(ends + place * r * r + square, whole, 0.0)
+    d = tl.load(ends + place * r * r + square, whole, 0.0)  # [R, R]
     steps = tl.arange(0, HELD)[:, None, None]
     for back in range(CHUNK // HELD):
         first = chunk * CHUNK + CHUNK - HELD - back * HELD

@@ -13,31 +13,31 @@ from torch.autograd.function import once_differentiable
 from deltamem.rule.gpu.chunks import chunk_maps, chunk_starts, read_chunks
 from deltamem.rule.gpu.gradients import chunk_ends, chunk_offsets, token_gradients
 
-# Tokens of a chunk: they are walked one after the other, and so are the chunks.
+# Tokens per chunk. Both the tokens of a chunk and the chunks of a memory are sequential.
 CHUNK = 64
-# Numbers that the states inside a chunk may take of a program's registers.
+# How many elements of recomputed states a program may hold in its registers.
 _HELD_NUMBERS = 4096
 
 
 def triton_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `deltamem.rule.delta_rule`; q to write are [batch, heads, tokens, r], state is [batch, heads, r, r]; CUDA tensors."""
+    """See `deltamem.rule.delta_rule`; q to write are [batch, heads, tokens, r], state is [batch, heads, r, r], on CUDA."""
     return _DeltaRule.apply(q, k, v, keep, erase, write, state)
 
 
 def warps(numbers: int) -> int:
-    """Warps for a program that works on so many numbers at a time: some thirty for each thread."""
+    """The number of warps for a program that works on this many elements at a time: about 32 per thread."""
     return min(8, max(1, numbers // 1024))
 
 
 def on_device_of(tensor: Tensor) -> Any:
-    """Triton launches on the current device, which need not be the tensor's where a model is spread over several."""
+    """Make the tensor's device current: Triton launches there, and a model may be spread over several devices."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 class _Sizes:
-    """The sizes that all kernels get, and the grids they run on."""
+    """The sizes that the kernels take, from tokens [batch, heads, length, r]."""
 
     def __init__(self, tokens: Tensor) -> None:
         batch, heads, self.length, self.r = tokens.shape
@@ -48,7 +48,7 @@ class _Sizes:
         self.warps = warps(self.R * self.R)
 
     def maps(self, k: Tensor, v: Tensor, keep: Tensor, erase: Tensor, write: Tensor) -> tuple[Tensor, Tensor]:
-        """Every row's map over every chunk: `[memories, chunks, r, r, r]` and `[memories, chunks, r, r]`."""
+        """The map of every row over every chunk: `[memories, chunks, r, r, r]` and `[memories, chunks, r, r]`."""
         matrix = k.new_empty(self.memories, self.chunks, self.r, self.r, self.r)
         offset = self.states(k)
         grid = (self.memories * self.chunks, self.r)
@@ -56,12 +56,12 @@ class _Sizes:
         return matrix, offset
 
     def states(self, like: Tensor) -> Tensor:
-        """Room for a state per chunk."""
+        """An uninitialised buffer with a state per chunk: `[memories, chunks, r, r]`."""
         return like.new_empty(self.memories, self.chunks, self.r, self.r)
 
 
 class _DeltaRule(torch.autograd.Function):
-    """Keeps the inputs and the state before every chunk."""
+    """Saves the inputs and the state before every chunk for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:

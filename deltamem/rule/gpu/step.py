@@ -1,4 +1,7 @@
-"""One decoding step, from the projections of one token to its reads, in one launch."""
+"""One decode step, from the projections of a token to its reads, in one launch.
+
+Shapes: in registers, the width r of a state is padded to R, the next power of two.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from deltamem.rule.gpu.rule import on_device_of, warps
 def triton_step(
     projected: Tensor, gate_bias: Tensor, state: Tensor, mask: Tensor | None, gating: Gating
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`deltamem.rule.delta_memory` for one token per row, without a gradient; CUDA tensors, the mask boolean."""
+    """`deltamem.rule.delta_memory` for one token per row, without gradients; CUDA tensors, with a boolean mask."""
     projected, gate_bias, state = projected.contiguous(), gate_bias.contiguous(), state.contiguous()
     mask = None if mask is None else mask.contiguous()
     batch, _, rows = projected.shape
@@ -40,11 +43,11 @@ def _step(
     inside = columns < r
     height = states * r
     token = projected + row * rows + number * r + columns
-    query = unit(tl.load(token, inside, 0.0), EPSILON)
+    query = unit(tl.load(token, inside, 0.0), EPSILON)  # [R]
     key = unit(tl.load(token + height, inside, 0.0), EPSILON)
     value = tl.load(token + 2 * height, inside, 0.0)
 
-    gate = number * gate_rows + columns % gate_rows  # one for each row of the state, or the same for all
+    gate = number * gate_rows + columns % gate_rows  # one per row of the state, or a single one for all rows
     logits = projected + row * rows + 3 * height
     beta_logit = tl.load(logits + gate, inside, 0.0) + tl.load(bias + gate, inside, 0.0)
     keep_logit = beta_logit
@@ -55,11 +58,11 @@ def _step(
     here = row * states + number
     square = here * r * r + columns[:, None] * r + columns[None, :]
     whole = inside[:, None] & inside[None, :]
-    s = tl.load(state + square, whole, 0.0)
-    read = tl.sum(s * query[None, :], 1)
-    after, beta = step(s, key, value, beta_logit, keep_logit, R, DECAY, DECAY_FIRST)
+    s = tl.load(state + square, whole, 0.0)  # [R, R]
+    read = tl.sum(s * query[None, :], 1)  # [R]
+    after, beta = step(s, key, value, beta_logit, keep_logit, R, DECAY, DECAY_FIRST)  # [R, R], [R]
     gates = tl.where(inside, beta, 0.0)
-    if mask is not None:  # chosen, not multiplied: what does not count may be NaN
+    if mask is not None:  # select instead of multiply: a masked value may be NaN
         counts = tl.load(mask + row) != 0
         read, after, gates = tl.where(counts, read, 0.0), tl.where(counts, after, s), tl.where(counts, gates, 0.0)
     tl.store(reads + here * r + columns, read, inside)
@@ -69,7 +72,7 @@ def _step(
 
 @triton.jit
 def step(s, key, value, beta_logit, keep_logit, R: tl.constexpr, DECAY: tl.constexpr, DECAY_FIRST: tl.constexpr):
-    """The state `[R, R]` after a token, and its write gates `[R]`; `keep_logit` counts where the decay is learned."""
+    """The state `[R, R]` after a token, and its write gates `[R]`; `keep_logit` matters only if the decay is learned."""
     beta = _logistic(beta_logit)
     if DECAY == "learned":
         kept = _logistic(keep_logit)
@@ -78,13 +81,13 @@ def step(s, key, value, beta_logit, keep_logit, R: tl.constexpr, DECAY: tl.const
     else:
         kept = tl.full((R,), 1.0, tl.float32)
     erased = kept * beta if DECAY_FIRST else beta
-    change = beta * value - erased * tl.sum(s * key[None, :], 1)
+    change = beta * value - erased * tl.sum(s * key[None, :], 1)  # [R]
     return kept[:, None] * s + change[:, None] * key[None, :], beta
 
 
 @triton.jit
 def unit(x, EPSILON: tl.constexpr):
-    """Of unit length, as `deltamem.rule.gates` has it."""
+    """tanh, normalised to unit length as in `deltamem.rule.gates`."""
     y = _tanh(x)
     length = tl.sqrt(tl.sum(y * y, 0))
     return y / tl.where(length < EPSILON, EPSILON, length)
@@ -97,7 +100,7 @@ def _logistic(x):
 
 @triton.jit
 def _tanh(x):
-    """Near zero by a polynomial (a near-minimax fit), elsewhere from exp, which would lose digits there."""
+    """Near zero a polynomial (a near-minimax fit), because exp would lose digits there; elsewhere from exp."""
     square, size = x * x, tl.abs(x)
     tail = -0.33333284 + square * (0.1333149 + square * (-0.053743497 + square * (0.020650586 - square * 0.005717044)))
     far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)

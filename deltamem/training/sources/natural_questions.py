@@ -22,7 +22,7 @@ def documents(records: Iterable[Given]) -> Iterator[Document]:
 
 
 def _passage(passage: Given) -> str | None:
-    """Its title and text; None for a distractor."""
+    """The title and the text of a passage; None for a distractor."""
     is_gold = passage["isgold"]
     if is_gold.is_given and not isinstance(is_gold.value, bool):
         is_gold.refuse("true or false")

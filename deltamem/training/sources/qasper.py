@@ -32,7 +32,7 @@ def documents(records: Iterable[Given]) -> Iterator[Document]:
 
 
 def _answer(answers: list[Given]) -> str | None:
-    """The first annotator's answer that is one: free text, spans of the paper, or yes and no."""
+    """The first answer among the annotators': free text, spans of the paper, or yes and no."""
     return next((answer for answer in [*map(_of_one, answers)] if answer is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""SQuAD: paragraphs with questions whose answers stand in them; the official file's format, and the Hub's rows."""
+"""SQuAD: paragraphs with questions whose answers they contain; the official file's format, and the Hub's rows."""
 
 from __future__ import annotations
 

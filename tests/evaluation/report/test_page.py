@@ -7,7 +7,7 @@ from evaluation_results import locomo_like, write_locomo, write_task
 from tiny_memory import random_state
 from typer.testing import CliRunner
 
-from deltamem.cli import app
+from deltamem_cli import app
 
 HOSTILE = "</script><script>document.title = 'broken'</script><img src=x onerror=alert(1)> \"& {{ 1 }}"
 
@@ -135,7 +135,7 @@ def test_results_that_are_not_complete_are_said_to_be(tmp_path):
     lines = (task / "memory.jsonl").read_text().splitlines(keepends=True)
     (task / "memory.jsonl").write_text("".join(lines[:20]) + lines[20][:9])
     text = report(tmp_path)
-    for note in ("memory.jsonl was broken off", "Nothing was answered yet: zero", "20 of 30 questions were answered under all"):
+    for note in ("memory.jsonl is truncated", "Nothing was answered yet: zero", "20 of 30 questions were answered under all"):
         assert note in text
     assert "f1: 20 questions" in text
 

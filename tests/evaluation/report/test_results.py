@@ -4,8 +4,8 @@ import pytest
 from evaluation_results import locomo_like, write_locomo, write_task
 from typer.testing import CliRunner
 
-from deltamem.cli import app
 from deltamem.evaluation.report.results import read_results
+from deltamem_cli import app
 
 
 def refusal(folder):
@@ -62,7 +62,7 @@ def test_a_line_that_is_no_answer(line, tmp_path):
     task = write_locomo(tmp_path, settings=("none",), count=3)
     with (task / "none.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    assert "none.jsonl, line 4 is no answer of an evaluation" in refusal(tmp_path)
+    assert "none.jsonl, line 4 is not an answer of an evaluation" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
@@ -74,7 +74,7 @@ def test_options_that_are_none(text, tmp_path):
 def test_seeds_of_other_options_are_not_mixed(tmp_path):
     write_locomo(tmp_path / "seed-1", count=3, seed=1, limit=3)
     write_locomo(tmp_path / "seed-2", count=3, seed=2, limit=4)
-    assert "are not of one evaluation: they have other options, limit;" in refusal(tmp_path)
+    assert "are not of one evaluation: they differ in the options limit;" in refusal(tmp_path)
 
 
 def test_a_damaged_memory(tmp_path):

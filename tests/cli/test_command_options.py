@@ -1,0 +1,59 @@
+"""`--dtype` and `--device` of every command that loads a backbone by itself: refused before anything is read."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny import tiny_backbone
+from tiny_chat import chat_tokenizer
+from typer.testing import CliRunner
+
+from deltamem.backbones import Placement
+from deltamem_cli import app
+from deltamem_cli.common import options_from
+
+COMMANDS = {
+    "demo": ["demo"],
+    "chat": ["chat"],
+    "eval": ["eval", "facts"],
+    "bench": ["bench"],
+    "inspect": ["inspect", "nowhere"],
+    "study": ["study", "nowhere.yaml"],
+}
+
+
+@pytest.mark.parametrize("option", [["--dtype", "float8"], ["--device", "nowhere"]])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_there_is_not_is_refused(command, option):
+    result = CliRunner().invoke(app, [*COMMANDS[command], *option])
+    assert result.exit_code == 2, result.output
+    assert f"{option[0]} {option[1]!r}" in result.stderr
+
+
+def test_a_backbone_has_the_dtype(tmp_path):
+    tiny_backbone().save_pretrained(tmp_path)
+    chat_tokenizer().save_pretrained(tmp_path)
+    found = [Placement(dtype).load(str(tmp_path))[0].dtype for dtype in ("float32", "bfloat16")]
+    assert found == [torch.float32, torch.bfloat16]
+
+
+@dataclass(frozen=True)
+class Library:
+    """Options of a library, some of which a command has."""
+
+    limit: int | None = None
+    facts: tuple[int, ...] = (1, 4)
+    greedy: bool = False
+    internal: str = "kept"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"limit": 3, "facts": [2], "greedy": True, "as_json": True}, Library(3, (2,), True)),
+        ({"limit": None, "facts": None, "greedy": False}, Library()),
+        ({"limit": 0, "facts": []}, Library(0)),
+    ],
+)
+def test_a_command_gives_its_parameters_to_the_library(given, expected):
+    assert options_from(given, Library) == expected
