@@ -10,6 +10,7 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from transformers import AutoModelForCausalLM
 
+from deltamem.io.shareable import shareable
 from deltamem.training import baselines, command
 from deltamem.training.data import source_weights
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
@@ -155,8 +156,10 @@ def test_the_train_command(tmp_path, backbone):
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone), output)
     assert loaded.active_peft_config.r == 4
     card = (output / "README.md").read_text()
-    assert f"Data: `{data}`." in card
-    assert f"deltamem train {options} --report_to none --system 'Remember everything.'" in card
+    assert f"Data: `{data.name}`." in card
+    shown = " ".join(map(shareable, options.split()))
+    assert f"deltamem train {shown} --report_to none --system 'Remember everything.'" in card
+    assert str(tmp_path) not in card
     kept = {file.name: file.read_bytes() for file in output.rglob("*") if file.is_file()}
     assert {"training.json", "training_args.bin"} <= kept.keys()
     assert [name for name, content in kept.items() if b"hf_secret" in content] == []
