@@ -33,11 +33,21 @@ LayerWithoutKeys: type = getattr(cache_utils, "DummyLayer", object)
 # transformers 5.15 and later crop a cache by a number of tokens to remove; before, a number from zero up is a length to keep.
 CROPS_TO_LENGTH = "tokens_to_remove" not in signature(cache_utils.Cache.crop).parameters
 
+# The sizes of a mask are asked for by the number of new tokens; transformers 5.0 asks by their positions, of which it takes the number.
+SIZES_BY_POSITIONS = "cache_position" in signature(cache_utils.Cache.get_mask_sizes).parameters
+
 # transformers 5.20 and later keep the weights of a GGUF file quantised unless they are told not to.
 DEQUANTISED = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
 
 # peft 0.21 asks a tuner for the weights of its adapters in a model; before, it goes by their names alone.
 PEFT_ASKS_TUNERS = hasattr(BaseTuner, "_remap_adapter_state_dict_for_load")
+
+
+def mask_sizes(cache: cache_utils.Cache, tokens: int, layer: int) -> tuple[int, int]:
+    """The length of the mask for some new tokens in a layer of a cache, and how many tokens seen are no longer in it."""
+    asked = torch.empty(tokens, dtype=torch.long, device="cpu") if SIZES_BY_POSITIONS else tokens
+    length, left_out = cache.get_mask_sizes(asked, layer)
+    return length, left_out
 
 
 def names_in_model(

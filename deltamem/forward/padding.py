@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deltamem.versions import mask_sizes
+
 
 def non_padding_mask(attention_mask: Any, tokens: int, cache: Any) -> Tensor | None:
     """Find the padding among the new tokens of a pass.
@@ -59,7 +61,7 @@ def _valid_from_diagonal(mask: Tensor, tokens: int, cache: Any, layer: int) -> T
     """
     past: int | Tensor = 0
     if cache is not None:
-        past = cache.get_seq_length() - cache.get_mask_sizes(tokens, layer)[1]
+        past = cache.get_seq_length() - mask_sizes(cache, tokens, layer)[1]
     own = torch.arange(tokens, device=mask.device) + past  # [tokens]
     diagonal = mask[:, 0].gather(2, own[None, :, None].expand(mask.shape[0], tokens, 1)).squeeze(2)  # [batch, tokens]
     return diagonal if mask.dtype == torch.bool else diagonal == 0

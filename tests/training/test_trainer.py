@@ -184,7 +184,7 @@ def test_the_train_command_on_facts_goes_on_with_an_adapter(tmp_path, backbone):
 
 def test_evaluation_names_every_view_and_control(tmp_path):
     chats = in_views_and_controls(CHATS, ["memory", "context_and_memory"], [], seed=0)
-    run = trainer(tmp_path, model=chat_model(spread=0.5), max_steps=1, eval_strategy="steps", eval_dataset=chats)
+    run = trainer(tmp_path, model=chat_model(spread=0.5), max_steps=1, eval_strategy="steps", eval_steps=1, eval_dataset=chats)
     run.train()
     logged = {name for entry in run.state.log_history for name in entry}
     views = ("memory", "context_and_memory", "zero_memory", "shuffled_memory")
