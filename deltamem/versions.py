@@ -33,7 +33,7 @@ LayerWithoutKeys: type = getattr(cache_utils, "DummyLayer", object)
 # transformers 5.15 and later crop a cache by a number of tokens to remove; before, a number from zero up is a length to keep.
 CROPS_TO_LENGTH = "tokens_to_remove" not in signature(cache_utils.Cache.crop).parameters
 
-# The sizes of a mask are asked for by the number of new tokens; transformers 5.0 asks by their positions, of which it takes the number.
+# The sizes of a mask depend on the number of new tokens; transformers 5.0 takes their positions, and counts them.
 SIZES_BY_POSITIONS = "cache_position" in signature(cache_utils.Cache.get_mask_sizes).parameters
 
 # transformers 5.20 and later keep the weights of a GGUF file quantised unless they are told not to.
