@@ -26,7 +26,7 @@ from deltamem.training.dry_run import estimate, show_episodes
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.launch import suit_learning_rate, train
 from deltamem.training.options import TrainingOptions, load, load_tokenizer
-from deltamem.training.progress import say
+from deltamem.training.progress import say, trainable
 from deltamem.training.views import view_weights
 
 VIEW = "memory"
@@ -113,12 +113,12 @@ def main(arguments: list[str]) -> None:
         show_episodes(chats, EpisodeCollator(encoder), Weighing(), written=False)
     adapted = load(options.adapter)
     suit_learning_rate(options, adapted)
-    wanted = _trained(adapted)
+    wanted = trainable(adapted)
     backbone = adapted.unload()
     config = BASELINES[kind](backbone, wanted)
     set_seed(options.training.seed)
     model = get_peft_model(backbone, config)
-    say(f"{kind}: {_trained(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
+    say(f"{kind}: {trainable(model):,} parameters are trained; a δ-mem adapter of these options has {wanted:,}.")
     make = partial(BaselineTrainer, model, train_dataset=chats, data_collator=ReadCollator(encoder))
     if options.run.dry_run:
         estimate(make, options.training)
@@ -138,8 +138,3 @@ def _kind(arguments: list[str]) -> tuple[str, list[str]]:
         given = f"{arguments[0]!r} is no baseline" if arguments else "no baseline is given"
         raise ValueError(f"{given}; give {' or '.join(BASELINES)}, then the options of deltamem train")
     return arguments[0], arguments[1:]
-
-
-def _trained(model: nn.Module) -> int:
-    """Count the trainable parameters."""
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

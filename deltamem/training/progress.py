@@ -32,6 +32,11 @@ def say(text: str) -> None:
     Console().print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
 
+def trainable(model: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
 def print_lines(trainer: Trainer) -> None:
     """Let a trainer print `ProgressLines` in place of transformers' dictionaries."""
     silence(trainer)
@@ -72,7 +77,7 @@ class ProgressLines(TrainerCallback):
             return
         left, size = state.max_steps - state.global_step, episodes_per_step(args)
         whence = f" from step {state.global_step:,} on" if state.global_step else ""
-        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad) if model is not None else 0
+        trained = 0 if model is None else trainable(model)
         say(
             f"Training {trained:,} parameters{whence}: {left:,} steps of {size:,} episodes, which are {left * size:,} episodes "
             f"and about {rounded(left * size * self.tokens)} tokens. Learning rate {args.learning_rate:g}."
