@@ -27,5 +27,5 @@ def demo(
     from deltamem.evaluation import demo as library
 
     with errors_in_words():
-        result = library.run(model, adapter, episodes, seed, not as_json, Placement(dtype, device))
+        result = library.run(model, adapter, episodes, seed, Placement(dtype, device))
     show(result, as_json, library.print_result)

@@ -113,7 +113,7 @@ def evaluate(
     with errors_in_words():
         options = options_from({**given, "seed": None}, Options)
         evaluated = command.Evaluated(model, adapter, system, write_chunk_tokens, batch_size, Placement(dtype, device))
-        figures = command.run(tasks, evaluated, options, setting or (), output, not as_json, seed or (0,))
+        figures = command.run(tasks, evaluated, options, setting or (), output, seed or (0,))
     show(figures, as_json, summary_table.print_evaluation)
 
 

@@ -70,5 +70,5 @@ def inspect(
         given = Placement(dtype, device)
         changed = {name: value for name, value in vars(given).items() if value != getattr(Placement, name)}
         options = command.Options(variant, r, corrections, compare, chat, line, html, **changed)
-        figures = command.run(str(what), options, show_progress=not as_json)
+        figures = command.run(str(what), options)
     show(figures, as_json, command.print_figures)

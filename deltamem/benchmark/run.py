@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from deltamem.adapter.files import backbone_of
 from deltamem.backbones import DTYPES
@@ -17,21 +16,21 @@ from deltamem.benchmark.settings import DEFAULT_SHAPE, Settings
 from deltamem.benchmark.shapes import make_backbone
 from deltamem.benchmark.twins import Adapted, Bare, twins
 from deltamem.config import VARIANTS, DeltaMemConfig
+from deltamem.io.progress import work_progress
 from deltamem.rule.kind import STATE
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Run the benchmark; shows a progress bar if standard error is a terminal.
+    """Run the benchmark; shows progress on standard error.
 
     Returns:
         `prefill`, `decode` and, if requested, `train`, `decode_static`, `decode_compiled` and `profile` of the first prompt;
         `prompts`, the same for every prompt; `written` and `rule`, if requested; and what is needed to interpret them later.
         Whatever was not measured is absent.
     """
-    device, console = torch.device(settings.device), Console(stderr=True)
+    device = torch.device(settings.device)
     figures = {**describe_machine(device), "batch": settings.batch, "runs": settings.runs}
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with work_progress() as progress:
         if settings.only_rule:
             config = VARIANTS[settings.variant or "tsw"]()
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from deltamem.adapter.files import backbone_of
 from deltamem.backbones import SMOLLM2, Placement
@@ -20,8 +20,7 @@ from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.summary import summarise_seeds
 from deltamem.evaluation.task import Options, Row, Task
 from deltamem.evaluation.tasks import make_tasks
-
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+from deltamem.io.progress import work_progress
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ def run(
     options: Options,
     settings: Sequence[str],
     output: Path | None,
-    show_progress: bool,
     seeds: Sequence[int] = (0,),
 ) -> dict[str, Any]:
     """Run all tasks under all settings.
@@ -62,7 +60,6 @@ def run(
         options: the tasks' options.
         settings: the settings to run; each task runs those it supports, or all it supports if none are given.
         output: a folder for the rows, from which an interrupted run resumes; with several seeds, each has a subfolder.
-        show_progress: whether to draw a progress bar.
         seeds: seeds of all sampling; everything is asked once per seed.
 
     Returns:
@@ -81,7 +78,7 @@ def run(
         _prepare(tasks, _identity(evaluated, seed, subject), subject, settings, part)
         for (seed, tasks), part in zip(of_seed.items(), parts, strict=True)
     ]
-    with Progress(*COLUMNS, disable=not show_progress, transient=True) as progress:
+    with work_progress() as progress:
         for tasks in prepared:
             for task, results in tasks:
                 _ask(task, subject, results, evaluated.batch_size, progress)

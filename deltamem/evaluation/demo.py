@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from deltamem.backbones import SHIPPED_SYSTEM, Placement, kv_numbers, load_adapted
 from deltamem.chat.session import ChatSession
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
 from deltamem.io.printable import all_printable
+from deltamem.io.progress import work_progress
 from deltamem.training.facts import FactEpisode, FactEpisodeConfig, Split, fact_episodes, fact_questions
 
 NUMBERS_OF_FACTS = (1, 4)
@@ -26,9 +27,7 @@ SHOWN: dict[Setting, str] = {
 }
 
 
-def run(
-    model: str | None, adapter: str | None, episodes: int, seed: int, show_progress: bool, placement: Placement
-) -> dict[str, Any]:
+def run(model: str | None, adapter: str | None, episodes: int, seed: int, placement: Placement) -> dict[str, Any]:
     """Ask for one episode's facts, then measure recall over held-out episodes.
 
     Args:
@@ -36,7 +35,6 @@ def run(
         adapter: the adapter, a folder or a Hub name; None for the shipped one.
         episodes: number of held-out episodes for each number of facts.
         seed: seeds the episodes.
-        show_progress: whether to draw a progress bar.
         placement: the backbone's device and dtype.
 
     Returns:
@@ -45,8 +43,7 @@ def run(
         (also with values that were never an answer in training), `chance`, `memory_bytes`, `kv_cache_bytes` and `examples`.
     """
     test = RecallTest(*load_adapted(adapter, model, placement), system=SHIPPED_SYSTEM)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not show_progress, transient=True) as progress:
+    with work_progress() as progress:
         measure = partial(_recall, test, episodes, seed, progress)
         accuracy, generated = measure("held_out", SETTINGS)
         unseen, unseen_generated = measure("unseen_values", ("memory",))

@@ -49,13 +49,12 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def run(what: str, options: Options, show_progress: bool) -> dict[str, Any]:
+def run(what: str, options: Options) -> dict[str, Any]:
     """Inspect a backbone, an adapter or a memory.
 
     Args:
         what: a file, a folder or a name on the Hub.
         options: the command's options.
-        show_progress: whether to draw a progress bar while a conversation is written.
 
     Returns:
         The figures, with the `kind` of what was inspected.
@@ -70,7 +69,7 @@ def run(what: str, options: Options, show_progress: bool) -> dict[str, Any]:
         return {"kind": kind, **inspect_model(what, options.variant or "tsw", options.r, options.corrections)}
     if kind == "adapter":
         figures = inspect_adapter(what)
-        conversation = {} if options.chat is None else _conversation(figures, options.chat, options, show_progress)
+        conversation = {} if options.chat is None else _conversation(figures, options.chat, options)
         return {"kind": kind, **figures, **conversation}
     return {"kind": kind, **_memory(what, options)}
 
@@ -140,13 +139,13 @@ def _rows(name: str, state: DeltaMemState) -> dict[str, DeltaMemState]:
 # ------------------------------------------------------------------------------------------------------ conversations
 
 
-def _conversation(adapter: dict[str, Any], chat: Path, options: Options, show_progress: bool) -> dict[str, Any]:
+def _conversation(adapter: dict[str, Any], chat: Path, options: Options) -> dict[str, Any]:
     messages = _messages(chat, options.line or 1)
     other = None if options.compare is None else _other(options.compare)
     model, tokenizer = _load(adapter["adapter"], options)
     if other is not None:
         check_alike(model.new_memory(), other)
-    turns = replay(model, tokenizer, messages, show_progress)
+    turns = replay(model, tokenizer, messages)
     measures = measure(turns)
     if options.html is not None:
         facts = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from rich.progress import track
 from torch import Tensor
 from transformers import DynamicCache
 
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, render
 from deltamem.hook.text_decoder import last_place, text_config
 from deltamem.inspection.writes import LayerWrites, left_of, writes_of
+from deltamem.io.progress import work_progress
 from deltamem.memory.state import DeltaMemState
 from deltamem.versions import CACHE
 
@@ -38,14 +38,13 @@ class Turn:
     memory: DeltaMemState
 
 
-def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_progress: bool = False) -> list[Turn]:
+def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message]) -> list[Turn]:
     """Write a conversation to an empty memory, one message at a time, each continuing the context.
 
     Args:
         model: a model with a δ-mem adapter.
         tokenizer: its tokenizer, with a chat template.
         messages: the conversation; a system prompt is part of the first turn.
-        show_progress: whether to draw a progress bar.
 
     Raises:
         ValueError: it is not a chat; it exceeds the model's context; the chat template renders earlier turns differently once
@@ -61,13 +60,14 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message], show_p
     cache, memory = DynamicCache(config=model.config), model.new_memory()
     turns = []
     steps = [*zip(messages[first - 1 :], chats, begins, begins[1:], strict=False)]
-    for message, chat, begin, end in track(steps, "turns", transient=True, disable=not show_progress):
-        new = chat.slice(begin, end)
-        ids = new.ids[None].to(model.device)
-        segment_ids = new.segment_ids[None].to(model.device) if model.active_peft_config.writes_segments else None
-        with model.memory(memory, segment_ids=segment_ids):
-            written = writes_of(model, input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(ids))
-        turns.append(Turn(message["role"], message["content"], pieces[begin:end], written, memory.clone()))
+    with work_progress() as progress:
+        for message, chat, begin, end in progress.track(steps, description="turns"):
+            new = chat.slice(begin, end)
+            ids = new.ids[None].to(model.device)
+            segment_ids = new.segment_ids[None].to(model.device) if model.active_peft_config.writes_segments else None
+            with model.memory(memory, segment_ids=segment_ids):
+                written = writes_of(model, input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(ids))
+            turns.append(Turn(message["role"], message["content"], pieces[begin:end], written, memory.clone()))
     return turns
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from deltamem.backbones import Placement
+from deltamem.io.progress import work_progress
 from deltamem.study.grid import Run, read_grid
 from deltamem.study.results import Results
 from deltamem.study.run import carry_out
@@ -32,7 +33,7 @@ def main(
     draw: bool = False,
     placement: Placement | None = None,
 ) -> dict[str, Any]:
-    """Run what is left of a grid, draw its curves, and write the summary; shows a progress bar if stderr is a terminal.
+    """Run what is left of a grid, draw its curves, and write the summary; shows progress on standard error.
 
     Args:
         grid_file: a YAML file; see `grid`.
@@ -70,9 +71,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _run(runs: Sequence[Run], results: Results) -> None:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with work_progress() as progress:
         for backbone in dict.fromkeys(run.backbone for run in runs):
             if isinstance(backbone, SmallBackbone):
                 task = progress.add_task("the small backbone", total=1)

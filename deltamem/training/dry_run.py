@@ -26,11 +26,12 @@ from transformers import (
 
 from deltamem.benchmark.peak import peak_bytes
 from deltamem.io.printable import printable
+from deltamem.io.progress import duration
 from deltamem.training.batching import episodes_per_step
 from deltamem.training.costs import Weighing, taught_tokens
 from deltamem.training.episodes import EpisodeCollator
 from deltamem.training.loss import views_in
-from deltamem.training.progress import SAMPLE, duration, say, silence
+from deltamem.training.progress import SAMPLE, say, silence
 from deltamem.training.scripts import IGNORED
 from deltamem.training.views import View
 

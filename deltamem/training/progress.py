@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from deltamem.io.printable import printable
+from deltamem.io.progress import duration
 from deltamem.training.batching import episodes_per_step
 from deltamem.training.throughput import tokens_in
 
@@ -133,17 +134,6 @@ def evaluation_line(logs: Mapping[str, float], step: int) -> str:
         if name.startswith("eval_") and not name.endswith(NO_RESULTS)
     )
     return f"evaluation at step {step:,}   " + "   ".join(results)
-
-
-def duration(seconds: float) -> str:
-    """A time in two units at most, such as "3 h 20 min"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def rounded(number: float) -> str:

@@ -66,7 +66,7 @@ def test_the_command_as_a_table(folders):
 def test_a_run_that_was_broken_off_goes_on_with_the_same_figures(folders, tmp_path, monkeypatch, settings):
     names = ["facts"] if "memory" in settings else ["lambada_openai"]
     options = Options(facts=(2,), episodes=7, data_dir=folders)
-    whole = run(names, evaluated(folders), options, settings, tmp_path / "whole", show_progress=False)
+    whole = run(names, evaluated(folders), options, settings, tmp_path / "whole")
 
     class KilledError(Exception):
         pass
@@ -84,33 +84,33 @@ def test_a_run_that_was_broken_off_goes_on_with_the_same_figures(folders, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(command.Results, "add", killed)
         with pytest.raises(KilledError):
-            run(names, evaluated(folders), options, settings, tmp_path / "cut", show_progress=False)
+            run(names, evaluated(folders), options, settings, tmp_path / "cut")
     asked = []
     monkeypatch.setattr(command.Results, "add", lambda self, rows: (asked.append(rows), answer(self, rows)))
-    assert run(names, evaluated(folders), options, settings, tmp_path / "cut", show_progress=False) == whole
+    assert run(names, evaluated(folders), options, settings, tmp_path / "cut") == whole
     assert len(asked) == len(settings) * 3 - 3  # nothing was asked again but what was lost
     for file in (tmp_path / "whole").rglob("*.jsonl"):
         assert (tmp_path / "cut" / file.relative_to(tmp_path / "whole")).read_text() == file.read_text()
 
 
 def test_another_memory_is_of_the_same_batch_when_settings_are_added(folders, tmp_path):
-    first = run(["facts"], evaluated(folders), FACTS, ["none"], tmp_path, show_progress=False)
-    both = run(["facts"], evaluated(folders), FACTS, ["none", "shuffled"], tmp_path, show_progress=False)
+    first = run(["facts"], evaluated(folders), FACTS, ["none"], tmp_path)
+    both = run(["facts"], evaluated(folders), FACTS, ["none", "shuffled"], tmp_path)
     assert both["results"][0]["value"] == first["results"][0]["value"]
     recalls = [entry for entry in both["results"] if entry["metric"] == "recall" and entry["group"] is None]
     assert [entry["setting"] for entry in recalls] == ["none", "shuffled"]
 
 
 def test_results_of_other_options_are_not_mixed(folders, tmp_path):
-    run(["facts"], evaluated(folders), FACTS, ["none"], tmp_path, show_progress=False)
+    run(["facts"], evaluated(folders), FACTS, ["none"], tmp_path)
     with pytest.raises(ValueError, match=r"has results with split='held_out', episodes=5; .* another --output"):
         other = Options(facts=(2,), episodes=4, split="unseen_values")
-        run(["facts"], evaluated(folders), other, ["none"], tmp_path, show_progress=False)
+        run(["facts"], evaluated(folders), other, ["none"], tmp_path)
 
 
 def test_kinds_are_summed_up_separately(folders):
     options = Options(facts=(3,), episodes=12, updates=0.5)
-    found = run(["facts"], evaluated(folders, adapter=None), options, ["none"], None, show_progress=False)["results"]
+    found = run(["facts"], evaluated(folders, adapter=None), options, ["none"], None)["results"]
     whole, *kinds = [entry for entry in found if entry["metric"] == "recall"]
     assert whole["group"] is None
     assert {entry["group"] for entry in kinds} == {"value", "update"}
@@ -121,7 +121,7 @@ def test_kinds_are_summed_up_separately(folders):
 @pytest.mark.parametrize("kind", ["value", "update", "count", "list"])
 def test_questions_of_one_kind(folders, tmp_path, kind):
     options = Options(facts=(2,), episodes=3, kind=kind)
-    run(["facts"], evaluated(folders, adapter=None), options, ["none"], tmp_path, show_progress=False)
+    run(["facts"], evaluated(folders, adapter=None), options, ["none"], tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "facts-2" / "none.jsonl").read_text().splitlines()]
     assert [row["group"] for row in rows] == [kind] * 3
 
@@ -139,11 +139,8 @@ def test_facts_told_long_ago(folders):
 
 def test_several_seeds_are_asked_and_summed_up(folders, tmp_path):
     settings = ["none", "memory"]
-    together = run(["facts"], evaluated(folders), FACTS, settings, tmp_path, show_progress=False, seeds=[1, 2, 1])["results"]
-    alone = [
-        run(["facts"], evaluated(folders), FACTS, settings, None, show_progress=False, seeds=[seed])["results"]
-        for seed in (1, 2)
-    ]
+    together = run(["facts"], evaluated(folders), FACTS, settings, tmp_path, seeds=[1, 2, 1])["results"]
+    alone = [run(["facts"], evaluated(folders), FACTS, settings, None, seeds=[seed])["results"] for seed in (1, 2)]
     for mean, first, second in zip(together, *alone, strict=True):
         assert mean["seeds"] == 2
         assert mean["value"] == pytest.approx((first["value"] + second["value"]) / 2)
@@ -151,7 +148,7 @@ def test_several_seeds_are_asked_and_summed_up(folders, tmp_path):
 
 
 def test_another_adapter_has_no_memory(folders):
-    found = run(["facts"], evaluated(folders, "lora"), FACTS, [], None, show_progress=False)["results"]
+    found = run(["facts"], evaluated(folders, "lora"), FACTS, [], None)["results"]
     assert {entry["setting"] for entry in found} == {"none", "adapter", "full"}
 
 

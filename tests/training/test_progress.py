@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from deltamem.cli import app
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
-from deltamem.training.progress import duration, loss_line, rounded
+from deltamem.training.progress import loss_line, rounded
 from deltamem.training.trainer import DeltaMemTrainer
 
 
@@ -91,14 +91,6 @@ def test_a_line():
         "step    10 of 1,000   loss 3.210 = memory answers 3.200 + write penalty 0.010   1,234 tokens/s   13 min left"
     )
     assert loss_line({"loss": 3.21}, 1, 20, None) == "step  1 of 20   loss 3.210"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3570, "1 h 0 min"), (12_000, "3 h 20 min"), (200_000, "2 d 7 h")],
-)
-def test_a_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(2345, "2,300"), (2_345_678, "2.3 million"), (4.2e9, "4.2 billion")])
