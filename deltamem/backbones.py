@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -78,6 +80,13 @@ class Placement:
         return model, tokenizer
 
 
+@contextmanager
+def shipped_adapter() -> Iterator[str]:
+    """The folder of the adapter shipped with the library."""
+    with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as folder:
+        yield os.fspath(folder)
+
+
 def load_adapted(
     adapter: str | None = None, model: str | None = None, placement: Placement | None = None
 ) -> tuple[PeftModel, Any]:
@@ -93,8 +102,8 @@ def load_adapted(
         ValueError: the adapter is of another method, or was made for another backbone.
     """
     if adapter is None:
-        with as_file(files("deltamem.adapters") / SHIPPED_ADAPTER) as shipped:
-            return load_adapted(os.fspath(shipped), model, placement)
+        with shipped_adapter() as shipped:
+            return load_adapted(shipped, model, placement)
     read_config(adapter)  # rejects an adapter of another method before loading a backbone
     backbone, tokenizer = (placement or Placement()).load(model or backbone_of(adapter))
     return PeftModel.from_pretrained(backbone, adapter).eval(), tokenizer

@@ -28,6 +28,9 @@ def chat(
         float | None,
         typer.Option(min=0, help="Sampling temperature; 0 for greedy decoding. The model's own by default."),
     ] = None,
+    no_adapter: Annotated[
+        bool, typer.Option("--no-adapter", help="Begin with the backbone alone; /on switches the memory on.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -39,4 +42,4 @@ def chat(
     from deltamem.chat.terminal import command
 
     with errors_in_words():
-        command.run(model, adapter, session, system, max_new_tokens, temperature, Placement(dtype, device))
+        command.run(model, adapter, session, system, max_new_tokens, temperature, Placement(dtype, device), not no_adapter)

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+
 from deltamem.io.files import check_regular, write_atomically
 from deltamem.io.shareable import shareable
 
 TRAINING = "training.json"
 EVALUATION = "evaluation.json"  # the output of `deltamem eval ... --json`
+GENERATED_FACTS = "generated facts"
 
 
 def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence[str] | None = None) -> None:
@@ -33,16 +36,34 @@ def note_training(folder: str | os.PathLike[str], data: str, arguments: Sequence
     write_atomically(path, (json.dumps(note, indent=2, ensure_ascii=False) + "\n").encode("utf-8"), private=False)
 
 
-def training_of(folder: Path) -> dict[str, str]:
+def training_of(adapter: str | Path) -> dict[str, str]:
     """Read the record of `note_training`; empty if there is none.
+
+    Args:
+        adapter: the adapter's folder, or its name on the Hub.
 
     Raises:
         ValueError: the file holds something else.
     """
-    note = _read(folder / TRAINING, {})
+    path = Path(adapter) / TRAINING
+    if not path.parent.is_dir():
+        try:
+            path = Path(hf_hub_download(str(adapter), TRAINING))
+        except OSError:  # the Hub has no such file, or cannot be reached
+            return {}
+    note = _read(path, {})
     if not isinstance(note, dict) or not all(isinstance(value, str) for value in note.values()):
-        raise ValueError(f"{folder / TRAINING} is not accepted; give a JSON object with texts, data and command")
+        raise ValueError(f"{path} is not accepted; give a JSON object with texts, data and command")
     return note
+
+
+def trained_on_facts_alone(adapter: str | Path) -> bool:
+    """Whether an adapter's record says that it was trained on generated facts and nothing else.
+
+    Args:
+        adapter: see `training_of`.
+    """
+    return training_of(adapter).get("data") == GENERATED_FACTS
 
 
 def evaluation_of(folder: Path) -> list[dict[str, Any]]:

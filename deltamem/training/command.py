@@ -6,7 +6,7 @@ from functools import partial
 
 from transformers import set_seed
 
-from deltamem.hub.training_record import note_training
+from deltamem.hub.training_record import GENERATED_FACTS, note_training
 from deltamem.io.shareable import shareable
 from deltamem.training.data import FACTS, DataArguments
 from deltamem.training.dry_run import estimate, show_episodes
@@ -58,4 +58,4 @@ def main(arguments: list[str]) -> None:
 
 
 def _data_in_words(data: DataArguments) -> str:
-    return ", ".join("generated facts" if source == FACTS else f"`{shareable(source)}`" for source in data.data)
+    return ", ".join(GENERATED_FACTS if source == FACTS else f"`{shareable(source)}`" for source in data.data)

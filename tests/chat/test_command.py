@@ -21,6 +21,7 @@ from deltamem.chat.terminal import loop as terminal
 from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.heat_map import picture
 from deltamem.chat.terminal.slash_commands import COMMANDS
+from deltamem.hub.training_record import GENERATED_FACTS, note_training
 from deltamem.memory.snapshot import Snapshot
 from deltamem_cli import app
 
@@ -343,6 +344,22 @@ def test_the_command_reads_lines(arguments):
     assert result.exit_code == 0, result.output
     assert "a memory of 128 bytes" in " ".join(result.output.split())
     assert "Saved in" in result.output
+
+
+@pytest.mark.parametrize(("data", "warned"), [(GENERATED_FACTS, True), ("generated facts, `my.jsonl`", False), (None, False)])
+def test_an_adapter_that_knows_no_dialogue_is_named(arguments, tmp_path, data, warned):
+    if data is not None:
+        note_training(tmp_path / "adapter", data)
+    result = CliRunner().invoke(app, arguments, input="/exit\n")
+    assert ("not on dialogue" in " ".join(result.output.split())) is warned
+
+
+def test_a_chat_may_begin_with_the_backbone_alone(arguments, tmp_path):
+    note_training(tmp_path / "adapter", GENERATED_FACTS)
+    result = CliRunner().invoke(app, [*arguments, "--no-adapter"], input="/ask who?\n/on\n/exit\n")
+    assert "/ask reads the memory, which is off" in result.output
+    assert "The memory is on." in result.output
+    assert "not on dialogue" not in result.output
 
 
 @pytest.mark.parametrize(
