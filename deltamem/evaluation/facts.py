@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
-from deltamem.evaluation.recall import RecallTest, Setting
+from deltamem.evaluation.recall import Recall, RecallTest, Setting
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options, Row, share
 from deltamem.training.facts import (
@@ -22,6 +22,7 @@ from deltamem.training.facts import (
 )
 from deltamem.training.facts.config import ALL_OF_KIND
 from deltamem.training.facts.fillers import SMALL_TALK
+from deltamem.training.facts.vocabulary import words_of
 
 # The command's names for the settings of a RecallTest.
 SETTINGS: dict[str, Setting] = {
@@ -33,8 +34,11 @@ SETTINGS: dict[str, Setting] = {
     "full": "full_context",
     "tail": "tail",
 }
-# Whether the answer is ranked first among the candidates, and whether it is generated exactly.
-METRICS = {"recall": share("recall"), "generated": share("generated")}
+BARE: Setting = "no_memory"
+# Whether the answer is ranked first among the candidates, and whether it is generated exactly. Two more matter under
+# "shuffled", where what is asked was never told: whether the generated answer is the bare backbone's, and whether it names a
+# wrong value that was told.
+METRICS = {name: share(name) for name in ("recall", "generated", "unchanged", "mixed_up")}
 
 
 @dataclass
@@ -89,24 +93,12 @@ class Facts:
     def answer(self, subject: Subject, settings: Sequence[str], places: Sequence[int]) -> dict[str, list[Row]]:
         """See `Task`."""
         episodes = [self._episodes[place] for place in places]
-        recalls = _test(subject, len(episodes)).run(episodes, [SETTINGS[name] for name in settings])
+        asked = [*dict.fromkeys([*(SETTINGS[name] for name in settings), BARE])]
+        recalls = dict(zip(asked, _test(subject, len(episodes)).run(episodes, asked), strict=True))
+        others = [episodes[-1], *episodes[:-1]]  # whose memory "shuffled" reads
         return {
-            name: [
-                {
-                    "index": place,
-                    "group": episode.kind,
-                    "question": episode.question["content"],
-                    "answer": episode.answer,
-                    "choice": choice,
-                    "prediction": said,
-                    "recall": float(right),
-                    "generated": float(exact),
-                }
-                for place, episode, choice, said, right, exact in zip(
-                    places, episodes, recall.choices, recall.said, recall.right, recall.exact, strict=True
-                )
-            ]
-            for name, recall in zip(settings, recalls, strict=True)
+            name: _rows(places, others if name == "shuffled" else episodes, recalls[SETTINGS[name]], recalls[BARE])
+            for name in settings
         }
 
     def _told_long_ago(self, subject: Subject, episode: FactEpisode, place: int) -> FactEpisode:
@@ -136,6 +128,33 @@ def tasks(options: Options) -> list[Facts]:
         for facts in options.facts
         for tokens in options.tokens_since
     ]
+
+
+def _rows(places: Sequence[int], told: Sequence[FactEpisode], recall: Recall, bare: Recall) -> list[Row]:
+    """The results of episodes, given those whose facts the memories were told, and the bare backbone's answers."""
+    return [
+        {
+            "index": place,
+            "group": episode.kind,
+            "question": episode.question["content"],
+            "answer": episode.answer,
+            "choice": choice,
+            "prediction": said,
+            "recall": float(right),
+            "generated": float(exact),
+            "unchanged": float(said == said_bare),
+            "mixed_up": float(_mixed_up(said, episode, told_instead)),
+        }
+        for place, episode, told_instead, choice, said, said_bare, right, exact in zip(
+            places, recall.episodes, told, recall.choices, recall.said, bare.said, recall.right, recall.exact, strict=True
+        )
+    ]
+
+
+def _mixed_up(said: str, asked: FactEpisode, told: FactEpisode) -> bool:
+    """Whether an answer names a value that was told and is wrong."""
+    wrong = {fact.value.lower() for fact in told.facts} - words_of(asked.answer)
+    return not wrong.isdisjoint(words_of(said))
 
 
 def _config(options: Options, facts: int) -> FactEpisodeConfig:

@@ -13,7 +13,7 @@ from deltamem.intervals import Interval, Numbers, interval, ratio, resample, wil
 
 MEMORY, SHUFFLED = "memory", "shuffled"  # the memory of the question's history, and another's
 PERPLEXITY = "perplexity"  # lm-evaluation-harness's; rows hold log-likelihoods under this name
-SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed")  # metrics
+SMALLER_IS_BETTER = (PERPLEXITY, "nats", "kl", "changed", "mixed_up")  # metrics
 FULL = "full"  # the bare backbone with the whole history in its prompt
 Rows = Mapping[str, Sequence[Row]]  # by setting; all settings have the same questions in the same order
 
