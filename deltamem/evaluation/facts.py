@@ -35,10 +35,10 @@ SETTINGS: dict[str, Setting] = {
     "tail": "tail",
 }
 BARE: Setting = "no_memory"
-# Whether the answer is ranked first among the candidates, and whether it is generated exactly. Two more matter under
-# "shuffled", where what is asked was never told: whether the generated answer is the bare backbone's, and whether it names a
-# wrong value that was told.
-METRICS = {name: share(name) for name in ("recall", "generated", "unchanged", "mixed_up")}
+# Whether the answer is ranked first among the candidates; whether it is generated exactly; whether what is generated names it
+# and no other candidate. Two more matter under "shuffled", where what is asked was never told: whether the generated answer is
+# the bare backbone's, and whether it names a wrong value that was told.
+METRICS = {name: share(name) for name in ("recall", "generated", "named", "unchanged", "mixed_up")}
 
 
 @dataclass
@@ -142,11 +142,21 @@ def _rows(places: Sequence[int], told: Sequence[FactEpisode], recall: Recall, ba
             "prediction": said,
             "recall": float(right),
             "generated": float(exact),
+            "named": float(named),
             "unchanged": float(said == said_bare),
             "mixed_up": float(_mixed_up(said, episode, told_instead)),
         }
-        for place, episode, told_instead, choice, said, said_bare, right, exact in zip(
-            places, recall.episodes, told, recall.choices, recall.said, bare.said, recall.right, recall.exact, strict=True
+        for place, episode, told_instead, choice, said, said_bare, right, exact, named in zip(
+            places,
+            recall.episodes,
+            told,
+            recall.choices,
+            recall.said,
+            bare.said,
+            recall.right,
+            recall.exact,
+            recall.named,
+            strict=True,
         )
     ]
 

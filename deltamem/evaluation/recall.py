@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ T = TypeVar("T")
 Setting = Literal["memory", "no_memory", "zero_memory", "shuffled_memory", "adapter", "full_context", "tail"]
 # The default comparison; none of these has the history in context.
 SETTINGS: tuple[Setting, ...] = ("memory", "no_memory", "zero_memory", "shuffled_memory")
-MOST_SAID = 12  # maximum tokens of an answer
+WORD = r"[^\W_]+"
+MOST_SAID = 20  # maximum tokens of an answer
 WITH_MEMORY: tuple[Setting, ...] = (*SETTINGS, "full_context", "tail")
 
 
@@ -58,6 +60,11 @@ class Recall:
     def exact(self) -> list[bool]:
         """For each episode, whether the generated answer is right, ignoring case and a full stop."""
         return [_plain(said) == _plain(episode.answer) for said, episode in zip(self.said, self.episodes, strict=True)]
+
+    @property
+    def named(self) -> list[bool]:
+        """For each episode, whether the generated answer names the right candidate and no other."""
+        return [_names(said, episode) for said, episode in zip(self.said, self.episodes, strict=True)]
 
     @property
     def generated(self) -> float:
@@ -219,6 +226,17 @@ class RecallTest(Subject):
         if setting != "tail":
             return question
         return torch.cat([self.tokens(episode.history).last(self.tail_tokens).ids, question])
+
+
+def _names(said: str, episode: FactEpisode) -> bool:
+    """Whether a text has the right answer as words of it, and no other candidate."""
+    text = _as_words(said)
+    return [candidate for candidate in episode.candidates if _as_words(candidate) in text] == [episode.answer]
+
+
+def _as_words(text: str) -> str:
+    """Lower-case words between spaces, so that a text contains only whole words of another."""
+    return f" {' '.join(re.findall(WORD, text.lower()))} "
 
 
 def _plain(answer: str) -> str:

@@ -49,7 +49,7 @@ def test_the_command(folders):
         assert entry["low"] <= entry["value"] <= entry["high"]
         if entry["setting"] == "zero":  # without a memory, an adapter is its backbone
             assert entry["difference"] == pytest.approx(0.0, abs=1e-4)
-    of_facts = ["recall", "generated", "unchanged", "mixed_up"]
+    of_facts = ["recall", "generated", "named", "unchanged", "mixed_up"]
     facts = {f"facts-{facts}{since}": of_facts for facts in (1, 2) for since in ("", "-20_tokens_ago")}
     expected = {**facts, "arc_easy": ["acc", "acc_norm"], "lambada_openai": ["acc", "perplexity"]}
     assert metrics == {task: {"none": names, "zero": names} for task, names in expected.items()}

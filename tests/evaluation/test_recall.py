@@ -165,6 +165,14 @@ def test_accuracy_counts_the_right_answers():
     assert recall.interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [("Teal.", True), ("Anna likes TEAL most.", True), ("teal or red", False), ("tealish", False), ("", False), ("red", False)],
+)
+def test_what_is_said_names_the_answer_and_no_other_candidate(said, named):
+    assert Recall("memory", EPISODES[:1], ["teal"], [said]).named == [named]
+
+
 def test_accuracy_by_kind():
     episodes = [EPISODES[0], replace(EPISODES[1], kind="update"), replace(EPISODES[2], kind="update")]
     by_kind = Recall("memory", episodes, ["teal", "teal", "Oslo"], ["teal", "red", "Oslo"]).by_kind()

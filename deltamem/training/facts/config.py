@@ -19,6 +19,16 @@ ALL_OF_KIND: dict[Kind, dict[str, Any]] = {
     "count": {"counting": 1.0},
     "list": {"lists": 1.0},
 }
+PROBABILITIES = (
+    "separate_turns",
+    "same_attribute",
+    "updates",
+    "first_person",
+    "sentence_answers",
+    "counting",
+    "lists",
+    "any_word",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,9 @@ class FactEpisodeConfig:
     )
     updates: float = field(default=0.0, metadata={"help": "Probability that a fact is replaced later: the newest counts."})
     first_person: float = field(default=0.0, metadata={"help": 'Probability that a fact is about the user, who says "I".'})
+    sentence_answers: float = field(
+        default=0.0, metadata={"help": "Probability that an answer is a sentence that states the fact, not the value alone."}
+    )
     counting: float = field(
         default=0.0, metadata={"help": "Probability that a question asks how many, for attributes with several values."}
     )
@@ -91,7 +104,7 @@ class FactEpisodeConfig:
             raise ValueError(f"lists={self.lists} needs two facts or more for a list: choose min_facts of at least 2")
 
     def _check_probabilities(self) -> None:
-        for name in ("separate_turns", "same_attribute", "updates", "first_person", "counting", "lists", "any_word"):
+        for name in PROBABILITIES:
             probability = getattr(self, name)
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name}={probability} is no probability: choose a number from 0 to 1")

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, get_args
 
+from deltamem.training.facts.answers import sentence
 from deltamem.training.facts.config import CANDIDATES, FactEpisodeConfig
 from deltamem.training.facts.distance import fill, words_in
 from deltamem.training.facts.episode import Fact, FactEpisode, Kind, Messages, Turn, as_messages
@@ -72,9 +73,16 @@ def _ask(
     rng: random.Random, facts: tuple[Fact, ...], history: Messages, topic: Topic, config: FactEpisodeConfig, split: Split
 ) -> FactEpisode:
     question = _sentence(rng, QUESTIONS[topic.kind], topic.asked, split)
-    messages = history + as_messages([(question, topic.asked.value)])
+    messages = history + as_messages([(question, _answer(rng, topic, config, split))])
     candidates = _draw_candidates(rng, facts, topic, config, split)
     return FactEpisode(messages, facts, topic.asked, tuple(sorted(candidates)), topic.kind)
+
+
+def _answer(rng: random.Random, topic: Topic, config: FactEpisodeConfig, split: Split) -> str:
+    stated = topic.kind in ("value", "update")
+    if stated and config.sentence_answers and rng.random() < config.sentence_answers:
+        return sentence(rng, topic.asked, split)
+    return topic.asked.value
 
 
 def _draw_candidates(

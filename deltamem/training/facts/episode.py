@@ -27,8 +27,8 @@ class Fact:
 class FactEpisode:
     """A chat that tells facts, then asks about one of them.
 
-    ``messages`` is the history, the question (user) and the answer (assistant) in the OpenAI/transformers
-    chat format, without a system message. ``facts`` are in the order in which they were told. ``asked`` has
+    ``messages`` is the history, the question (user) and the answer (assistant), the value or a sentence with it, in the
+    OpenAI/transformers chat format, without a system message. ``facts`` are in the order in which they were told. ``asked`` has
     the answer as its value: the value told, the newer value (the older is ``asked.replaced``), a number as a
     word, or all values in the order told ("chess, pottery and sailing"), according to ``kind``.
     ``candidates`` are the ten answers that the right one is ranked among, sorted:
@@ -56,8 +56,8 @@ class FactEpisode:
 
     @property
     def answer(self) -> str:
-        """The right answer."""
-        return self.messages[-1]["content"]
+        """The right answer: the value asked for."""
+        return self.asked.value
 
     def to_dict(self) -> dict[str, Messages]:
         """The episode as a record of a chat data set."""
