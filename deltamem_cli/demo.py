@@ -13,7 +13,7 @@ from deltamem_cli.common import Adapter, AsJson, Backbone, Device, Dtype, app, e
 def demo(
     model: Backbone = None,
     adapter: Adapter = None,
-    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes per number of facts.")] = 150,
+    episodes: Annotated[int, typer.Option(min=2, help="Held-out episodes per number of facts.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -24,8 +24,12 @@ def demo(
     Shows one conversation, then the share of questions answered correctly, with the memory and with controls.
     """
     from deltamem.backbones import Placement
-    from deltamem.evaluation import demo as library
+    from deltamem.evaluation.demo import Demo, print_conversation, print_recall
 
     with errors_in_words():
-        result = library.run(model, adapter, episodes, seed, Placement(dtype, device))
-    show(result, as_json, library.print_result)
+        shown = Demo.load(model, adapter, seed, Placement(dtype, device))
+        conversation = shown.conversation()
+        if not as_json:
+            print_conversation(conversation)
+        recall = shown.recall(episodes)
+    show({**conversation, **recall}, as_json, print_recall)

@@ -171,9 +171,9 @@ class RecallTest(Subject):
         return [(max(pair, key=itemgetter(0))[1], text.strip()) for pair, text in zip(pairs, said, strict=True)]
 
     @torch.no_grad()
-    def answer(self, episode: FactEpisode, max_new_tokens: int = MOST_SAID) -> str:
-        """Ask the question and generate an answer greedily."""
-        ids, mask = self.left_padded([self.tokens([episode.question], add_generation_prompt=True).ids])
+    def answer(self, question: str, max_new_tokens: int = MOST_SAID) -> str:
+        """Generate an answer to a question greedily."""
+        ids, mask = self.left_padded([self.tokens([{"role": "user", "content": question}], add_generation_prompt=True).ids])
         output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,

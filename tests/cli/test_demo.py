@@ -30,7 +30,8 @@ def test_the_demo_as_json(folders):
     assert figures["chance"] == 0.1
     assert figures["memory_bytes"] == 2 * 4 * 4 * 4  # layers, rows, columns, bytes
     assert figures["kv_cache_bytes"] % (2 * 2 * 2 * 8 * 4) == 0  # keys and values, layers, heads, width, bytes
-    assert len(figures["examples"]) == 4
+    assert [row["answer"] is None for row in figures["examples"]] == [False] * 3 + [True] * 2
+    assert sum(message["role"] == "user" for message in figures["told"]) == 3 + 2  # facts, other talk
     assert {*figures["examples"][0]} == {"question", "answer", "memory", "no_memory", "shuffled_memory"}
 
 
@@ -41,7 +42,9 @@ def test_the_demo_as_tables(folders):
         "right answer",
         "generated exactly",
         "with its memory",
-        "with another memory",
+        "with a stranger's memory",
+        "The context is dropped.",
+        "(unrelated)",
         "never trained on",
         "chance",
         "bytes",

@@ -80,7 +80,7 @@ def test_what_is_said_is_what_generate_says(test):
     said = test.run(EPISODES, ["memory"])[0].said
     for row, told in enumerate(EPISODES):
         with test.under("memory", memory[row]):
-            assert said[row] == test.answer(told)
+            assert said[row] == test.answer(told.question["content"])
 
 
 def test_no_memory_and_an_empty_memory_are_the_backbone(test):
