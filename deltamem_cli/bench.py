@@ -37,6 +37,10 @@ def bench(
             help="Also time the delta rule alone, with every backend, over --prompt tokens. Without --model, time only that.",
         ),
     ] = False,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="Also time how long commands and imports take to start. Without --model, time only that."),
+    ] = False,
     written: Annotated[
         list[int] | None,
         typer.Option(help="Also time decoding after this many tokens were written to the memory; repeatable."),

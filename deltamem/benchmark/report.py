@@ -39,6 +39,8 @@ def print_figures(figures: dict[str, Any]) -> None:
                 console.print(f"Adapted, the device is busy for {busy:.0%} of the time.")
     if "rule" in figures:
         console.print(_rule(figures["rule"]))
+    if "start" in figures:
+        console.print(_start(figures["start"]))
     console.print(
         f"Medians of {figures['runs']} runs in turns; ± is half the width of the middle half of the runs. Ratios: medians of "
         "the turns' ratios, with the 95% interval of that median."
@@ -108,6 +110,13 @@ def _rule(rows: Sequence[dict[str, Any]]) -> Table:
             lower, upper = row[f"{direction}_ms_quartiles"]
             cells += [_spread(row[f"{direction}_ms"], lower, upper), f"{row[f'{direction}_speedup']:.1f}x"]
         table.add_row(f"{row['tokens']:,}", row["backend"], *cells)
+    return table
+
+
+def _start(rows: Sequence[dict[str, Any]]) -> Table:
+    table = _table("start of", "ms")
+    for row in rows:
+        table.add_row(row["name"], _spread(row["ms"], *row["ms_quartiles"]))
     return table
 
 

@@ -14,6 +14,7 @@ from deltamem.benchmark.machine import describe_machine
 from deltamem.benchmark.rule_speed import time_rule
 from deltamem.benchmark.settings import DEFAULT_SHAPE, Settings
 from deltamem.benchmark.shapes import make_backbone
+from deltamem.benchmark.start_up import time_start
 from deltamem.benchmark.twins import Adapted, Bare, twins
 from deltamem.config import VARIANTS, DeltaMemConfig
 from deltamem.io.progress import work_progress
@@ -25,15 +26,14 @@ def run(settings: Settings) -> dict[str, Any]:
 
     Returns:
         `prefill`, `decode` and, if requested, `train`, `decode_static`, `decode_compiled` and `profile` of the first prompt;
-        `prompts`, the same for every prompt; `written` and `rule`, if requested; and what is needed to interpret them later.
-        Whatever was not measured is absent.
+        `prompts`, the same for every prompt; `written`, `rule` and `start`, if requested; and what is needed to interpret them
+        later. Whatever was not measured is absent.
     """
     device = torch.device(settings.device)
     figures = {**describe_machine(device), "batch": settings.batch, "runs": settings.runs}
     with work_progress() as progress:
-        if settings.only_rule:
-            config = VARIANTS[settings.variant or "tsw"]()
-        else:
+        config = VARIANTS[settings.variant or "tsw"]()
+        if settings.needs_model:
             bare, adapted = _load(settings, progress)
             config = adapted.config
             figures |= {"dtype": settings.dtype, "model": _describe_model(settings, bare), "new_tokens": settings.new_tokens}
@@ -42,6 +42,8 @@ def run(settings: Settings) -> dict[str, Any]:
             states, r, _ = _states(config)
             sizes = (settings.batch, states, r)
             figures["rule"] = time_rule(settings.prompt, sizes, settings.runs, device, progress)
+        if settings.start:
+            figures["start"] = time_start(settings.runs, progress)
     return {**figures, "adapter": _describe_adapter(settings, config)}
 
 

@@ -35,6 +35,7 @@ class Settings:
         runs: timed runs of every workload.
         train: also time a training step.
         rule: also time the delta rule alone.
+        start: also time how long commands and imports take to start.
         written: also time decoding after these numbers of tokens were written.
         compiler: also time decoding with a static cache, eager and compiled by this backend of torch.compile.
         profile: also profile the operations.
@@ -55,6 +56,7 @@ class Settings:
     runs: int = 15
     train: bool = False
     rule: bool = False
+    start: bool = False
     written: Sequence[int] = ()
     compiler: str | None = None
     profile: bool = False
@@ -78,10 +80,10 @@ class Settings:
         self._check_plot()
 
     @property
-    def only_rule(self) -> bool:
-        """Whether only the rule is timed, which needs no model."""
-        needs_model = self.model or self.adapter or self.train or self.written or self.compiler or self.profile
-        return self.rule and not needs_model
+    def needs_model(self) -> bool:
+        """Whether anything is timed that needs a model."""
+        of_model = self.model or self.adapter or self.train or self.written or self.compiler or self.profile
+        return bool(of_model) or not (self.rule or self.start)
 
     @property
     def most_tokens(self) -> int:

@@ -1,12 +1,15 @@
 import json
 import statistics
+import subprocess
 
 import pytest
+from rich.progress import Progress
 from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem.benchmark import run as bench
+from deltamem.benchmark import start_up
 from deltamem.benchmark.shapes import SHAPES
 from deltamem_cli import app
 
@@ -92,6 +95,22 @@ def test_the_rule_needs_no_model(monkeypatch):
     found = figures("--rule")
     assert "prefill" not in found
     assert {row["tokens"] for row in found["rule"]} == {9}
+
+
+def test_the_start_of_programs_needs_no_model(monkeypatch):
+    monkeypatch.setattr(bench, "make_backbone", None)
+    monkeypatch.setattr(start_up, "PROGRAMS", {"quick": "", "slow": "import time; time.sleep(0.2)"})
+    found = figures("--start")
+    assert "prefill" not in found
+    quick, slow = found["start"]
+    assert (quick["name"], slow["name"]) == ("quick", "slow")
+    assert slow["ms"] > 200
+
+
+def test_a_program_that_fails_is_not_timed(monkeypatch):
+    monkeypatch.setattr(start_up, "PROGRAMS", {"wrong": "raise SystemExit(1)"})
+    with pytest.raises(subprocess.CalledProcessError):
+        start_up.time_start(6, Progress(disable=True))
 
 
 def test_tables_and_a_plot(folder, tmp_path):
