@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache
 
+from deltamem.chat.message_places import message_places
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, render
 from deltamem.hook.text_decoder import last_place, text_config
 from deltamem.inspection.writes import LayerWrites, left_of, writes_of
@@ -27,6 +29,7 @@ class Turn:
     Args:
         role, content: the message.
         pieces: its tokens as text, including what the chat template puts around the message.
+        marks: for each token, whether it is the template's or belongs to a system prompt, so that no message contains it.
         writes: its writes by attention module, with one batch row.
         memory: the memory after the message.
     """
@@ -34,6 +37,7 @@ class Turn:
     role: str
     content: str
     pieces: list[str]
+    marks: list[bool]
     writes: dict[str, LayerWrites]
     memory: DeltaMemState
 
@@ -54,7 +58,7 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message]) -> lis
     first = 2 if messages[0]["role"] == "system" and len(messages) > 1 else 1
     unit = model.active_peft_config.write
     chats = [ChatTokens.from_messages(tokenizer, messages[:end], unit) for end in range(first, len(messages) + 1)]
-    pieces = _pieces(tokenizer, render(tokenizer, messages))
+    pieces, marks = _pieces(tokenizer, messages)
     begins = [0, *(len(chat.ids) for chat in chats)]
     _check(model, chats, begins)
     cache, memory = DynamicCache(config=model.config), model.new_memory()
@@ -67,14 +71,23 @@ def replay(model: PeftModel, tokenizer: Any, messages: Sequence[Message]) -> lis
             segment_ids = new.segment_ids[None].to(model.device) if model.active_peft_config.writes_segments else None
             with model.memory(memory, segment_ids=segment_ids):
                 written = writes_of(model, input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=last_place(ids))
-            turns.append(Turn(message["role"], message["content"], pieces[begin:end], written, memory.clone()))
+            turns.append(
+                Turn(message["role"], message["content"], pieces[begin:end], marks[begin:end], written, memory.clone())
+            )
     return turns
 
 
-def _pieces(tokenizer: Any, text: str) -> list[str]:
-    """The text of each token, including anything dropped before it; a character shared by several tokens goes to the first."""
+def _pieces(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[str], list[bool]]:
+    """The text of each token, and whether it lies outside of all messages.
+
+    The text includes anything dropped before the token; a character shared by several tokens goes to the first.
+    """
+    text = render(tokenizer, messages)
+    places = [place for place in message_places(partial(render, tokenizer), messages, text) if place is not None]
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return [text[begin:end] for begin, end in pairwise([0, *(end for _, end in offsets)])]
+    spans = [*pairwise([0, *(end for _, end in offsets)])]
+    marks = [not any(begin < place_end and end > place_begin for place_begin, place_end in places) for begin, end in spans]
+    return [text[begin:end] for begin, end in spans], marks
 
 
 def _check(model: PeftModel, chats: Sequence[ChatTokens], begins: Sequence[int]) -> None:

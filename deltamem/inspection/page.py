@@ -90,6 +90,7 @@ def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -
     begins = torch.tensor([0, *lengths], dtype=torch.long, device="cpu").cumsum(0).tolist()
     spans = [(begin, min(begin + step, end)) for turn_begin, end in pairwise(begins) for begin in range(turn_begin, end, step)]
     pieces = [piece for turn in turns for piece in turn.pieces]
+    marks = [mark for turn in turns for mark in turn.marks]
 
     def by_cell(measured: Tensor) -> Tensor:
         """Average `[rows, tokens]` to `[rows, cells]`."""
@@ -102,6 +103,7 @@ def _conversation(turns: Sequence[Turn], measures: Measures, notes: list[str]) -
     return {
         "turns": [{"role": turn.role, "cells": -(-length // step)} for turn, length in zip(turns, lengths, strict=True)],
         "pieces": ["".join(pieces[begin:end]) for begin, end in spans],
+        "marks": [all(marks[begin:end]) for begin, end in spans],
         "cells": {
             "gate": _packed(by_cell(measures.gate)),
             "change": _packed(by_cell(measures.change)),

@@ -115,7 +115,7 @@ def test_a_conversation_in_a_browser(conversation, saved, messages, tmp_path):
     shown = opened(conversation, tmp_path, choose(quantity="change", layer="2", moment="0"))
     turns = replay(saved(num_states=2)[0], chat_tokenizer(), messages)
     measures = measure(turns)
-    levels = torch.tensor([float(level) for level in re.findall(r'<span class="v" style="--v: ?([^;"]*);?">', shown)])
+    levels = torch.tensor([float(level) for level in re.findall(r'<span class="v(?: mark)?" style="--v: ?([^;"]*);?">', shown)])
     change = measures.change[2]
     expected = 0.85 * (change - change.min()) / (change.max() - change.min())
     torch.testing.assert_close(levels, expected, atol=1e-3, rtol=0)
@@ -129,6 +129,18 @@ def test_a_conversation_in_a_browser(conversation, saved, messages, tmp_path):
     assert f"after turn 1 (user): {turns[0].memory.tokens[0]} tokens written" in shown
     norms = [turns[0].memory.tensors[name].norm().item() for name in measures.layers]
     assert [float(norm) for norm in re.findall(r"\nnorm (\S+)\n", shown)] == pytest.approx(norms, rel=0.01)
+
+
+@needs_browser
+def test_the_marks_of_the_template_can_be_hidden(conversation, messages, tmp_path):
+    visible = "document.title = [...document.querySelectorAll('.turn span')].filter((s) => s.offsetWidth).length"
+    pieces, marks = (data_of(conversation)["conversation"][name] for name in ("pieces", "marks"))
+    said = " ".join(message["content"] for message in messages if message["role"] != "system")
+    assert all(piece.strip() in said for piece, mark in zip(pieces, marks, strict=True) if not mark)
+    assert 0 < sum(marks) < len(marks)
+    for hidden, expected in (("", len(marks)), ("document.getElementById('messages-only').click();", len(marks) - sum(marks))):
+        shown = opened(conversation, tmp_path, hidden + visible)
+        assert int(re.search(r"<title>(\d+)</title>", shown)[1]) == pytest.approx(expected, abs=2)  # empty pieces have no width
 
 
 @needs_browser

@@ -102,7 +102,10 @@ function showConversation() {
     const block = add(byId("conversation"), "div", "", "turn");
     add(block, "b", turnName(index));
     const text = add(block, "div");
-    for (let cell = 0; cell < turn.cells; cell++) spans.push(add(text, "span", visible(conversation.pieces[spans.length]), "v"));
+    for (let cell = 0; cell < turn.cells; cell++) {
+      const [piece, mark] = [conversation.pieces[spans.length], conversation.marks[spans.length]];
+      spans.push(add(text, "span", visible(piece), mark ? "v mark" : "v"));
+    }
   });
   const place = new Map(spans.map((span, index) => [span, index]));
   byId("conversation").addEventListener("pointerover", (event) => {
@@ -183,6 +186,9 @@ function showConversation() {
     showTurns(quantity);
     showLeft(row);
   }
+  byId("messages-only").addEventListener("change", (event) => {
+    byId("conversation").classList.toggle("messages-only", event.target.checked);
+  });
   byId("quantity").addEventListener("change", draw);
   byId("layer").addEventListener("change", draw);
   return draw;
