@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 import torch
+from nightly import by_day
 from oracle import TOLERANCE, error
 from tiny_chat import chat_model, chat_tokenizer
 
@@ -79,7 +80,7 @@ def crowd(model, folder, sessions, turns, seed=0):
             yield users
 
 
-@pytest.mark.parametrize("write", ["token", "message"])
+@pytest.mark.parametrize("write", by_day(["token"], ["token", "message"]))
 def test_many_users_on_one_model(tmp_path, write):
     torch.manual_seed(0)
     model = chat_model(spread=0.3, write=write)

@@ -7,6 +7,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from nightly import by_day
 from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from tiny_training import ENCODER, MEMORY, arguments
@@ -103,8 +104,13 @@ def losses(folder):
     ]
 
 
-@pytest.mark.parametrize("batch", [3, 4])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status", "batch"),
+    by_day(
+        [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 4)],
+        [(number, status, batch) for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)) for batch in (3, 4)],
+    ),
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, monkeypatch, options, batch, number, status):
     """In whichever batch of the second step it comes, what is printed continues the same curve."""
     command.main([*options.split(), "--output_dir", str(tmp_path / "whole")])
