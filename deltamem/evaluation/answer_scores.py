@@ -72,3 +72,9 @@ def _locomo_tokens(text: str) -> list[str]:
 def _stem() -> Callable[[str], str]:
     stem: Callable[[str], str] = needs("nltk.stem.porter").PorterStemmer().stem
     return stem
+
+
+def is_said(value: str, text: str) -> bool:
+    """Whether a text contains a value as whole words, not within a longer word or number; both are case-folded."""
+    whole = rf"(?<!\w)(?<!\d[.:,]){re.escape(value)}(?!\w|[.:,]\d)"
+    return value in text and re.search(whole, text) is not None

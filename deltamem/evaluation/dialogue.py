@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltamem.chat.tokens import Message
+from deltamem.evaluation.answer_scores import is_said
 from deltamem.evaluation.benchmark_data import benchmark_records, identity, sampled_numbers
 from deltamem.evaluation.history import History, HistoryQuestion
 from deltamem.evaluation.history_task import HistoryTask
@@ -68,12 +68,6 @@ def tasks(options: Options) -> list[HistoryTask]:
             ranked_per_token=True,
         )
     ]
-
-
-def is_said(value: str, text: str) -> bool:
-    """Whether a text contains a value as whole words, not within a longer word or number; both are case-folded."""
-    whole = rf"(?<!\w)(?<!\d[.:,]){re.escape(value)}(?!\w|[.:,]\d)"
-    return value in text and re.search(whole, text) is not None
 
 
 def _questions(settled: Sequence[Settled], told: Sequence[Sequence[str]], seed: int) -> Iterator[HistoryQuestion]:

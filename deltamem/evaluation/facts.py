@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
+from deltamem.evaluation.answer_scores import is_said
 from deltamem.evaluation.recall import Recall, RecallTest, Setting
 from deltamem.evaluation.subject import Subject
 from deltamem.evaluation.task import Options, Row, share
@@ -22,7 +23,6 @@ from deltamem.training.facts import (
 )
 from deltamem.training.facts.config import ALL_OF_KIND
 from deltamem.training.facts.fillers import SMALL_TALK
-from deltamem.training.facts.vocabulary import words_of
 
 # The command's names for the settings of a RecallTest.
 SETTINGS: dict[str, Setting] = {
@@ -163,8 +163,9 @@ def _rows(places: Sequence[int], told: Sequence[FactEpisode], recall: Recall, ba
 
 def _mixed_up(said: str, asked: FactEpisode, told: FactEpisode) -> bool:
     """Whether an answer names a value that was told and is wrong."""
-    wrong = {fact.value.lower() for fact in told.facts} - words_of(asked.answer)
-    return not wrong.isdisjoint(words_of(said))
+    answer, text = asked.answer.casefold(), said.casefold()
+    values = (fact.value.casefold() for fact in told.facts)
+    return any(is_said(value, text) and not is_said(value, answer) for value in values)
 
 
 def _config(options: Options, facts: int) -> FactEpisodeConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from deltamem.backbones import tail_tokens
+from deltamem.evaluation.answer_scores import is_said
 from deltamem.evaluation.reading import Reading
 from deltamem.evaluation.sampling import greedy
 from deltamem.evaluation.subject import Subject
@@ -30,7 +30,6 @@ T = TypeVar("T")
 Setting = Literal["memory", "no_memory", "zero_memory", "shuffled_memory", "adapter", "full_context", "tail"]
 # The default comparison; none of these has the history in context.
 SETTINGS: tuple[Setting, ...] = ("memory", "no_memory", "zero_memory", "shuffled_memory")
-WORD = r"[^\W_]+"
 MOST_SAID = 20  # maximum tokens of an answer
 WITH_MEMORY: tuple[Setting, ...] = (*SETTINGS, "full_context", "tail")
 
@@ -230,13 +229,7 @@ class RecallTest(Subject):
 
 def _names(said: str, episode: FactEpisode) -> bool:
     """Whether a text has the right answer as words of it, and no other candidate."""
-    text = _as_words(said)
-    return [candidate for candidate in episode.candidates if _as_words(candidate) in text] == [episode.answer]
-
-
-def _as_words(text: str) -> str:
-    """Lower-case words between spaces, so that a text contains only whole words of another."""
-    return f" {' '.join(re.findall(WORD, text.lower()))} "
+    return [value for value in episode.candidates if is_said(value.casefold(), said.casefold())] == [episode.answer]
 
 
 def _plain(answer: str) -> str:
