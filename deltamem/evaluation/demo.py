@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -158,7 +159,7 @@ def print_conversation(shown: dict[str, Any]) -> None:
     )
     table = Table("question", "right answer", *(f"with {SHOWN[setting]}" for setting in COMPARED))
     for row in shown["examples"]:
-        table.add_row(row["question"], row["answer"] or "(unrelated)", *(row[setting] for setting in COMPARED))
+        table.add_row(row["question"], row["answer"] or "(unrelated)", *(escape(row[setting]) for setting in COMPARED))
     console.print(table)
 
 

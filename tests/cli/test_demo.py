@@ -5,6 +5,7 @@ from tiny import tiny_backbone
 from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
+from deltamem.evaluation.demo import print_conversation
 from deltamem.evaluation.recall import SETTINGS
 from deltamem_cli import app
 
@@ -52,6 +53,12 @@ def test_the_demo_as_tables(folders):
         assert expected in result.output
     assert "ranked first" in result.output
     assert "generated" in result.output
+
+
+def test_what_a_model_says_is_no_markup(capsys):
+    said = {"question": "q", "answer": None, "memory": "[/b] [red]x", "no_memory": "a", "shuffled_memory": "b"}
+    print_conversation({"told": [], "examples": [said], "memory_bytes": 1, "kv_cache_bytes": 1})
+    assert "[/b] [red]x" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_options_of_training_are_listed():
