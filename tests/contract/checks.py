@@ -26,10 +26,10 @@ def logits(model: nn.Module, ids: Tensor, **options: Any) -> Tensor:
 
 
 def cached_decoding(make: Make) -> None:
-    """One pass, a prefill in pieces, and token by token give the same; a single row's tokens go a way of their own."""
+    """One pass, pieces, and token by token give the same; a single row's tokens go a way of their own."""
     model, ids = make(), tokens(2, 12)
     expected = logits(model, ids, use_cache=False)
-    for rows, pieces in ((2, (7, 1, 1, 1, 1, 1)), (1, (7, 1, 1, 1, 1, 1)), (2, (5, 4, 3))):
+    for rows, pieces in ((2, (5, 4, 1, 1, 1)), (1, (7, 1, 1, 1, 1, 1))):
         cache, got = None, []
         for piece in ids[:rows].split(pieces, dim=1):
             with torch.no_grad():

@@ -4,8 +4,10 @@ import builtins
 
 import pytest
 from doc_pages import LANGUAGES, PAGES, ROOT, Block, blocks_of, name_of, python_blocks
+from transformers import Trainer
 
 from deltamem.hook import registered as known_hooks
+from deltamem.training.trainer import DeltaMemTrainer
 
 
 def needs_real_model(page):
@@ -24,7 +26,14 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "adapters").symlink_to(ROOT / "adapters")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(known_hooks, "_registered", {})
+    monkeypatch.setattr(DeltaMemTrainer, "train", two_steps)
     return tmp_path
+
+
+def two_steps(trainer):
+    """A training of two steps, however many its page says."""
+    trainer.args.max_steps = 2
+    return Trainer.train(trainer)
 
 
 def run(block: Block, namespace: dict) -> None:

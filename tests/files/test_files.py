@@ -124,11 +124,12 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, length:
 
 def killed_while_saving(folder: Path) -> None:
     """A process that is killed when all is written but the rename."""
-    code = (
-        "import os, signal, sys\nfrom deltamem.io.files import write_atomically\n"
+    code = (  # the module alone: the package would import torch
+        "import os, signal, sys\nfrom files import write_atomically\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nwrite_atomically(sys.argv[1], b'half')"
     )
-    done = subprocess.run([sys.executable, "-c", code, folder / "x"], check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code, folder / "x"], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
 
 

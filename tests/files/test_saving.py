@@ -12,13 +12,14 @@ from random import Random
 import pytest
 import saver
 from failing_disk import AFTER, BEFORE, ERRORS, failing
+from nightly import by_day
 from saver import number_in, numbered, parts, save_forever
 from tiny_memory import random_state, same
 
 from deltamem import ChatSession, DeltaMemState
 from deltamem.chat.session import FILE
 
-KILLS, MOST_SECONDS = 10, 0.03
+MOST_SECONDS = 0.03
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -60,7 +61,7 @@ def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_session(
     processes.set_forkserver_preload(["saver"])
     random, number = Random(0), 1
     numbered(ChatSession(*parts()), number).save(tmp_path)
-    for _ in range(KILLS):
+    for _ in by_day(range(4), range(10)):
         child = processes.Process(target=save_forever, args=(tmp_path,), daemon=True)
         child.start()
         while number_in(tmp_path) == number and child.is_alive():  # until it has saved once, however slow the machine is

@@ -15,7 +15,6 @@ from tiny_chat import chat_tokenizer
 from deltamem.training import command
 
 SCRIPT = Path(__file__).with_name("train_tiny.py")
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 COMMON = (
     "--max_steps 4 --learning_rate 1e-2 --train_sampling_strategy sequential --r 4 --tie_query_init true --answer_only true "
     "--write_chunk_tokens 6 --eval_strategy steps --eval_steps 2 --save_strategy no --use_cpu --report_to none "
@@ -50,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, config in FSDP.items():
         (folder / name).write_text(json.dumps(config))
     runs = [json.dumps([*arguments(folder, name, batch=2), "--ddp_backend", "gloo", *way]) for name, way in WAYS.items()]
-    subprocess.run([*LAUNCH, SCRIPT, *runs], check=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run([sys.executable, SCRIPT, *runs], check=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return folder
 
 

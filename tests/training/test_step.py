@@ -1,10 +1,12 @@
 """A step of the optimizer is one, however its episodes are cut into batches."""
 
+import functools
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from nightly import by_day
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_backbone
 from tiny_chat import chat_model
@@ -51,23 +53,30 @@ def off(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-CASES = [(memory_trainer, MEMORY), (memory_trainer, MIXED), (lora_trainer, MEMORY)]
-NAMES = ["memory", "all views", "lora"]
+CASES = {"memory": (memory_trainer, MEMORY), "all views": (memory_trainer, MIXED), "lora": (lora_trainer, MEMORY)}
 
 
-@pytest.mark.parametrize(("size", "accumulate"), [(3, 2), (2, 3), (1, 6), (4, 2)])
-@pytest.mark.parametrize(("make", "chats"), CASES, ids=NAMES)
-def test_batches_of_a_step_are_one_batch(tmp_path, make, chats, size, accumulate):
-    whole, loss = step(make, tmp_path, chats, 6, 1)
-    cut, cut_loss = step(make, tmp_path, chats, size, accumulate)
+@pytest.fixture(scope="module")
+def in_one(tmp_path_factory):
+    """The step of a case that is not cut."""
+    return functools.cache(lambda case: step(CASES[case][0], tmp_path_factory.mktemp("in_one"), CASES[case][1], 6, 1))
+
+
+# By day, batches of one, and of different sizes.
+@pytest.mark.parametrize(("size", "accumulate"), by_day([(1, 6), (4, 2)], [(3, 2), (2, 3), (1, 6), (4, 2)]))
+@pytest.mark.parametrize("case", CASES)
+def test_batches_of_a_step_are_one_batch(tmp_path, in_one, case, size, accumulate):
+    whole, loss = in_one(case)
+    cut, cut_loss = step(CASES[case][0], tmp_path, CASES[case][1], size, accumulate)
     assert off(cut, whole) < 1e-4
     assert cut_loss == pytest.approx(loss, rel=1e-3)  # logged with few digits
 
 
-@pytest.mark.parametrize(("make", "chats"), CASES, ids=NAMES)
-def test_a_mean_of_means_is_another_step(tmp_path, monkeypatch, make, chats):
+@pytest.mark.parametrize("case", CASES)
+def test_a_mean_of_means_is_another_step(tmp_path, monkeypatch, in_one, case):
     """The control: without the counts of the whole step."""
-    whole, _ = step(make, tmp_path, chats, 6, 1)
+    make, chats = CASES[case]
+    whole, _ = in_one(case)
     for trainer in (DeltaMemTrainer, Trainer):
         found = trainer.get_batch_samples
         monkeypatch.setattr(trainer, "get_batch_samples", lambda *given, found=found: (found(*given)[0], None))
