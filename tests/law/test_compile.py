@@ -16,6 +16,7 @@ from transformers import DynamicCache, StaticCache
 from deltamem.rule.operator import delta_rule_operator
 
 LENGTHS = (6, 12, 33, 70)
+SINGLE = {"attn": "sdpa", "num_hidden_layers": 1}  # where a second layer would be traced as the first is
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def in_block(model, run, ids, write=True, **options):
 @pytest.mark.parametrize("call", CALLS)
 @torch.no_grad()
 def test_other_calls(call):
-    model = adapted(attn="sdpa")
+    model = adapted(**SINGLE)
     fast = compiled(model)
     for length in LENGTHS:
         ids = random_tokens(1, length, seed=length)
@@ -89,7 +90,7 @@ def test_other_calls(call):
 @pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
 @torch.no_grad()
 def test_decoding_with_a_cache(kind):
-    model = adapted(attn="sdpa")
+    model = adapted(**SINGLE)
     fast, results = compiled(model), []
     for run in (model, fast):
         cache = DynamicCache(config=model.config) if kind is DynamicCache else StaticCache(model.config, max_cache_len=64)
@@ -123,7 +124,7 @@ def test_it_goes_on_from_tokens_that_were_not_compiled():
 
 
 def test_training():
-    model = adapted(attn="sdpa").train()
+    model = adapted(**SINGLE).train()
     fast, gradients = compiled(model), []
     for run in (model, fast):
         model.zero_grad()
@@ -140,7 +141,7 @@ def test_training():
 @torch.no_grad()
 def test_another_threads_memory_is_never_used():
     """The graph cannot know its thread; an operator in it stops a thread that did not open the block."""
-    model = adapted(attn="sdpa")
+    model = adapted(**SINGLE)
     fast, ids, state, seen = compiled(model), random_tokens(1, 9), told(model), []
     with model.memory(state):
         fast(input_ids=ids, use_cache=False)
@@ -165,7 +166,7 @@ def test_another_threads_memory_is_never_used():
 
 @torch.no_grad()
 def test_generation_with_a_compiled_forward():
-    model = adapted(attn="sdpa")
+    model = adapted(**SINGLE)
     ids, states, sequences = random_tokens(1, 8), [], []
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     backbone = model.get_base_model()

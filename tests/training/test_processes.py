@@ -16,11 +16,11 @@ from deltamem.training import command
 
 SCRIPT = Path(__file__).with_name("train_tiny.py")
 COMMON = (
-    "--max_steps 4 --learning_rate 1e-2 --train_sampling_strategy sequential --r 4 --tie_query_init true --answer_only true "
+    "--max_steps 2 --learning_rate 1e-2 --train_sampling_strategy sequential --r 4 --tie_query_init true --answer_only true "
     "--write_chunk_tokens 6 --eval_strategy steps --eval_steps 2 --save_strategy no --use_cpu --report_to none "
     "--disable_tqdm true"
 ).split()
-VALUES = ("teal", "red", "Oslo", "Rome", "Bob", "friend", "1", "2") * 2
+VALUES = ("teal", "red", "Oslo", "Rome", "Bob", "friend", "1", "2")
 LAYERS = {"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
 FSDP = {"sharded.json": LAYERS, "checkpointing.json": {**LAYERS, "activation_checkpointing": True}}
 SHARDED = ["--fsdp", "--fsdp_config", "sharded.json"]
@@ -45,7 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     tiny_backbone(vocab_size=61, initializer_range=0.3).save_pretrained(folder / "backbone")
     chat_tokenizer().save_pretrained(folder / "backbone")
-    (folder / "chats.jsonl").write_text("\n".join(json.dumps(chat(value)) for value in VALUES))
+    for name, values in {"chats": VALUES, "few": VALUES[:4]}.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(chat(value)) for value in values))
     for name, config in FSDP.items():
         (folder / name).write_text(json.dumps(config))
     runs = [json.dumps([*arguments(folder, name, batch=2), "--ddp_backend", "gloo", *way]) for name, way in WAYS.items()]
@@ -54,8 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(folder: Path, name: str, batch: int) -> list[str]:
-    chats = folder / "chats.jsonl"
-    files = ["--model", folder / "backbone", "--data", chats, "--eval_data", chats, "--output_dir", folder / name]
+    chats, few = folder / "chats.jsonl", folder / "few.jsonl"
+    files = ["--model", folder / "backbone", "--data", chats, "--eval_data", few, "--output_dir", folder / name]
     return [*map(str, files), "--per_device_train_batch_size", str(batch), *COMMON]
 
 
