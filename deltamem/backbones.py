@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -131,10 +132,15 @@ def find_backbone(name: str) -> str:
     """Resolve a model's name for transformers: the name, or, without a network, the folder of the packaged SmolLM2.
 
     Raises:
-        OSError: there is neither a network nor the package; the message says what to install.
+        OSError: it is no folder, and there is no network; for SmolLM2 the message says what to install.
     """
-    if name != SMOLLM2 or on_hub(name):
+    if os.path.isdir(name) or on_hub(name):
         return name
+    if name != SMOLLM2:
+        raise OSError(
+            f"there is no backbone {name!r}: it is no folder, and the Hub cannot be asked for it; give a folder with a model, "
+            "or a name on the Hub such as owner/model where the Hub can be reached"
+        )
     folder = str(_packaged_smollm2())
     logger.warning("%s cannot be loaded from the Hub; using the 4-bit weights of the package %s", name, PACKAGE)
     return folder
@@ -142,7 +148,11 @@ def find_backbone(name: str) -> str:
 
 def on_hub(name: str) -> bool:
     """Whether the model is in the local Hub cache or the Hub answers; transformers itself would wait a minute to find out."""
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # a path
+        return False
+    if isinstance(cached, str):
         return True
     if constants.HF_HUB_OFFLINE:
         return False

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
 from peft import get_peft_model
 from rich import box
 from rich.console import Console
@@ -24,7 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from deltamem.backbones import find_backbone, on_hub
+from deltamem.backbones import SMOLLM2, find_backbone, on_hub
 from deltamem.config import VARIANTS, DeltaMemConfig
 from deltamem.hook.projection import Projection, width_out
 from deltamem.hook.registered import registered_hook
@@ -131,17 +130,11 @@ def empty_backbone(name: str) -> PreTrainedModel:
 
 def _source(name: str) -> str:
     """Resolve a name to a folder with a configuration, or to a name known to the Hub or its local cache."""
-    source = find_backbone(name)
-    if os.path.isdir(source):
-        if not os.path.isfile(os.path.join(source, "config.json")):
-            raise OSError(f"the folder {name!r} has no config.json, so it holds no model")
-        return source
-    try:
-        found = on_hub(source)
-    except HFValidationError:  # a path
-        found = False
-    if not found:
+    if not os.path.isdir(name) and name != SMOLLM2 and not on_hub(name):
         raise OSError(f"{name!r} is no file and no folder, and the Hub cannot be asked for it; give {ACCEPTED}")
+    source = find_backbone(name)
+    if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "config.json")):
+        raise OSError(f"the folder {name!r} has no config.json, so it holds no model")
     return source
 
 

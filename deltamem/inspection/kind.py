@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub.errors import HFValidationError
 from peft.utils import CONFIG_NAME
 from transformers.utils import find_adapter_config_file
 
@@ -44,5 +43,5 @@ def kind_of(what: str) -> Kind:
 def _is_adapter_on_hub(name: str) -> bool:
     try:
         return on_hub(name) and find_adapter_config_file(name) is not None
-    except (HFValidationError, OSError):  # a path, or an unknown name: the backbone's loader reports it
+    except OSError:  # an unknown name: the backbone's loader reports it
         return False

@@ -57,3 +57,12 @@ class Library:
 )
 def test_a_command_gives_its_parameters_to_the_library(given, expected):
     assert options_from(given, Library) == expected
+
+
+@pytest.mark.parametrize("command", ["bench --model", "chat", "eval facts --model", "train --output_dir out --use_cpu --model"])
+@pytest.mark.parametrize("name", ["./nowhere", "nobody/nothing"])
+def test_a_backbone_that_there_is_not_is_named(command, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [*command.split(), name])
+    assert result.exit_code == 2, result.output
+    assert f"there is no backbone {name!r}" in result.stderr

@@ -7,7 +7,9 @@ from doc_pages import ROOT
 
 PAGE = (ROOT / "docs" / "compatibility.md").read_text()
 TESTS = sorted({*re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)})
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if re.match(r"\| [^|]+\| ", line)]
+FEATURES, _, _ = PAGE.partition("## Versions")
+LINES = [line for line in FEATURES.splitlines() if re.match(r"\| [^|]+\| ", line)]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES]
 
 
 @pytest.mark.parametrize(("file", "name"), TESTS, ids="::".join)

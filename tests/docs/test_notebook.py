@@ -48,7 +48,8 @@ def run(notebook, folder):
 
 
 def printed(cell):
-    return "".join(output.get("text", "") for output in cell.outputs)
+    """What is seen below a cell; rich, in a kernel, displays where it would print."""
+    return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 
 def write_chats(path, count):

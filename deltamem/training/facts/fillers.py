@@ -96,7 +96,9 @@ def chitchat() -> Iterator[Conversation]:
     try:
         file = importlib.resources.files("chitchat_dataset").joinpath("dataset.json")
     except ModuleNotFoundError as error:
-        raise ValueError("fillers='chitchat' needs the package chitchat-dataset; run: pip install 'deltamem[train]'") from error
+        raise ValueError(
+            "the chats of 'chitchat' need the package chitchat-dataset; run: pip install 'deltamem[train]'"
+        ) from error
     for conversation in json.loads(file.read_text(encoding="utf-8")).values():
         yield _in_turns(itertools.chain.from_iterable(conversation["messages"]))
 
