@@ -11,7 +11,7 @@ ROOT = Path(deltamem.__file__).parent
 # From the ground. What stands in one line does not import its neighbours.
 LEVELS = (
     ("rule", "hook", "io", "intervals", "versions"),
-    ("config", "memory", "html"),
+    ("config", "memory", "html", "store"),
     ("adapter",),
     ("backbones", "forward", "hub"),
     ("layer", "benchmark", "convert"),
