@@ -10,7 +10,9 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class AnswerText:
-    """Decodes the tokens of an answer, and holds back what may still change: an incomplete character, or the start of a stop text.
+    """Decodes the tokens of an answer, and holds back what may still change.
+
+    That is an incomplete character, or the start of a stop text.
 
     Args:
         tokenizer: the model's tokenizer.

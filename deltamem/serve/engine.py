@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deltamem.serve.batch import new_batch
-from deltamem.serve.passes import Decoding, Steps, TurnPasses
+from deltamem.serve.passes import LONGEST_ANSWER, Decoding, Steps, TurnPasses
 from deltamem.serve.sampling import Sampler
 from deltamem.serve.turn import CancelledTurnError, Failed, Piece, TokenChoice, Turn
 
@@ -42,8 +42,8 @@ class _Row:
 class Engine:
     """Runs turns. Between two tokens, turns enter and leave the batch.
 
-    Each round runs one piece of one turn's prompt or write, and then one decode step for all answers. A waiting turn begins when
-    fewer than `rows` turns run; tenants take turns.
+    Each round runs one piece of one turn's prompt or write, and then one decode step for all answers. A waiting turn begins
+    when fewer than `rows` turns run; tenants take turns.
 
     Args:
         model: a model with a δ-mem adapter, which nothing else uses meanwhile.
@@ -195,7 +195,7 @@ class Engine:
             new = decoding.text.add(choice.token)
             if decoding.text.stopped:
                 decoding.reason = "stop"
-            elif decoding.tokens < decoding.sampling.max_tokens:
+            elif decoding.tokens < (decoding.sampling.max_tokens or LONGEST_ANSWER):
                 self._send(row, new)
                 return True
             else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers import Cache
 from deltamem.chat.context import forward
 from deltamem.chat.continuation import new_from
 from deltamem.chat.tokens import ChatTokens, Message
+from deltamem.hook.text_decoder import longest_context
 from deltamem.memory.state import DeltaMemState
 from deltamem.serve.answer_text import AnswerText
 from deltamem.serve.caches import can_be_cut, first_tokens, new_cache
@@ -21,6 +22,12 @@ from deltamem.serve.turn import Finished, FinishReason, Sampling, Turn
 
 # Tokens per piece: about as long as a few decode steps, so that a long prompt does not stop other users' answers.
 PIECE = 128
+# Tokens of an answer whose length the request leaves open.
+LONGEST_ANSWER = 1024
+
+
+class TooLongError(ValueError):
+    """A chat does not fit into the model's context."""
 
 
 @dataclass
@@ -66,7 +73,9 @@ class TurnPasses:
     def __init__(self, model: Any, tokenizer: Any, turn: Turn) -> None:
         self._model, self._tokenizer, self._turn = model, tokenizer, turn
         self._memory = turn.memory.clone()
-        self._forget_context()
+        self._context = longest_context(model) or sys.maxsize
+        self._ids: list[int] = []  # the tokens whose keys and values are in the cache
+        self._cache = new_cache(model)
 
     def steps(self) -> Steps:
         """The steps of the turn."""
@@ -89,6 +98,8 @@ class TurnPasses:
     def _answer(self, messages: list[Message], sampling: Sampling) -> Generator[Decoding | None, None, Decoding]:
         """Read the chat, and have the answer decoded."""
         prompt = self._tokens(messages, add_generation_prompt=True)
+        ending = len(self._tokens([*messages, {"role": "assistant", "content": ""}]).ids) - len(prompt.ids)
+        sampling = self._fitting(sampling, len(prompt.ids) + ending)
         logits = yield from self._pass(prompt, len(prompt.ids) - 1, len(prompt.ids), write=False)
         text = AnswerText(self._tokenizer, sampling.stop)
         decoding = Decoding(self._turn, sampling, self._memory, self._cache, len(prompt.ids), logits, text)
@@ -97,9 +108,27 @@ class TurnPasses:
         yield decoding
         return decoding
 
+    def _fitting(self, sampling: Sampling, tokens: int) -> Sampling:
+        """The sampling with a length that fits into the context behind so many tokens.
+
+        Raises:
+            TooLongError: the context is too short.
+        """
+        room = self._context - tokens
+        if room < (sampling.max_tokens or 1):
+            raise TooLongError(
+                f"this chat has {tokens} tokens and asks for {sampling.max_tokens or 1} more, and the model's context is "
+                f"{self._context}; send fewer messages (the memory keeps what the others said) or ask for fewer tokens"
+            )
+        return replace(sampling, max_tokens=sampling.max_tokens or min(room, LONGEST_ANSWER))
+
     def _write(self, messages: list[Message], known: int) -> Generator[None, None, None]:
         """Read the known messages, and write the others."""
         tokens = self._tokens(messages)
+        if len(tokens.ids) > self._context:
+            raise TooLongError(
+                f"these messages have {len(tokens.ids)} tokens, and the model's context is {self._context}; send fewer at once"
+            )
         new = self._first_new(tokens, messages, known)
         yield from self._pass(tokens, new, new, write=False)
         yield from self._pass(tokens, new, len(tokens.ids), write=True)
@@ -127,7 +156,8 @@ class TurnPasses:
 
     def _keep_context(self, ids: list[int]) -> None:
         """Cut the cache to its tokens that are also at the beginning of `ids`."""
-        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._ids, ids, strict=False)))
+        pairs = enumerate(zip(self._ids, ids, strict=False))
+        kept = next((place for place, (known, token) in pairs if known != token), min(len(self._ids), len(ids)))
         if kept == len(self._ids):
             return
         if not can_be_cut(self._cache):
@@ -136,8 +166,7 @@ class TurnPasses:
         self._ids, self._cache = self._ids[:kept], first_tokens(self._cache, kept)
 
     def _forget_context(self) -> None:
-        self._ids: list[int] = []  # the tokens whose keys and values are in the cache
-        self._cache = new_cache(self._model)
+        self._ids, self._cache = [], new_cache(self._model)
 
     def _first_new(self, tokens: ChatTokens, messages: list[Message], known: int) -> int:
         """The first token of a chat that does not belong to its known messages."""

@@ -18,7 +18,7 @@ class Sampling:
     """How the tokens of an answer are chosen, and where it ends.
 
     Args:
-        max_tokens: the maximum length of the answer, in tokens.
+        max_tokens: the maximum length of the answer, in tokens; as long as there is room, up to a limit, if None.
         temperature: 0 for greedy decoding.
         top_p: the probability of the likeliest tokens among which one is drawn.
         seed: the seed of the draws; a random one if None.
@@ -26,7 +26,7 @@ class Sampling:
         logprobs: how many of the likeliest tokens are reported with every token; None for no log-probabilities.
     """
 
-    max_tokens: int
+    max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None

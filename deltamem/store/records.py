@@ -167,3 +167,20 @@ class Snapshot(SnapshotSummary):
 
     state: bytes
     seen: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that is kept of a memory.
+
+    Attributes:
+        memory: the memory.
+        entries: its journal's messages, in order.
+        turns: its journal's turns, in order.
+        snapshots: its snapshots, the oldest first.
+    """
+
+    memory: Memory
+    entries: list[Entry]
+    turns: list[Turn]
+    snapshots: list[Snapshot]

@@ -43,6 +43,12 @@ def summaries(connection: Connection, key: Key) -> list[SnapshotSummary]:
     return [SnapshotSummary(*row) for row in connection.execute(query)]
 
 
+def read(connection: Connection, key: Key) -> list[Snapshot]:
+    """All snapshots with their contents, the oldest first."""
+    query = select(*columns(snapshots, Snapshot)).where(of(snapshots, key)).order_by(snapshots.c.created)
+    return [Snapshot(*row) for row in connection.execute(query)]
+
+
 def replace(connection: Connection, key: Key, since: int, given: Sequence[Snapshot]) -> None:
     """Delete the snapshots from a turn on, and those of the given names; then add those given.
 

@@ -11,7 +11,18 @@ from deltamem.store import journal_rows, lease_rows, memory_rows, snapshot_rows
 from deltamem.store.database import Database
 from deltamem.store.errors import StoreError
 from deltamem.store.migrations import migrate
-from deltamem.store.records import Entry, Key, Memory, Snapshot, SnapshotSummary, Summary, Turn, check_name, check_seconds
+from deltamem.store.records import (
+    Contents,
+    Entry,
+    Key,
+    Memory,
+    Snapshot,
+    SnapshotSummary,
+    Summary,
+    Turn,
+    check_name,
+    check_seconds,
+)
 
 SALT_BYTES = 16
 
@@ -144,6 +155,43 @@ class Store:
         with self._database.reading() as connection:
             memory_rows.check_exists(connection, key)
             return journal_rows.read_turns(connection, key, since)
+
+    def contents(self, key: Key) -> Contents:
+        """Read everything that is kept of a memory.
+
+        Raises:
+            NotFound: there is no such memory.
+        """
+        with self._database.reading() as connection:
+            return Contents(
+                memory_rows.find(connection, key),
+                journal_rows.read_entries(connection, key),
+                journal_rows.read_turns(connection, key, 0),
+                snapshot_rows.read(connection, key),
+            )
+
+    def put(self, contents: Contents) -> Memory:
+        """Add a memory with its journal and snapshots, such as one from another store; its time to live begins anew.
+
+        Returns:
+            The memory as stored, with version 1.
+
+        Raises:
+            Exists: there is one of this name.
+            StoreError: the journal has one message or turn twice.
+            ValueError: a name or the ttl is not accepted.
+        """
+        memory, now = contents.memory, time.time()
+        if memory.ttl is not None:
+            check_seconds("ttl", memory.ttl)
+        for snapshot in contents.snapshots:
+            check_name("snapshot", snapshot.name)
+        added = replace(memory, version=1, created=now, updated=now, expires=memory_rows.expiry(now, memory.ttl))
+        with self._database.writing() as connection:
+            memory_rows.add(connection, added)
+            journal_rows.add(connection, memory.key, contents.entries, contents.turns)
+            snapshot_rows.replace(connection, memory.key, 0, contents.snapshots)
+        return added
 
     def rewrite(
         self, memory: Memory, *, removed: Sequence[str], turns: Sequence[Turn], snapshots: Sequence[Snapshot]
