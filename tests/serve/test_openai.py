@@ -127,7 +127,7 @@ def test_a_client_that_sends_the_whole_chat_has_every_message_written_once(clien
     with served.client() as plain:
         entries = plain.get("/v1/memories/whole/messages").json()["data"]
     assert [(entry["role"], entry["content"]) for entry in entries] == [(one["role"], one["content"]) for one in chat]
-    shorter = chat[-2:] + [{"role": "user", "content": "Hello"}]  # a client that drops what is old
+    shorter = [*chat[-2:], {"role": "user", "content": "Hello"}]  # a client that drops what is old
     client.chat.completions.create(model="tiny", messages=shorter, temperature=0, max_tokens=6, user="whole")
     with served.client() as plain:
         assert len(plain.get("/v1/memories/whole/messages").json()["data"]) == len(chat) + 2
