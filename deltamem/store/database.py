@@ -107,19 +107,13 @@ def _parsed(url: str) -> URL:
         ValueError: see `Database`.
     """
     scheme, is_url, _ = url.partition("://")
-    if not is_url:
-        return URL.create("sqlite", database=url)
     try:
-        parsed = make_url(url).set(drivername=DRIVERS[scheme])
-    except (
-        KeyError,
-        ArgumentError,
-        ValueError,
-    ) as error:  # what follows the scheme is not shown: there may be a password in it
+        parsed = make_url(url).set(drivername=DRIVERS[scheme]) if is_url else URL.create("sqlite", database=url)
+    except (KeyError, ArgumentError, ValueError) as error:  # the rest of it is not shown: it may have a password
         raise ValueError(
             f"the database {scheme}://... is not accepted; give the path of a file, sqlite:///PATH or postgresql://USER@HOST/NAME"
         ) from error
-    if scheme == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("a store in SQLite needs a file, because each connection opens it anew; give its path")
     return parsed
 
