@@ -148,7 +148,8 @@ def _set(connection: sqlite3.Connection, pragma: str) -> None:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        engine = _engine(url, {"connect_timeout": PATIENCE_SECONDS})
+        # A server that vanished is noticed by the second number, in milliseconds.
+        engine = _engine(url, {"connect_timeout": PATIENCE_SECONDS, "tcp_user_timeout": PATIENCE_SECONDS * 1000})
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs the package psycopg; run: pip install 'deltamem[postgres]'") from error
 

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from postgres_server import PostgresServer, postgres_server, why_not
 
 from deltamem.store import Store
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[PostgresServer]:
-    reason = why_not()
+def server() -> Iterator[Any]:
+    servers = pytest.importorskip("postgres_server", reason="PostgreSQL is run with the means of POSIX")
+    reason = servers.why_not()
     if reason is not None:
         pytest.skip(reason)
-    with postgres_server() as running:
+    with servers.postgres_server() as running:
         yield running
 
 

@@ -98,7 +98,8 @@ def test_forgetting_leaves_what_came_before_and_what_is_given(store):
     without = replace(memory, state=b"without 3", seen=("digest 1", "digest 2", "-digest 3", "digest 4", "digest 5"), tokens=12)
     turns = [Turn(3, (), b"state 2"), Turn(5, (entry(4).id, entry(5).id), None)]
     given = Snapshot("given", 1.0, 3, 6, b"snapshot without 3", ("-digest 3",))
-    after = store.rewrite(without, removed=[entry(3).id], turns=turns, snapshots=[given])
+    early = Snapshot("early", 1.0, 2, 6, b"early once more", ())
+    after = store.rewrite(without, removed=[entry(3).id], turns=turns, snapshots=[given, early])
     assert after == store.load(KEY)
     assert after == replace(without, version=memory.version + 1, updated=after.updated)
     assert store.entries(KEY) == [entry(turn) for turn in (1, 2, 4, 5)]
@@ -109,6 +110,7 @@ def test_forgetting_leaves_what_came_before_and_what_is_given(store):
     assert (back.state, back.seen, back.tokens, back.turn) == (given.state, given.seen, 6, 3)
     assert store.turns(KEY) == [*before, turns[0]]
     assert store.entries(KEY) == [entry(1), entry(2)]
+    assert store.rollback(KEY, "early", back.version).state == early.state
 
 
 def test_what_may_contain_a_forgotten_message_goes_even_if_nobody_thinks_of_it(store):

@@ -99,8 +99,9 @@ def test_a_name_that_is_not_accepted_is_refused(name, store):
         with pytest.raises(ValueError, match=r"is not accepted; give 1 to 64 of"):
             make()
     store.create(KEY, b"")
-    with pytest.raises(ValueError, match=r"is not accepted; give 1 to 64 of"):
-        store.snapshot(KEY, name, 1)
+    for call in (lambda: store.snapshot(KEY, name, 1), lambda: store.rollback(KEY, name, 1), lambda: store.names(name)):
+        with pytest.raises(ValueError, match=r"is not accepted; give 1 to 64 of"):
+            call()
 
 
 def test_a_memory_expires_unless_it_is_changed(store, clock):
