@@ -107,19 +107,13 @@ def _parsed(url: str) -> URL:
         ValueError: see `Database`.
     """
     scheme, is_url, _ = url.partition("://")
-    if not is_url:
-        return URL.create("sqlite", database=url)
     try:
-        parsed = make_url(url).set(drivername=DRIVERS[scheme])
-    except (
-        KeyError,
-        ArgumentError,
-        ValueError,
-    ) as error:  # what follows the scheme is not shown: there may be a password in it
+        parsed = make_url(url).set(drivername=DRIVERS[scheme]) if is_url else URL.create("sqlite", database=url)
+    except (KeyError, ArgumentError, ValueError) as error:  # the rest of it is not shown: it may have a password
         raise ValueError(
             f"the database {scheme}://... is not accepted; give the path of a file, sqlite:///PATH or postgresql://USER@HOST/NAME"
         ) from error
-    if scheme == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("a store in SQLite needs a file, because each connection opens it anew; give its path")
     return parsed
 
@@ -154,7 +148,8 @@ def _set(connection: sqlite3.Connection, pragma: str) -> None:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        engine = _engine(url, {"connect_timeout": PATIENCE_SECONDS})
+        # A server that vanished is noticed by the second number, in milliseconds.
+        engine = _engine(url, {"connect_timeout": PATIENCE_SECONDS, "tcp_user_timeout": PATIENCE_SECONDS * 1000})
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs the package psycopg; run: pip install 'deltamem[postgres]'") from error
 

@@ -49,8 +49,12 @@ class Store:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self._database = Database(url)
-        with self._database.writing() as connection:
-            migrate(connection)
+        try:
+            with self._database.writing() as connection:
+                migrate(connection)
+        except BaseException:
+            self.close()
+            raise
 
     def create(self, key: Key, state: bytes, *, journal: bool = False, ttl: float | None = None, tokens: int = 0) -> Memory:
         """Add a memory.
@@ -97,7 +101,14 @@ class Store:
             return memory_rows.find(connection, key)
 
     def names(self, tenant: str, after: str = "", limit: int = 100) -> list[Summary]:
-        """A tenant's memories without their contents, sorted by name: at most `limit` of those after the name `after`."""
+        """A tenant's memories without their contents, sorted by name: at most `limit` of those after the name `after`.
+
+        Raises:
+            ValueError: a name is not accepted.
+        """
+        check_name("tenant", tenant)
+        if after:
+            check_name("memory", after)
         with self._database.reading() as connection:
             return memory_rows.summaries(connection, tenant, after, limit)
 
@@ -259,9 +270,11 @@ class Store:
             The memory as stored, with the next version.
 
         Raises:
+            ValueError: the name is not accepted.
             NotFound: there is no such memory or snapshot.
             Stale: the memory does not have this version.
         """
+        check_name("snapshot", name)
         with self._database.writing() as connection:
             memory = memory_rows.find_version(connection, key, version)
             kept = snapshot_rows.find(connection, key, name)

@@ -1,0 +1,42 @@
+"""Every test of a store runs on SQLite, and on a real PostgreSQL where one is installed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltamem.store import Store
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    servers = pytest.importorskip("postgres_server", reason="PostgreSQL is run with the means of POSIX")
+    reason = servers.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with servers.postgres_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "memories.db")
+    return request.getfixturevalue("server").new_database()
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = Store(url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, as a list of one number, to be turned by hand."""
+    now = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    return now
