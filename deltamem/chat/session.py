@@ -6,18 +6,19 @@ import copy
 import os
 import threading
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import TextIteratorStreamer
+from transformers import AsyncTextIteratorStreamer, TextIteratorStreamer
 
 from deltamem.chat.answer import Stop, generate
 from deltamem.chat.context import Context, Pass, forward
 from deltamem.chat.continuation import new_from
 from deltamem.chat.saved import SavedSession, notes_in
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, told, with_system
+from deltamem.chat.turn_thread import TurnThread
 from deltamem.hook.text_decoder import longest_context
 from deltamem.memory.state import DeltaMemState
 from deltamem.memory.state_file import read_state_file, write_state_file
@@ -118,31 +119,49 @@ class ChatSession:
         is closed.
         """
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop = Stop()
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                self._turn(text, generation, keep, streamer, stop)
-            except BaseException as error:  # handed to the consumer below
-                errors.append(error)
-                streamer.end()
-
-        # A separate thread also keeps the open memory scope away from the consumer's code between two pieces. It is not a
-        # daemon, so that the interpreter waits for the next token at exit, and does not kill the thread inside a kernel.
-        thread = threading.Thread(target=run, daemon=False)
+        turn = self._turn_in_thread(text, generation, keep, streamer)
         with self._claimed():
             try:
-                thread.start()
+                turn.start()
                 yield from (piece for piece in streamer if piece)
             except BaseException:
-                stop.set()
+                turn.stop.set()
                 raise
             finally:
-                if thread.ident is not None:  # an interrupt may come before the thread has started
-                    thread.join()
-        if errors:
-            raise errors[0]
+                turn.join()
+        turn.result()
+
+    async def areply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
+        """Like `reply`, but let other coroutines run meanwhile. If the call is cancelled, the session stays as it was."""
+        turn = self._turn_in_thread(text, generation, keep, None)
+        with self._claimed():
+            try:
+                turn.start()
+                await turn.ended()
+            except BaseException:
+                turn.stop.set()
+                raise
+            finally:
+                turn.join()
+        return turn.result()
+
+    async def astream(self, text: str, *, keep: bool = True, **generation: Any) -> AsyncGenerator[str, None]:
+        """Like `stream`, but let other coroutines run meanwhile."""
+        streamer = AsyncTextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        turn = self._turn_in_thread(text, generation, keep, streamer)
+        with self._claimed():
+            try:
+                turn.start()
+                async for piece in streamer:
+                    if piece:
+                        yield piece
+                await turn.ended()
+            except BaseException:
+                turn.stop.set()
+                raise
+            finally:
+                turn.join()
+        turn.result()
 
     def forget_context(self) -> None:
         """Drop the messages and their keys and values; the memory stays.
@@ -239,6 +258,11 @@ class ChatSession:
                 "its end or close() it first; for another conversation at the same time, use another session"
             )
         return self._in_use  # the caller's `with` enters it directly, so that no interrupt can come in between
+
+    def _turn_in_thread(
+        self, text: str, generation: Mapping[str, Any], keep: bool, streamer: TextIteratorStreamer | None
+    ) -> TurnThread:
+        return TurnThread(lambda stop: self._turn(text, generation, keep, streamer, stop), streamer)
 
     def _turn(
         self,
