@@ -14,6 +14,14 @@ from deltamem.store import Contents, Entry, Key, Memory, NotFound, Snapshot, Sto
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """The state before a turn."""
+
+    turn: int
+    state: bytes
+
+
+@dataclass(frozen=True)
 class Replayed:
     """The state after a replay, and the turns and snapshots on the way."""
 
@@ -40,16 +48,42 @@ async def forget(memories: ServedMemories, key: Key, messages: Collection[str]) 
         known = {entry.id: entry for entry in kept.entries if entry.written}
         unknown = sorted({*messages} - {*known})
         if unknown:
-            raise NotFound(f"the memory {key} has no message {unknown[0]!r:.80}; list its messages for their ids")
+            raise NotFound(_no_message(key, unknown[0]))
         places = [place for place, entry in written_entries(kept.memory, kept.entries) if entry.id in messages]
         first = min(known[id_].turn for id_ in messages)
-        start = max(
-            (turn for turn in kept.turns if turn.number <= first and turn.before is not None), key=_number, default=None
-        )
-        if start is None or start.before is None:
-            raise StoreError(f"the memory {key} has no state from before this message, so it cannot be forgotten; delete it")
-        replayed = await _replay(memories, kept, memories.opened(start.before), start.number, messages, places)
+        start = _checkpoint(kept, first)
+        replayed = await _replay(memories, kept, memories.opened(start.state), start.turn, messages, places)
         return await _rewrite(memories, kept.memory, replayed, messages, places)
+
+
+async def fork_before(memories: ServedMemories, key: Key, message: str, to: Key) -> Memory:
+    """Copy a memory as it was when a message was said, before its turn was written.
+
+    Raises:
+        NotFound: the memory or the message does not exist.
+        Exists: there is a memory of the other name.
+    """
+    async with memories.claims.claimed(*{key, to}):
+        kept = await asyncio.to_thread(memories.store.contents, key)
+        said = next((entry for entry in kept.entries if entry.id == message and entry.written), None)
+        if said is None:
+            raise NotFound(_no_message(key, message))
+        earlier = [turn for turn in kept.turns if turn.number < said.turn]
+        start = _checkpoint(kept, said.turn)
+        before = replace(kept, turns=earlier)
+        replayed = await _replay(memories, before, memories.opened(start.state), start.turn, (), ())
+        places = [place for place, entry in written_entries(kept.memory, kept.entries) if entry.turn == said.turn]
+        memory = replace(
+            kept.memory,
+            key=to,
+            state=replayed.state.to_bytes(),
+            tokens=replayed.state.tokens[0],
+            turn=said.turn - 1,
+            seen=kept.memory.seen[: places[0]],
+        )
+        entries = [entry for entry in kept.entries if entry.turn < said.turn]
+        snapshots = [snapshot for snapshot in kept.snapshots if snapshot.turn < said.turn]
+        return await asyncio.to_thread(memories.store.put, Contents(memory, entries, earlier, snapshots))
 
 
 async def move(memories: ServedMemories, key: Key) -> Memory:
@@ -120,5 +154,17 @@ def _messages(entries: Sequence[Entry]) -> list[Message]:
     return [{"role": entry.role, "content": entry.content} for entry in entries]
 
 
-def _number(turn: Turn) -> int:
-    return turn.number
+def _checkpoint(kept: Contents, number: int) -> Checkpoint:
+    """The last state that is kept from before a turn, or from before an earlier one.
+
+    Raises:
+        StoreError: there is none.
+    """
+    for turn in reversed(kept.turns):
+        if turn.number <= number and turn.before is not None:
+            return Checkpoint(turn.number, turn.before)
+    raise StoreError(f"the memory {kept.memory.key} has no state from before this message, so nothing can be undone; delete it")
+
+
+def _no_message(key: Key, message: str) -> str:
+    return f"the memory {key} has no message {message!r:.80}; list its messages for their ids"

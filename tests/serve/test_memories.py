@@ -131,6 +131,19 @@ def test_snapshots_forks_and_the_way_back(client, served):
     assert client.post("/v1/memories/versions/rollback", json={"name": "never"}).status_code == 404
 
 
+def test_a_fork_from_before_a_message(client, served):
+    chat = talk(client, "past", *(f"Anna likes {word}." for word in ("teal", "red", "Oslo")))
+    ok(client.post("/v1/memories/past/snapshots", json={"name": "late"}))
+    said = ok(client.get("/v1/memories/past/messages"))["data"]
+    ok(client.post("/v1/memories/past/fork", json={"id": "then", "before": said[4]["id"]}))
+    ok(client.post("/v1/memories/two-turns/messages", json={"messages": chat[:2]}))
+    ok(client.post("/v1/memories/two-turns/messages", json={"messages": chat[:4]}))
+    assert same(state(served, "then"), state(served, "two-turns"))
+    assert ok(client.get("/v1/memories/then"))["snapshots"] == []
+    assert ok(client.get("/v1/memories/then/messages"))["data"] == said[:4]
+    assert client.post("/v1/memories/past/fork", json={"id": "never", "before": "x"}).status_code == 404
+
+
 def test_a_snapshot_forgets_too(client, served):
     chat = talk(client, "snap", "Anna likes teal.", "Bob lives in Oslo.")
     ok(client.post("/v1/memories/snap/snapshots", json={"name": "later"}))

@@ -13,7 +13,7 @@ from deltamem.chat.tokens import Message
 from deltamem.serve.api.schemas import Messages, check_no_special_tokens
 from deltamem.serve.api.service import Service
 from deltamem.serve.inspect import norms, writes
-from deltamem.serve.replay import forget, move
+from deltamem.serve.replay import forget, fork_before, move
 from deltamem.serve.transfer import exported, imported
 from deltamem.store import Key, SnapshotSummary, Summary
 
@@ -49,9 +49,10 @@ class SnapshotRequest(_Body):
 
 
 class ForkRequest(_Body):
-    """Copies the memory."""
+    """Copies the memory, as it is or as it was before a message was said."""
 
     id: str
+    before: str | None = None
 
 
 def memories(service: Service) -> APIRouter:
@@ -129,7 +130,9 @@ def memories(service: Service) -> APIRouter:
 
     @router.post("/{memory}/fork", status_code=201)
     async def fork(request: Request, memory: str, body: ForkRequest) -> Any:
-        name, to = key(request, memory), key(request, body.id)
+        name, to = key(request, memory), Key(service.access.tenant(request), body.id)
+        if body.before is not None:
+            return _described(await fork_before(served, name, body.before, to))
         async with served.claims.claimed(*{name, to}):
             return _described(await asyncio.to_thread(store.fork, name, to))
 
