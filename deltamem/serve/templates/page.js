@@ -135,7 +135,7 @@ async function show() {
   }
   if (memory?.journal) {
     entries = (await (await request(memoryPath("/messages"))).json()).data.filter((entry) => entry.written);
-    legend = "The darker a word, the more it wrote. The bar is how much of a message is left.";
+    legend = "The stronger a word's colour, the more it wrote. The bar is how much of a message is left.";
     try {
       writes = (await (await request(memoryPath("/writes"))).json()).data;
     } catch (error) {
