@@ -41,9 +41,9 @@ def serve(
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
-    """Serve a model with a memory for every user, over OpenAI's interface.
+    """Serve a model over OpenAI's interface, with memories.
 
-    The field `user` of a request names the memory. The page at / shows it.
+    Every user has one: the field `user` of a request names it. The page at / shows it.
     """
     from deltamem.backbones import Placement
 

@@ -70,7 +70,7 @@ class ServedMemories:
         messages: Sequence[Message],
         options: TurnOptions,
     ) -> Answer:
-        """Begin a turn on a memory, which is made if it does not exist.
+        """Begin a turn on a memory, which is made if it does not exist and the turn is written.
 
         Args:
             key: the memory; None for an empty one that is not kept.
@@ -120,11 +120,16 @@ class ServedMemories:
         try:
             if key is None:
                 await self._without_memory(answer, messages, options)
-            elif not options.write:  # reading disturbs no other turn
-                await self._with_memory(answer, key, messages, options)
+            elif not options.write:  # reading disturbs no other turn, and makes no memory
+                try:
+                    kept = await self.load(key)
+                except NotFound:
+                    await self._without_memory(answer, messages, options)
+                else:
+                    await self._with_memory(answer, kept, messages, options)
             else:
                 async with self.claims.claimed(key):
-                    await self._with_memory(answer, key, messages, options)
+                    await self._with_memory(answer, await self._load_or_create(key), messages, options)
         except Exception as error:  # for the consumer
             answer.put(Failed(error))
 
@@ -136,8 +141,7 @@ class ServedMemories:
         async for event in inner.pieces():
             answer.put(event)
 
-    async def _with_memory(self, answer: Answer, key: Key, messages: Sequence[Message], options: TurnOptions) -> None:
-        kept = await self._load_or_create(key)
+    async def _with_memory(self, answer: Answer, kept: Memory, messages: Sequence[Message], options: TurnOptions) -> None:
         seen = Seen(kept.salt, kept.seen)
         plan = Plan.of(seen, messages)
         inner = Answer()

@@ -78,6 +78,21 @@ def test_read_only_changes_nothing(client, served):
     assert served.memories.store.load(Key(LOCAL, "read")) == before
 
 
+def test_reading_makes_no_memory(client):
+    body = {**GREEDY, "messages": [{"role": "user", "content": "Hello there"}]}
+    read = ok(client.post("/v1/chat/completions", json={**body, "memory": {"id": "never", "write": False}}))
+    assert read["choices"] == ok(client.post("/v1/chat/completions", json=body))["choices"]
+    assert client.get("/v1/memories/never").status_code == 404
+
+
+def test_methods_that_are_made_up_add_no_metrics(client):
+    for method in ("ONE", "TWO"):
+        assert not client.request(method, "/health").is_success
+    text = client.get("/metrics").text
+    assert 'method="other"' in text or "ONE" not in text
+    assert 'method="TWO"' not in text
+
+
 def test_the_memory_is_named_in_the_body_in_a_header_or_by_the_user(client, served):
     messages = [{"role": "user", "content": "Anna likes teal."}]
     for name, body, headers in (

@@ -131,3 +131,10 @@ def test_a_client_that_sends_the_whole_chat_has_every_message_written_once(clien
     client.chat.completions.create(model="tiny", messages=shorter, temperature=0, max_tokens=6, user="whole")
     with served.client() as plain:
         assert len(plain.get("/v1/memories/whole/messages").json()["data"]) == len(chat) + 2
+
+
+def test_a_body_whose_size_is_not_declared_is_counted(served):
+    with served.client() as plain:
+        refused = plain.post("/v1/chat/completions", content=(b" " * 2**20 for _ in range(2)))
+    assert refused.status_code == 413
+    assert refused.json()["error"]["code"] == "too_large"

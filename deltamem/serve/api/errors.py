@@ -54,6 +54,8 @@ def as_api_error(error: BaseException) -> ApiError:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         return ApiError(400, f"{place or 'the body'}: {first['msg']}", "invalid_value", place or None)
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, ApiError):  # while FastAPI read the body
+        return error.__cause__
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail))
     for kind, status, code in KNOWN:

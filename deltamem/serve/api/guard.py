@@ -12,7 +12,7 @@ from deltamem.serve.api.errors import ApiError, error_body
 
 # Bytes of a body: of a request, and of an imported memory.
 BODY, IMPORT = 2**20, 2**26
-LOOPBACK = ("localhost", "127.0.0.1", "::1", "testserver")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Guard:
