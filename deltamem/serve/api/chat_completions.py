@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from deltamem.serve.api.events import event, streamed
-from deltamem.serve.api.schemas import Messages, TextRequest, refuse_unsupported
+from deltamem.serve.api.schemas import Messages, Text, TextRequest, refuse_unsupported
 from deltamem.serve.api.service import Service
 from deltamem.serve.turn import Finished, Piece, Sampling, TokenChoice
 
@@ -46,7 +46,7 @@ class ChatCompletionRequest(TextRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

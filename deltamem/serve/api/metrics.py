@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from deltamem.serve.engine import Engine
 from deltamem.serve.turn import Finished, Piece
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -29,8 +30,8 @@ class Metrics:
         Gauge("deltamem_waiting_turns", "Turns that wait.", registry=self._registry).set_function(lambda: engine.waiting)
 
     def request(self, method: str, route: str, status: int) -> None:
-        """Count a request."""
-        self._requests.labels(method, route, status).inc()
+        """Count a request; methods that a client made up are one, because every label is kept for ever."""
+        self._requests.labels(method if method in METHODS else "other", route, status).inc()
 
     async def timed(self, events: AsyncIterator[Piece | Finished]) -> AsyncIterator[Piece | Finished]:
         """Pass on the events of a turn, and measure them."""

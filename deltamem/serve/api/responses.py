@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from deltamem.chat.tokens import Message
 from deltamem.serve.api.events import event, streamed
-from deltamem.serve.api.schemas import Messages, TextRequest, refuse_unsupported
+from deltamem.serve.api.schemas import Messages, Text, TextRequest, refuse_unsupported
 from deltamem.serve.api.service import Service
 from deltamem.serve.turn import Finished, Piece, Sampling
 
@@ -34,8 +34,8 @@ class ResponseRequest(TextRequest):
 
     model_config = ConfigDict(extra="allow")
 
-    input: str | Messages
-    instructions: str | None = None
+    input: Text | Messages
+    instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
 
     def messages(self) -> list[Message]:
