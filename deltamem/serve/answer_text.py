@@ -55,5 +55,6 @@ class AnswerText:
         """How many of the last characters may still change."""
         if text.endswith(INCOMPLETE):
             return len(text) - len(text.rstrip(INCOMPLETE))
-        starts = (length for stop in self._stop for length in range(1, len(stop)) if text.endswith(stop[:length]))
+        lengths = ((stop, length) for stop in self._stop for length in range(1, min(len(stop), len(text) + 1)))
+        starts = (length for stop, length in lengths if text.endswith(stop[:length]))
         return max(starts, default=0)

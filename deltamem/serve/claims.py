@@ -6,10 +6,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
-from deltamem.store import Key, Store
+from deltamem.store import Key, Store, Unavailable
 
 # Seconds: how long a lease outlives its process, how often it is renewed, and how often another's is looked at.
 LEASE, RENEWED, ASKED = 20.0, 5.0, 0.1
@@ -65,7 +65,8 @@ class Claims:
                 yield
             finally:
                 renewal.cancel()
-                await asyncio.to_thread(self._store.release, key, self._holder)
+                with suppress(Unavailable):  # what was done is done, and the lease ends by itself
+                    await asyncio.to_thread(self._store.release, key, self._holder)
         finally:
             lock.release()
 
@@ -73,4 +74,5 @@ class Claims:
         """Keep a lease. If that fails, another replica may take the memory; its saves and ours check each other's versions."""
         while True:
             await asyncio.sleep(RENEWED)
-            await asyncio.to_thread(self._store.lease, key, self._holder, LEASE)
+            with suppress(Unavailable):  # the database may be back the next time
+                await asyncio.to_thread(self._store.lease, key, self._holder, LEASE)

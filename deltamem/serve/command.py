@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 
 from deltamem.backbones import SHIPPED_SYSTEM, Placement, load_adapted, shipped_adapter
 from deltamem.serve.api.access import Access, read_keys
@@ -62,6 +62,7 @@ def run(model: str | None, adapter: str | None, options: Options, placement: Pla
             "this machine alone with --host 127.0.0.1"
         )
     keys = None if options.keys is None else read_keys(options.keys)
+    place = socket.create_server((options.host, options.port))  # before the model is loaded: the port may be taken
     store = Store(options.store)
     system = SHIPPED_SYSTEM if adapter is None and options.system is None else options.system
     with shipped_adapter() if adapter is None else nullcontext(adapter) as folder:
@@ -71,15 +72,12 @@ def run(model: str | None, adapter: str | None, options: Options, placement: Pla
     try:
         memories = ServedMemories(engine, store, NewMemory(options.journal, options.ttl))
         service = Service(memories, Access(keys, options.rate), Metrics(engine), name, system, options.write, options.seconds)
-        logger.warning("serving %s on http://%s:%d", name, options.host, options.port)
-        _serve(make_app(service, only_loopback=keys is None), options)
+        logger.warning("serving %s on http://%s:%d", name, options.host, place.getsockname()[1])
+        config = uvicorn.Config(make_app(service, only_loopback=keys is None), log_level="warning", timeout_graceful_shutdown=5)
+        uvicorn.Server(config).run(sockets=[place])
     finally:
         engine.close()
         store.close()
-
-
-def _serve(app: FastAPI, options: Options) -> None:
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=5)
 
 
 def _is_loopback(host: str) -> bool:

@@ -73,7 +73,8 @@ class Engine:
     @property
     def waiting(self) -> int:
         """How many turns wait."""
-        return sum(map(len, self._waiting.values()))
+        with self._changed:
+            return sum(map(len, self._waiting.values()))
 
     def submit(self, turn: Turn) -> None:
         """Add a turn; its events follow.
@@ -104,7 +105,10 @@ class Engine:
                     self._changed.wait()
                 if self._closed:
                     break
+                ended = self._take_ended()
                 self._begin_turns()
+            for turn, error in ended:
+                turn.emit(Failed(error))
             self._round()
         error = CancelledTurnError("the server is shutting down; the memory is as it was before this turn")
         for turn in [*(row.running.turn for row in self._decoding), *(running.turn for running in self._pieces)]:
@@ -113,6 +117,17 @@ class Engine:
             for turn in turns:
                 turn.emit(Failed(error))
 
+    def _take_ended(self) -> list[tuple[Turn, CancelledTurnError]]:
+        """Take the turns out of the queue whose consumer left or whose time is over: they neither wait nor keep others out."""
+        ended: list[tuple[Turn, CancelledTurnError]] = []
+        for tenant, turns in [*self._waiting.items()]:
+            reasons = {turn: error for turn in turns if (error := _reason_to_end(turn)) is not None}
+            ended += reasons.items()
+            self._waiting[tenant] = deque(turn for turn in turns if turn not in reasons)
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
+        return ended
+
     def _begin_turns(self) -> None:
         while self._waiting and self.running < self._rows:
             tenant, turns = next(iter(self._waiting.items()))
@@ -120,7 +135,7 @@ class Engine:
             self._waiting.move_to_end(tenant)
             if not turns:
                 del self._waiting[tenant]
-            self._pieces.append(_Running(turn, TurnPasses(self.model, self.tokenizer, turn).steps()))
+            self._pieces.append(_Running(turn, _steps(self.model, self.tokenizer, turn)))
 
     def _round(self) -> None:
         """Run one piece of one turn, and one decode step of all answers."""
@@ -136,29 +151,32 @@ class Engine:
             self._decode()
 
     def _advance(self, running: _Running) -> None:
-        """Run a turn up to its next pause."""
+        """Run a turn up to its next pause; what fails is the turn's own."""
         error: BaseException | None = _reason_to_end(running.turn)
         if error is None:
             try:
                 with torch.no_grad():
                     decoding = next(running.steps)
+                if decoding is None:
+                    self._pieces.append(running)
+                else:
+                    self._enter(_Row(running, decoding, Sampler(decoding.sampling, decoding.logits.device)))
             except StopIteration as stop:
                 running.turn.emit(stop.value)
-                return
             except Exception as caught:
                 error = caught
         if error is not None:
             running.steps.close()
             running.turn.emit(Failed(error))
-        elif decoding is None:
-            self._pieces.append(running)
-        else:
-            self._enter(_Row(running, decoding, Sampler(decoding.sampling, decoding.logits.device)))
 
     def _enter(self, row: _Row) -> None:
         """Choose an answer's first token and, unless that ends it, add it to the batch."""
         if self._goes_on(row, row.decoding.logits):
-            self._batch.add(row.decoding.cache, row.decoding.prompt, row.decoding.memory)
+            try:
+                self._batch.add(row.decoding.cache, row.decoding.prompt, row.decoding.memory)
+            except Exception as error:
+                self._fail_rows(error)
+                raise
             self._decoding.append(row)
         else:
             self._pieces.append(row.running)
@@ -167,13 +185,22 @@ class Engine:
         """One decode step."""
         try:
             logits = self._batch.step([row.token for row in self._decoding])  # [rows, vocabulary]
-        except Exception as error:  # such as a lack of memory: no row has its token
-            while self._decoding:
-                self._leave(len(self._decoding) - 1).turn.emit(Failed(error))
+        except Exception as error:
+            self._fail_rows(error)
             return
-        ended = [number for number, row in enumerate(self._decoding) if not self._goes_on(row, logits[number])]
-        for number in reversed(ended):  # so that the numbers before stay
-            self._pieces.append(self._leave(number))
+        for number in range(len(self._decoding) - 1, -1, -1):  # from the last, so that the numbers before stay
+            row = self._decoding[number]
+            try:
+                if not self._goes_on(row, logits[number]):
+                    self._pieces.append(self._leave(number))
+            except Exception as error:  # the row's own, such as logits that are not finite
+                self._leave(number).turn.emit(Failed(error))
+
+    def _fail_rows(self, error: Exception) -> None:
+        """End all answers that are being decoded: after a lack of memory, say, nobody knows what the batch holds."""
+        failed, self._decoding, self._batch = self._decoding, [], new_batch(self.model)
+        for row in failed:
+            row.running.turn.emit(Failed(error))
 
     def _leave(self, number: int) -> _Running:
         """Take a row out of the batch."""
@@ -207,6 +234,11 @@ class Engine:
         if text or (last and row.unsent):
             row.running.turn.emit(Piece(text, tuple(row.unsent)))
             row.unsent.clear()
+
+
+def _steps(model: Any, tokenizer: Any, turn: Turn) -> Steps:
+    """The steps of a turn, of which none is run yet."""
+    return (yield from TurnPasses(model, tokenizer, turn).steps())
 
 
 def _reason_to_end(turn: Turn) -> CancelledTurnError | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deltamem.chat.tokens import ChatTokens, Message
+from deltamem.chat.tokens import ChatTokens
 from deltamem.hook.text_decoder import longest_context
 from deltamem.inspection.conversation import Turn, measure
 from deltamem.inspection.conversation import replay as write_again
 from deltamem.memory.state import DeltaMemState
 from deltamem.serve.engine import Engine
+from deltamem.serve.memories import messages_of
 from deltamem.store import Entry
 
 
@@ -38,7 +39,7 @@ def writes(engine: Engine, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     shown = _fitting(engine, [entry for entry in entries if entry.written])
     if not shown:
         return []
-    turns = write_again(engine.model, engine.tokenizer, [_message(entry) for entry in shown])
+    turns = write_again(engine.model, engine.tokenizer, messages_of(shown))
     measures = measure(turns)
     found, begin = [], 0
     for number, (turn, entry) in enumerate(zip(turns, shown, strict=True)):
@@ -63,7 +64,7 @@ def _fitting(engine: Engine, entries: list[Entry]) -> list[Entry]:
         if entry.role != "user":
             continue
         rest = entries[first:]
-        length = len(ChatTokens.from_messages(engine.tokenizer, [_message(one) for one in rest]).ids)
+        length = len(ChatTokens.from_messages(engine.tokenizer, messages_of(rest)).ids)
         if most is None or length <= most:
             return rest
     return []
@@ -73,7 +74,3 @@ def _words(turn: Turn, changes: list[float]) -> list[dict[str, Any]]:
     """The pieces of a message's text, without those of the template."""
     pieces = zip(turn.pieces, turn.marks, changes, strict=True)
     return [{"text": piece, "change": change} for piece, mark, change in pieces if not mark]
-
-
-def _message(entry: Entry) -> Message:
-    return {"role": entry.role, "content": entry.content}

@@ -121,15 +121,11 @@ class ServedMemories:
             if key is None:
                 await self._without_memory(answer, messages, options)
             elif not options.write:  # reading disturbs no other turn, and makes no memory
-                try:
-                    kept = await self.load(key)
-                except NotFound:
-                    await self._without_memory(answer, messages, options)
-                else:
-                    await self._with_memory(answer, kept, messages, options)
+                await self._read(answer, key, messages, options)
             else:
                 async with self.claims.claimed(key):
-                    await self._with_memory(answer, await self._load_or_create(key), messages, options)
+                    kept = await self._load_or_create(key)
+                    await self._with_memory(answer, kept, messages, options)
         except Exception as error:  # for the consumer
             answer.put(Failed(error))
 
@@ -140,6 +136,14 @@ class ServedMemories:
         self.engine.submit(turn)
         async for event in inner.pieces():
             answer.put(event)
+
+    async def _read(self, answer: Answer, key: Key, messages: Sequence[Message], options: TurnOptions) -> None:
+        try:
+            kept = await self.load(key)
+        except NotFound:
+            await self._without_memory(answer, messages, options)
+        else:
+            await self._with_memory(answer, kept, messages, options)
 
     async def _with_memory(self, answer: Answer, kept: Memory, messages: Sequence[Message], options: TurnOptions) -> None:
         seen = Seen(kept.salt, kept.seen)
@@ -209,6 +213,11 @@ class ServedMemories:
         context = (*(prompt.id for prompt in system), *(by_place[place] for place in plan.places))
         before = kept.state if kept.turn % CHECKPOINT == 0 else None
         return [*(prompt for prompt in system if prompt.turn == number), *added], StoredTurn(number, context, before)
+
+
+def messages_of(entries: Sequence[Entry]) -> list[Message]:
+    """Entries of a journal as the messages of a chat."""
+    return [{"role": entry.role, "content": entry.content} for entry in entries]
 
 
 def written_entries(memory: Memory, entries: Sequence[Entry]) -> Iterator[tuple[int, Entry]]:

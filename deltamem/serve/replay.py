@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from deltamem.chat.tokens import Message
 from deltamem.memory.state import DeltaMemState
-from deltamem.serve.memories import ServedMemories, written_entries
+from deltamem.serve.memories import ServedMemories, messages_of, written_entries
 from deltamem.serve.seen import Seen
-from deltamem.store import Contents, Entry, Key, Memory, NotFound, Snapshot, StoreError, Turn
+from deltamem.store import Contents, Key, Memory, NotFound, Snapshot, StoreError, Turn
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ async def _replay(
         if new:
             before, checkpoint = state.to_bytes() if checkpoint else None, False
             turns.append(replace(turn, context=tuple(entry.id for entry in context), before=before))
-            state = await memories.write(state, _messages(context), _messages(new), kept.memory.key.tenant)
+            state = await memories.write(state, messages_of(context), messages_of(new), kept.memory.key.tenant)
         seen = Seen(kept.memory.salt)
         for snapshot in kept.snapshots:
             if snapshot.turn == turn.number:
@@ -148,10 +147,6 @@ async def _rewrite(
     return await asyncio.to_thread(
         memories.store.rewrite, changed, removed=[*removed], turns=replayed.turns, snapshots=replayed.snapshots
     )
-
-
-def _messages(entries: Sequence[Entry]) -> list[Message]:
-    return [{"role": entry.role, "content": entry.content} for entry in entries]
 
 
 def _checkpoint(kept: Contents, number: int) -> Checkpoint:

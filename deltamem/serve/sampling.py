@@ -34,8 +34,11 @@ class Sampler:
         return TokenChoice(token, float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
     def _draw(self, logits: Tensor) -> int:
-        probabilities, ids = (logits / self._sampling.temperature).softmax(-1).sort(descending=True)  # [vocabulary]
+        smallest = torch.finfo(torch.float32).tiny
+        # Below the largest logit, and not by 0 in this precision: a temperature of almost 0 then draws the likeliest token.
+        scaled = (logits - logits.max()) / max(self._sampling.temperature, smallest)
+        probabilities, ids = scaled.softmax(-1).sort(descending=True)  # [vocabulary]
         # Keep the fewest tokens that together reach top_p, at least one.
         probabilities[probabilities.cumsum(-1) - probabilities >= self._sampling.top_p] = 0
-        probabilities[0] = probabilities[0].clamp(min=torch.finfo(torch.float32).tiny)
+        probabilities[0] = probabilities[0].clamp(min=smallest)
         return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from deltamem.chat.tokens import check_messages
 from deltamem.memory.snapshot import Snapshot as MemoryContents
 from deltamem.memory.state import DeltaMemState
 from deltamem.memory.state_file import from_bytes, to_bytes
+from deltamem.serve.memories import messages_of
+from deltamem.serve.seen import FORGOTTEN
 from deltamem.store import Contents, Entry, Key, Memory, Snapshot, Turn
+from deltamem.store.records import check_name
 
 # The metadata of the file's header, and the version of what it holds.
 NOTES, VERSION = "served", 1
 STATES = ("state", "before")  # the fields that the file's rows hold, in the order of `_states`
+ROLES = ("system", "user", "assistant")
+# What a field of a record may be in the file, by the field's type: only what a database can store and JSON can show again.
+ACCEPTED: dict[str, Callable[[Any], bool]] = {
+    "bool": lambda value: type(value) is bool,
+    "int": lambda value: type(value) is int and 0 <= value < 2**31,
+    "float": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "float | None": lambda value: value is None or (type(value) in (int, float) and math.isfinite(value)),
+    "str": lambda value: isinstance(value, str) and value.isprintable(),
+    "tuple[str, ...]": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+}
 
 
 def exported(contents: Contents) -> bytes:
@@ -71,13 +85,27 @@ def _without_states(kept: Memory | Turn | Snapshot) -> dict[str, Any]:
 def _contents(notes: dict[str, Any], key: Key) -> Contents:
     """The contents, with empty states where the file has one."""
     given = notes["memory"]
-    memory = Memory(**{**given, "key": key, "state": b"", "salt": bytes.fromhex(given["salt"]), "seen": tuple(given["seen"])})
-    turns = []
-    for turn in notes["turns"]:
-        before = b"" if turn.pop("kept") else None
-        turns.append(Turn(**{**turn, "context": tuple(turn["context"]), "before": before}))
-    snapshots = [Snapshot(**{**kept, "state": b"", "seen": tuple(kept["seen"])}) for kept in notes["snapshots"]]
-    return Contents(memory, [Entry(**entry) for entry in notes["entries"]], turns, snapshots)
+    memory = _record(Memory, given, key=key, state=b"", salt=bytes.fromhex(given["salt"]))
+    turns = [_record(Turn, turn, before=b"" if turn.pop("kept") else None) for turn in notes["turns"]]
+    snapshots = [_record(Snapshot, kept, state=b"") for kept in notes["snapshots"]]
+    entries = [_record(Entry, entry, content=entry["content"]) for entry in notes["entries"]]
+    return Contents(memory, entries, turns, snapshots)
+
+
+def _record(kind: type[Any], given: dict[str, Any], **known: Any) -> Any:
+    """A record of what the file says and of what is known without it.
+
+    Raises:
+        KeyError, TypeError: the file lacks a field, or has one that is not accepted.
+    """
+    values = dict(known)
+    for field in fields(kind):
+        if field.name not in known:
+            value = given[field.name]
+            if not ACCEPTED[str(field.type)](value):
+                raise TypeError(f"{field.name} is {value!r:.40}")
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def _rows(snapshot: MemoryContents, fingerprint: str | None, expected: int) -> list[bytes]:
@@ -98,17 +126,30 @@ def _check(contents: Contents) -> None:
     Raises:
         ValueError: the parts do not belong together.
     """
-    if contents.entries:
-        check_messages([{"role": entry.role, "content": entry.content} for entry in contents.entries])
-    ids = [entry.id for entry in contents.entries]
+    memory, entries = contents.memory, contents.entries
+    if entries:
+        check_messages(messages_of(entries))
+    for entry in entries:
+        check_name("message", entry.id)
+        entry.content.encode()  # refuses half of a surrogate pair
+    ids = [entry.id for entry in entries]
     numbers = [turn.number for turn in contents.turns]
-    texts = (*ids, *contents.memory.seen, *(link for kept in contents.snapshots for link in kept.seen))
+    versions = [(memory.turn, memory.seen), *((kept.turn, kept.seen) for kept in contents.snapshots)]
     if not (
-        all(isinstance(text, str) for text in texts)
-        and len({*ids}) == len(ids)
+        len({*ids}) == len(ids)
+        and all(entry.role in ROLES for entry in entries)
         and numbers == sorted({*numbers})
-        and all(type(number) is int and 0 < number <= contents.memory.turn for number in numbers)
+        and all(0 < number <= memory.turn for number in numbers)
         and all({*turn.context} <= {*ids} for turn in contents.turns)
-        and {entry.turn for entry in contents.entries} <= {*numbers}
+        and {entry.turn for entry in entries} <= {*numbers}
+        and (memory.journal or not (entries or numbers))
+        and all(turn <= memory.turn for turn, _ in versions)
+        and (not memory.journal or all(_has_its_messages(entries, turn, seen) for turn, seen in versions))
     ):
         raise ValueError("its messages, turns and states do not belong together")
+
+
+def _has_its_messages(entries: Sequence[Entry], turn: int, seen: Sequence[str]) -> bool:
+    """Whether a journal up to a turn has one message for each digest of `Memory.seen` that was not forgotten."""
+    written = sum(1 for entry in entries if entry.written and entry.turn <= turn)
+    return written == sum(1 for link in seen if not link.startswith(FORGOTTEN))

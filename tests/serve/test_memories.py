@@ -1,10 +1,14 @@
 """What can be done with a served memory apart from talking to it."""
 
+import time
+
+import httpx
 import pytest
 import torch
 from served import serving
 
 from deltamem import DeltaMemState
+from deltamem.serve.batch import JoinedRows
 from deltamem.store import Key
 
 GREEDY = {"model": "tiny", "temperature": 0, "max_tokens": 6}
@@ -223,6 +227,23 @@ def test_without_a_journal_no_words_are_kept(tmp_path):
     data = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"teal" not in data
     assert b"quiet" in data
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_its_turn(served, stream, monkeypatch):
+    step = JoinedRows.step
+    monkeypatch.setattr(JoinedRows, "step", lambda self, tokens: (time.sleep(0.02), step(self, tokens))[1])
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 220, "stream": stream}
+    sampling = {"temperature": 1, "seed": 1, "memory": {"id": "left"}}
+    with served.client() as leaving:
+        with pytest.raises(httpx.ReadTimeout):
+            leaving.post("/v1/chat/completions", json={**body, **sampling}, timeout=0.05)
+    end = time.monotonic() + 20
+    while served.memories.engine.running and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not served.memories.engine.running
+    with served.client() as client:
+        assert ok(client.get("/v1/memories/left"))["tokens"] == 0
 
 
 def test_a_restart_changes_nothing(tmp_path):

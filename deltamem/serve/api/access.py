@@ -76,9 +76,9 @@ def read_keys(path: Path) -> dict[bytes, str]:
             continue
         tenant, *rest = line.split()
         digest = sha256(rest[0].encode()).digest() if len(rest) == 1 else b""
-        if not digest or len(rest[0]) < 16 or digest in keys:
+        if not digest or not rest[0].isascii() or len(rest[0]) < 16 or digest in keys:
             raise ValueError(
-                f"{path}, line {number}: give 'TENANT KEY', with a key of at least 16 characters that no other line has"
+                f"{path}, line {number}: give 'TENANT KEY', with a key of at least 16 ASCII characters that no other line has"
             )
         Key(tenant, "any")  # checks the tenant's name
         keys[digest] = tenant

@@ -15,6 +15,7 @@ from deltamem.serve.api.chat_completions import chat_completions
 from deltamem.serve.api.errors import add_error_handlers
 from deltamem.serve.api.guard import Guard
 from deltamem.serve.api.memories import memories
+from deltamem.serve.api.metrics import Counting
 from deltamem.serve.api.responses import responses
 from deltamem.serve.api.service import Service
 from deltamem.store import Unavailable
@@ -46,12 +47,7 @@ def make_app(service: Service, only_loopback: bool) -> FastAPI:
     app.add_middleware(Guard, only_loopback=only_loopback)
     add_error_handlers(app)
 
-    @app.middleware("http")
-    async def count(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        route = request.scope.get("route")
-        service.metrics.request(request.method, getattr(route, "path", "other"), response.status_code)
-        return response
+    app.add_middleware(Counting, metrics=service.metrics)
 
     for router in (chat_completions, responses, memories):
         app.include_router(router(service))

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from deltamem.serve.api.events import event, streamed
-from deltamem.serve.api.schemas import Messages, TextRequest, refuse_unsupported
-from deltamem.serve.api.service import Service
+from deltamem.serve.api.schemas import Messages, Text, TextRequest, refuse_unsupported
+from deltamem.serve.api.service import Service, while_connected
 from deltamem.serve.turn import Finished, Piece, Sampling, TokenChoice
 
 # Options without an effect here, and their values that ask for none.
@@ -46,7 +46,7 @@ class ChatCompletionRequest(TextRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -75,7 +75,9 @@ def chat_completions(service: Service) -> APIRouter:
         service.check_model(body.model)
         refuse_unsupported(body, UNSUPPORTED)
         completion = _Completion(service, body, tenant, request)
-        return await streamed(completion.chunks()) if body.stream else await completion.whole()
+        if body.stream:
+            return await streamed(completion.chunks())
+        return await while_connected(request, completion.whole())
 
     return router
 

@@ -16,8 +16,8 @@ from deltamem.serve.turn import CancelledTurnError
 from deltamem.store import Exists, NotFound, Stale, Unavailable
 
 
-class ApiError(Exception):
-    """A refusal.
+class ApiError(HTTPException):
+    """A refusal. It is one of Starlette's own, because FastAPI replaces other errors of a body that is being read.
 
     Args:
         status: the HTTP status.
@@ -27,7 +27,7 @@ class ApiError(Exception):
     """
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status, self.message, self.code, self.param = status, message, code, param
 
 
@@ -40,7 +40,6 @@ KNOWN: tuple[tuple[type[BaseException], int, str], ...] = (
     (InUseError, 409, "in_use"),
     (BusyError, 429, "busy"),
     (CancelledTurnError, 504, "timeout"),
-    (Unavailable, 503, "store_unavailable"),
     (ValueError, 400, "invalid_value"),
 )
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -52,10 +51,13 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        # A field's name may be the client's: printable, and not too long.
+        place = repr(".".join(str(part) for part in first["loc"] if part != "body"))[1:-1][:80]
         return ApiError(400, f"{place or 'the body'}: {first['msg']}", "invalid_value", place or None)
     if isinstance(error, HTTPException) and isinstance(error.__cause__, ApiError):  # while FastAPI read the body
         return error.__cause__
+    if isinstance(error, Unavailable):  # its message has the database's address
+        return ApiError(503, "the server's database does not answer; try again later", "store_unavailable")
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail))
     for kind, status, code in KNOWN:
@@ -78,5 +80,5 @@ def add_error_handlers(app: FastAPI) -> None:
         headers = {"Retry-After": "1"} if known.status in (429, 503) else None
         return JSONResponse(error_body(known), known.status, headers)
 
-    for kind in (ApiError, RequestValidationError, HTTPException, Exception, *(kind for kind, _, _ in KNOWN)):
+    for kind in (ApiError, RequestValidationError, HTTPException, Exception, Unavailable, *(kind for kind, _, _ in KNOWN)):
         app.add_exception_handler(kind, refuse)

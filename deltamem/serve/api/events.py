@@ -29,7 +29,9 @@ async def streamed(events: AsyncIterator[str]) -> StreamingResponse:
             async for one in events:
                 yield one
         except Exception as error:
-            logger.warning("a stream ended in an error", exc_info=True)
-            yield event(error_body(as_api_error(error)))
+            known = as_api_error(error)
+            if known.status >= 500:
+                logger.warning("a stream ended in an error", exc_info=True)
+            yield event(error_body(known))
 
     return StreamingResponse(rest(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -51,13 +51,20 @@ class Guard:
 
     def _refusal(self, headers: Headers, limit: int) -> ApiError | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._only_loopback and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if self._only_loopback and _name_in(f"//{host}") not in LOOPBACK:
             return ApiError(403, f"the host {host!r:.80} is not accepted; without keys, the server answers only to localhost")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return ApiError(403, f"a page of {origin!r:.80} may not use this server; open the server's own page")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             return _too_large(limit)
+        return None
+
+
+def _name_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # such as one square bracket
         return None
 
 

@@ -13,6 +13,7 @@ from deltamem.chat.tokens import Message
 from deltamem.serve.api.schemas import Messages, check_no_special_tokens
 from deltamem.serve.api.service import Service
 from deltamem.serve.inspect import norms, writes
+from deltamem.serve.memories import messages_of
 from deltamem.serve.replay import forget, fork_before, move
 from deltamem.serve.transfer import exported, imported
 from deltamem.store import Key, SnapshotSummary, Summary
@@ -71,7 +72,9 @@ def memories(service: Service) -> APIRouter:
 
     @router.post("", status_code=201)
     async def create(request: Request, body: NewMemoryRequest) -> Any:
-        return _described(await served.create(key(request, body.id), body.journal, body.ttl))
+        name = key(request, body.id)
+        async with served.claims.claimed(name):
+            return _described(await served.create(name, body.journal, body.ttl))
 
     @router.get("/{memory}")
     async def show(request: Request, memory: str) -> Any:
@@ -130,7 +133,8 @@ def memories(service: Service) -> APIRouter:
 
     @router.post("/{memory}/fork", status_code=201)
     async def fork(request: Request, memory: str, body: ForkRequest) -> Any:
-        name, to = key(request, memory), Key(service.access.tenant(request), body.id)
+        name = key(request, memory)
+        to = Key(name.tenant, body.id)
         if body.before is not None:
             return _described(await fork_before(served, name, body.before, to))
         async with served.claims.claimed(*{name, to}):
@@ -150,6 +154,7 @@ def memories(service: Service) -> APIRouter:
     async def import_(request: Request, memory: str) -> Any:
         name = key(request, memory)
         contents = await asyncio.to_thread(imported, await request.body(), name)
+        check_no_special_tokens(served.engine.tokenizer, messages_of(contents.entries))
         await asyncio.to_thread(served.opened, contents.memory.state)  # refuses another adapter's
         async with served.claims.claimed(name):
             return _described(await asyncio.to_thread(store.put, contents))

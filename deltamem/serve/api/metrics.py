@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deltamem.serve.engine import Engine
 from deltamem.serve.turn import Finished, Piece
@@ -30,7 +31,7 @@ class Metrics:
         Gauge("deltamem_waiting_turns", "Turns that wait.", registry=self._registry).set_function(lambda: engine.waiting)
 
     def request(self, method: str, route: str, status: int) -> None:
-        """Count a request; a client that makes up methods adds no labels."""
+        """Count a request; methods that a client made up are one, because every label is kept for ever."""
         self._requests.labels(method if method in METHODS else "other", route, status).inc()
 
     async def timed(self, events: AsyncIterator[Piece | Finished]) -> AsyncIterator[Piece | Finished]:
@@ -50,3 +51,21 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in Prometheus' format."""
         return generate_latest(self._registry)
+
+
+class Counting:
+    """ASGI middleware that counts requests."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request, and count it when its response begins."""
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self._metrics.request(scope["method"], route, message["status"])
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)

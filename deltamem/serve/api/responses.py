@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field
 
 from deltamem.chat.tokens import Message
 from deltamem.serve.api.events import event, streamed
-from deltamem.serve.api.schemas import Messages, TextRequest, refuse_unsupported
-from deltamem.serve.api.service import Service
+from deltamem.serve.api.schemas import Messages, Text, TextRequest, refuse_unsupported
+from deltamem.serve.api.service import Service, while_connected
 from deltamem.serve.turn import Finished, Piece, Sampling
 
 UNSUPPORTED: dict[str, Any] = {
@@ -34,8 +34,8 @@ class ResponseRequest(TextRequest):
 
     model_config = ConfigDict(extra="allow")
 
-    input: str | Messages
-    instructions: str | None = None
+    input: Text | Messages
+    instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
 
     def messages(self) -> list[Message]:
@@ -66,10 +66,7 @@ def responses(service: Service) -> APIRouter:
         response = _Response(service.model, body)
         if body.stream:
             return await streamed(response.events(events))
-        async for found in events:
-            if isinstance(found, Finished):
-                return response.completed(found)
-        raise RuntimeError("the turn has no end")
+        return await while_connected(request, response.whole(events))
 
     return router
 
@@ -82,6 +79,13 @@ class _Response:
         self._id, self._item = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._number = -1
+
+    async def whole(self, events: AsyncIterator[Piece | Finished]) -> dict[str, Any]:
+        """The response in one piece."""
+        async for found in events:
+            if isinstance(found, Finished):
+                return self.completed(found)
+        raise RuntimeError("the turn has no end")
 
     def completed(self, end: Finished) -> dict[str, Any]:
         """The response with its answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from deltamem.chat.tokens import Message
 from deltamem.serve.api.errors import ApiError
@@ -17,18 +17,32 @@ MEMORY_HEADER = "x-memory-id"
 MOST_MESSAGES = 1000
 
 
+def _check_whole(text: str) -> str:
+    """Refuse text that no tokenizer reads and no answer can repeat.
+
+    Raises:
+        ValueError: it has half of a surrogate pair, which JSON can write.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text has half of a surrogate pair; send whole characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_whole)]
+
+
 class TextPart(BaseModel):
     """A part of a message; only text is accepted."""
 
     type: Literal["text", "input_text", "output_text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(BaseModel):
     """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     def message(self) -> Message:
         """The message in the form of a chat template."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
 
 from deltamem.chat.tokens import Message, system_prompt, with_system
 from deltamem.serve.api.access import Access
@@ -14,6 +18,26 @@ from deltamem.serve.api.schemas import check_no_special_tokens
 from deltamem.serve.memories import ServedMemories, TurnOptions
 from deltamem.serve.turn import Finished, Piece, Sampling, Write
 from deltamem.store import Key
+
+# Seconds between two looks at whether a client is still there.
+LOOK = 0.5
+Result = TypeVar("Result")
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Await something for a request, and cancel it when the client leaves.
+
+    Raises:
+        ApiError: the client has left.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=LOOK))[0]:
+            if await request.is_disconnected():
+                raise ApiError(499, "the client left before the answer was complete", "cancelled")
+    finally:
+        task.cancel()
+    return await task
 
 
 @dataclass(frozen=True)
