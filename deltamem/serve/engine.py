@@ -119,7 +119,7 @@ class Engine:
 
     def _take_ended(self) -> list[tuple[Turn, CancelledTurnError]]:
         """Take the turns out of the queue whose consumer left or whose time is over: they neither wait nor keep others out."""
-        ended = []
+        ended: list[tuple[Turn, CancelledTurnError]] = []
         for tenant, turns in [*self._waiting.items()]:
             reasons = {turn: error for turn in turns if (error := _reason_to_end(turn)) is not None}
             ended += reasons.items()
