@@ -103,7 +103,7 @@ def _record(kind: type[Any], given: dict[str, Any], **known: Any) -> Any:
         if field.name not in known:
             value = given[field.name]
             if not ACCEPTED[str(field.type)](value):
-                raise TypeError(f"{field.name} is {value!r:.40}")
+                raise TypeError(f"its field {field.name} has a value that no export writes")
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
 

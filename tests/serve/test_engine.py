@@ -11,7 +11,7 @@ from turns import Watched, assistant, user
 
 from deltamem import ChatSession, DeltaMemState
 from deltamem.serve.engine import BusyError, Engine
-from deltamem.serve.turn import CancelledTurnError, Failed, Sampling
+from deltamem.serve.turn import CancelledTurnError, Failed, Piece, Sampling
 
 WORD = [word for word in WORDS if word.isalnum()]
 
@@ -156,6 +156,62 @@ def test_a_failure_is_the_turns_own(engine):
     engine.submit(good.turn)
     assert isinstance(bad.end(), Failed)
     assert good.finished().text
+
+
+@pytest.mark.parametrize("failing", [0, 2])  # at the first token, and in the batch
+def test_a_row_that_fails_in_the_batch_fails_alone(engine, monkeypatch, failing):
+    goes_on = Engine._goes_on
+
+    def fails(self, row, logits):
+        if row.running.turn.tenant == "bad" and row.decoding.tokens == failing:
+            raise RuntimeError("on purpose")
+        return goes_on(self, row, logits)
+
+    monkeypatch.setattr(Engine, "_goes_on", fails)
+    turns = [Watched([user("Hello there")], engine.model.new_memory(), tenant=name) for name in ("bad", "good")]
+    for one in turns:
+        engine.submit(one.turn)
+    bad, good = (one.end() for one in turns)
+    assert isinstance(bad, Failed)
+    assert good.text
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize("name", ["add", "step"])
+def test_a_batch_that_fails_is_made_anew(engine, monkeypatch, name):
+    alone = Watched([user("Hello there")], engine.model.new_memory())
+    engine.submit(alone.turn)
+    text = alone.finished().text
+
+    def fail(*given):
+        monkeypatch.undo()
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(type(engine._batch), name, fail)
+    failed, again = (Watched([user("Hello there")], engine.model.new_memory()) for _ in range(2))
+    engine.submit(failed.turn)
+    assert isinstance(failed.end(), Failed)
+    engine.submit(again.turn)
+    assert again.finished().text == text
+
+
+def test_a_turn_that_ends_while_it_waits_keeps_nobody_out():
+    engine = Engine(chat_model(spread=0.5), chat_tokenizer(), rows=1, waiting=2)
+    long = Watched([user("Hello there")], engine.model.new_memory(), max_tokens=200)
+    engine.submit(long.turn)
+    first = long.events.get(timeout=60)
+    left = Watched([user("Hello there")], engine.model.new_memory())
+    late = Watched([user("Hello there")], engine.model.new_memory(), deadline=time.monotonic())
+    for waiting in (left, late):
+        engine.submit(waiting.turn)
+    left.turn.cancel()
+    assert isinstance(left.end(), Failed)
+    assert isinstance(late.end(), Failed)
+    assert engine.waiting == 0
+    assert engine.running == 1  # the long one goes on
+    long.turn.cancel()
+    assert isinstance(first, Piece)
+    engine.close()
 
 
 def test_too_many_turns_are_refused():

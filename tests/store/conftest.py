@@ -1,30 +1,13 @@
-"""Every test of a store runs on SQLite, and on a real PostgreSQL where one is installed."""
+"""Every test of a store runs on both databases."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
+from databases import server, url
 
 from deltamem.store import Store
 
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Any]:
-    servers = pytest.importorskip("postgres_server", reason="PostgreSQL is run with the means of POSIX")
-    reason = servers.why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with servers.postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database."""
-    if request.param == "sqlite":
-        return str(tmp_path / "memories.db")
-    return request.getfixturevalue("server").new_database()
+__all__ = ["server", "url"]
 
 
 @pytest.fixture
