@@ -41,6 +41,9 @@ def bench(
         bool,
         typer.Option("--start", help="Also time how long commands and imports take to start. Without --model, time only that."),
     ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Also time how the server answers 1, 8 and 32 users at once, each with a memory.")
+    ] = False,
     written: Annotated[
         list[int] | None,
         typer.Option(help="Also time decoding after this many tokens were written to the memory; repeatable."),

@@ -11,13 +11,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from deltamem.benchmark.after_writing import memories_after
-from deltamem.benchmark.interleave import Workload, take_turns
+from deltamem.benchmark.interleave import take_turns
 from deltamem.benchmark.operations import compare_operations
-from deltamem.benchmark.peak import peak_bytes
 from deltamem.benchmark.ratios import Comparison
 from deltamem.benchmark.settings import Settings
 from deltamem.benchmark.twins import Adapted, Bare, Subject
 from deltamem.benchmark.workloads import Decoding, Prefill, TrainingStep
+from deltamem.workload import Workload, peak_bytes
 
 Figures = dict[str, Any]
 

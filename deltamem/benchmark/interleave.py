@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from rich.progress import Progress
 
-# Entering it prepares a run, untimed, and yields the work to time; leaving it cleans up, untimed.
-Workload = Callable[[], AbstractContextManager[Callable[[], object]]]
+from deltamem.workload import Workload, wait_for
+
 # Untimed runs before the timed ones, which fill caches, select kernels and compile.
 WARM_UP = 2
 
@@ -48,12 +48,6 @@ def milliseconds(workload: Workload, device: torch.device) -> float:
         work()
         wait_for(device)
         return (time.perf_counter() - start) * 1e3
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has finished all its work."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 @contextmanager

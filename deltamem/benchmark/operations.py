@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from deltamem.benchmark.interleave import WARM_UP, Workload, wait_for
+from deltamem.benchmark.interleave import WARM_UP
+from deltamem.workload import Workload, wait_for
 
 PROFILED_RUNS = 5
 

@@ -37,6 +37,8 @@ def print_figures(figures: dict[str, Any]) -> None:
                 parts = figures["new_tokens"] if phase == "decode" else 1
                 busy = sum(row["adapted_ms"] for row in operations) / (prompt[phase]["adapted_ms"] * parts)
                 console.print(f"Adapted, the device is busy for {busy:.0%} of the time.")
+    if "serve" in figures:
+        console.print(_serving(figures["serve"]))
     if "rule" in figures:
         console.print(_rule(figures["rule"]))
     if "start" in figures:
@@ -92,6 +94,18 @@ def _training(prompts: Sequence[dict[str, Any]]) -> Table:
     for prompt in prompts:
         speeds = (f"{prompt['train'][f'{side}_tokens_per_second']:,.0f}" for side in ("base", "adapted"))
         table.add_row(f"{prompt['tokens']:,}", "write pass, forward and backward", *speeds)
+    return table
+
+
+def _serving(rows: Sequence[dict[str, Any]]) -> Table:
+    columns = ("tokens a second", "of bare", "of one user", "first token, ms: median, 95%", "between tokens")
+    table = _table("users at once", "memory", *columns)
+    for row in rows:
+        speed = _spread(row["tokens_per_second"], *row["tokens_per_second_quartiles"])
+        lower, upper = row["of_bare_interval"]
+        times = (", ".join(f"{ms:,.1f}" for ms in row[name] or ()) for name in ("first_ms", "between_ms"))
+        of_bare = f"{row['of_bare']:.3f} ({lower:.3f}-{upper:.3f})"
+        table.add_row(f"{row['users']:,}", row["kind"], speed, of_bare, f"{row['of_one']:.2f}", *times)
     return table
 
 

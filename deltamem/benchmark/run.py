@@ -12,6 +12,7 @@ from deltamem.backbones import DTYPES
 from deltamem.benchmark.comparison import TwinComparison
 from deltamem.benchmark.machine import describe_machine
 from deltamem.benchmark.rule_speed import time_rule
+from deltamem.benchmark.serve_speed import time_serving
 from deltamem.benchmark.settings import DEFAULT_SHAPE, Settings
 from deltamem.benchmark.shapes import make_backbone
 from deltamem.benchmark.start_up import time_start
@@ -26,8 +27,8 @@ def run(settings: Settings) -> dict[str, Any]:
 
     Returns:
         `prefill`, `decode` and, if requested, `train`, `decode_static`, `decode_compiled` and `profile` of the first prompt;
-        `prompts`, the same for every prompt; `written`, `rule` and `start`, if requested; and what is needed to interpret them
-        later. Whatever was not measured is absent.
+        `prompts`, the same for every prompt; `written`, `serve` of the first prompt, `rule` and `start`, if requested; and what
+        is needed to interpret them later. Whatever was not measured is absent.
     """
     device = torch.device(settings.device)
     figures = {**describe_machine(device), "batch": settings.batch, "runs": settings.runs}
@@ -38,6 +39,8 @@ def run(settings: Settings) -> dict[str, Any]:
             config = adapted.config
             figures |= {"dtype": settings.dtype, "model": _describe_model(settings, bare), "new_tokens": settings.new_tokens}
             figures |= TwinComparison(settings, bare, adapted, progress).run()
+            if settings.serve:
+                figures["serve"] = time_serving(bare, adapted, settings.prompt[0], settings.new_tokens, settings.runs, progress)
         if settings.rule:
             states, r, _ = _states(config)
             sizes = (settings.batch, states, r)

@@ -36,6 +36,7 @@ class Settings:
         train: also time a training step.
         rule: also time the delta rule alone.
         start: also time how long commands and imports take to start.
+        serve: also time how the server answers several users at once.
         written: also time decoding after these numbers of tokens were written.
         compiler: also time decoding with a static cache, eager and compiled by this backend of torch.compile.
         profile: also profile the operations.
@@ -57,6 +58,7 @@ class Settings:
     train: bool = False
     rule: bool = False
     start: bool = False
+    serve: bool = False
     written: Sequence[int] = ()
     compiler: str | None = None
     profile: bool = False
@@ -82,7 +84,7 @@ class Settings:
     @property
     def needs_model(self) -> bool:
         """Whether anything is timed that needs a model."""
-        of_model = self.model or self.adapter or self.train or self.written or self.compiler or self.profile
+        of_model = self.model or self.adapter or self.train or self.written or self.compiler or self.profile or self.serve
         return bool(of_model) or not (self.rule or self.start)
 
     @property

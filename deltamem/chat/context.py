@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from deltamem.chat.tokens import ChatTokens
@@ -92,8 +93,8 @@ def forward(
     memory: DeltaMemState | None,
     write: bool = True,
     cut: bool = False,
-) -> None:
-    """Pass tokens through a model.
+) -> Tensor:
+    """Pass tokens through a model, and return the logits of the last one, `[1, vocabulary]`.
 
     Args:
         model: a model with a δ-mem adapter.
@@ -107,4 +108,6 @@ def forward(
     ids = tokens.ids[None].to(model.device)
     segment_ids = tokens.segment_ids[None].to(model.device) if in_segments else None
     with model.memory(memory, write=write, segment_ids=segment_ids, keep_open=cut and in_segments):
-        model(input_ids=ids, **{CACHE: cache}, use_cache=cache is not None, logits_to_keep=last_place(ids))
+        output = model(input_ids=ids, **{CACHE: cache}, use_cache=cache is not None, logits_to_keep=last_place(ids))
+    logits: Tensor = output.logits[:, -1]
+    return logits

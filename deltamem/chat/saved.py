@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deltamem.chat.journal import is_journal
 from deltamem.chat.tokens import Message, check_messages
 from deltamem.memory.state_file import read_state_file
 
@@ -28,6 +29,7 @@ class SavedSession:
         first_pass_writes: whether the first pass wrote its tokens; if not, it only read them again, because the template
             renders messages that were written before differently.
         template_options: options for the chat template.
+        journal: see `Journal.to_notes`; None if the session keeps none.
     """
 
     saves: int
@@ -39,6 +41,7 @@ class SavedSession:
     memory_as_left: bool
     first_pass_writes: bool = True
     template_options: dict[str, Any] = field(default_factory=dict)
+    journal: list[dict[str, Any]] | None = None
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], path: Path) -> SavedSession:
@@ -69,6 +72,7 @@ class SavedSession:
             and type(notes.memory_as_left) is bool
             and type(notes.first_pass_writes) is bool
             and isinstance(notes.template_options, dict)
+            and is_journal(notes.journal)
         ):
             raise ValueError(f"{os.fspath(path)!r} holds a memory but no session: its notes are not what save() writes")
         return notes

@@ -6,18 +6,20 @@ import copy
 import os
 import threading
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import TextIteratorStreamer
+from transformers import AsyncTextIteratorStreamer, TextIteratorStreamer
 
 from deltamem.chat.answer import Stop, generate
 from deltamem.chat.context import Context, Pass, forward
 from deltamem.chat.continuation import new_from
+from deltamem.chat.journal import Journal, Write, remaining
 from deltamem.chat.saved import SavedSession, notes_in
 from deltamem.chat.tokens import ChatTokens, Message, check_messages, told, with_system
+from deltamem.chat.turn_thread import TurnThread
 from deltamem.hook.text_decoder import longest_context
 from deltamem.memory.state import DeltaMemState
 from deltamem.memory.state_file import read_state_file, write_state_file
@@ -43,6 +45,8 @@ class ChatSession:
         memory: the initial memory, which is copied; empty if None.
         template_options: further options of the chat template, such as `{"enable_thinking": False}` or `{"tools": [...]}`. They
             are saved with the session.
+        journal: whether the session keeps the messages that it writes, to list them in `journal.entries` and `forget` them.
+            Otherwise it keeps none but those in its context.
 
     Raises:
         ValueError: the memory does not belong to the model's adapter or has more than one row, or the tokenizer has no chat
@@ -57,6 +61,7 @@ class ChatSession:
         system: str | None = None,
         memory: DeltaMemState | None = None,
         template_options: Mapping[str, Any] | None = None,
+        journal: bool = False,
     ) -> None:
         if not isinstance(system, str | None):
             raise TypeError(f"a system prompt is text or None, got {type(system).__name__}")
@@ -69,11 +74,13 @@ class ChatSession:
             raise ValueError(f"a chat has one memory, got one with {len(self.memory)} rows; take one of them: memory[0]")
         model.memory(self.memory, write=False)  # refuses a memory of another adapter
         self.messages: list[Message] = []
+        self.journal = Journal() if journal else None
         self._saves = 0  # how often the session was saved
         self._goes_on_from: set[str] = set()  # the ids of the saves that this session continues, so it may replace them
         self._in_use = threading.Lock()
+        self._written = 0  # the number of messages in the context that were written to the memory
+        self._context = Context(model)
         self._tokens([{"role": "user", "content": ""}])  # refuses a tokenizer without a chat template
-        self.forget_context()
 
     def observe(self, text: str | Sequence[Message]) -> None:
         """Write a text, or the messages of a chat, to the memory without keeping it in the context.
@@ -88,11 +95,35 @@ class ChatSession:
         messages: Sequence[Message] = told(text) if isinstance(text, str) else text
         check_messages(messages)
         with self._claimed():
-            *pieces, last = self._tokens(messages).pieces(longest_context(self.model) or PIECE)
-            with self.memory.unchanged_on_error():  # a piece that fails must not leave the others written
-                for piece in pieces:
-                    forward(self.model, piece, None, self.memory, cut=True)
-                forward(self.model, last, None, self.memory)
+            self._observe(messages)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Forget messages: afterwards, the memory and the context are those of a session that never heard them.
+
+        The rest of the journal is written again, from the last write before them that had an empty context.
+
+        Args:
+            ids: the ids of entries of the journal.
+
+        Raises:
+            ValueError: the session keeps no journal, or it has no such message.
+            RuntimeError: the session is in use.
+        """
+        if self.journal is None:
+            raise ValueError("this session keeps no journal, so single messages cannot be forgotten; make it with journal=True")
+        with self._claimed():
+            first = self.journal.from_before(ids)
+            writes = self.journal.writes[first:]
+            if not (ids and writes):
+                return
+            again = ChatSession(self.model, self.tokenizer, self.system, writes[0].begins, self.template_options, journal=True)
+            for write in writes:
+                again._write_again(remaining(write, ids))
+            if not self._written:
+                again.forget_context()
+            self.memory.snapshot, self.memory.fingerprint = again.memory.snapshot, again.memory.fingerprint
+            self.messages, self._written, self._context = again.messages, again._written, again._context
+            self.journal = Journal([*self.journal.writes[:first], *(again.journal or Journal()).writes])
 
     def reply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
         """Answer a message.
@@ -118,31 +149,49 @@ class ChatSession:
         is closed.
         """
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop = Stop()
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                self._turn(text, generation, keep, streamer, stop)
-            except BaseException as error:  # handed to the consumer below
-                errors.append(error)
-                streamer.end()
-
-        # A separate thread also keeps the open memory scope away from the consumer's code between two pieces. It is not a
-        # daemon, so that the interpreter waits for the next token at exit, and does not kill the thread inside a kernel.
-        thread = threading.Thread(target=run, daemon=False)
+        turn = self._turn_in_thread(text, generation, keep, streamer)
         with self._claimed():
             try:
-                thread.start()
+                turn.start()
                 yield from (piece for piece in streamer if piece)
             except BaseException:
-                stop.set()
+                turn.stop.set()
                 raise
             finally:
-                if thread.ident is not None:  # an interrupt may come before the thread has started
-                    thread.join()
-        if errors:
-            raise errors[0]
+                turn.join()
+        turn.result()
+
+    async def areply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
+        """Like `reply`, but let other coroutines run meanwhile. If the call is cancelled, the session stays as it was."""
+        turn = self._turn_in_thread(text, generation, keep, None)
+        with self._claimed():
+            try:
+                turn.start()
+                await turn.ended()
+            except BaseException:
+                turn.stop.set()
+                raise
+            finally:
+                turn.join()
+        return turn.result()
+
+    async def astream(self, text: str, *, keep: bool = True, **generation: Any) -> AsyncGenerator[str, None]:
+        """Like `stream`, but let other coroutines run meanwhile."""
+        streamer = AsyncTextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        turn = self._turn_in_thread(text, generation, keep, streamer)
+        with self._claimed():
+            try:
+                turn.start()
+                async for piece in streamer:
+                    if piece:
+                        yield piece
+                await turn.ended()
+            except BaseException:
+                turn.stop.set()
+                raise
+            finally:
+                turn.join()
+        turn.result()
 
     def forget_context(self) -> None:
         """Drop the messages and their keys and values; the memory stays.
@@ -152,8 +201,7 @@ class ChatSession:
         """
         with self._claimed():
             self.messages = []
-            self._written = 0  # the number of messages that were written to the memory
-            self._context = Context(self.model)
+            self._written, self._context = 0, Context(self.model)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the session, memory and messages, to one file in a folder, completely or not at all.
@@ -186,10 +234,13 @@ class ChatSession:
             memory_as_left=self.memory.snapshot is context.left,
             first_pass_writes=all(done.writes for done in context.passes[:1]),
             template_options=self.template_options,
+            journal=None if self.journal is None else self.journal.to_notes(),
         )
         as_json = notes.to_json()
         self._goes_on_from.add(notes.save)  # before writing: an interrupt may come when the file is already in place
-        memories = DeltaMemState.stack([self.memory, *(done.start for done in context.passes if done.start is not None)])
+        starts = [done.start for done in context.passes if done.start is not None]
+        begins = [write.begins for write in self.journal.writes if write.begins is not None] if self.journal is not None else []
+        memories = DeltaMemState.stack([self.memory, *starts, *begins])
         os.makedirs(folder, exist_ok=True)
         write_state_file(path, memories.snapshot, memories.fingerprint, {"session": as_json})
         self._saves = notes.saves
@@ -207,13 +258,16 @@ class ChatSession:
         memories = DeltaMemState(snapshot, fingerprint)
         notes = SavedSession.read(metadata, path)
         starts = sum(has_start for _, has_start in notes.passes)
-        if len(memories) != 1 + starts:
-            raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, its notes {1 + starts}")
+        expected = 1 + starts + sum(write["begins"] for write in notes.journal or ())
+        if len(memories) != expected:
+            raise ValueError(f"{os.fspath(path)!r} holds no session: it has {len(memories)} memories, its notes {expected}")
         session = cls(model, tokenizer, notes.system, memories[0], notes.template_options)
         vocabulary = model.get_input_embeddings().num_embeddings
         if not all(0 <= token < vocabulary for token in notes.written):
             raise ValueError(f"{os.fspath(path)!r} has tokens that the model does not: it was made with another tokenizer")
         session.messages, session._written = notes.messages, len(notes.messages)
+        if notes.journal is not None:
+            session.journal = Journal.from_notes(notes.journal, [memories[row] for row in range(1 + starts, expected)])
         rows = iter(range(1, 1 + starts))
         session._context = Context(
             model,
@@ -240,6 +294,11 @@ class ChatSession:
             )
         return self._in_use  # the caller's `with` enters it directly, so that no interrupt can come in between
 
+    def _turn_in_thread(
+        self, text: str, generation: Mapping[str, Any], keep: bool, streamer: TextIteratorStreamer | None
+    ) -> TurnThread:
+        return TurnThread(lambda stop: self._turn(text, generation, keep, streamer, stop), streamer)
+
     def _turn(
         self,
         text: str,
@@ -250,7 +309,7 @@ class ChatSession:
     ) -> str:
         if not isinstance(text, str):
             raise TypeError(f"a message is text, got {type(text).__name__}")
-        before = self.messages, self._written, copy.copy(self._context)
+        before, begins = (self.messages, self._written, copy.copy(self._context)), self._begins()
         try:
             with self.memory.unchanged_on_error():
                 self.messages = [*self.messages, {"role": "user", "content": text}]
@@ -262,6 +321,8 @@ class ChatSession:
                 if keep:
                     self.messages = [*self.messages, {"role": "assistant", "content": answer}]
                     self._write_messages()
+                    if self.journal is not None:
+                        self.journal.add(self.messages[-2:], False, begins, self.memory)
                 else:
                     self.messages = before[0]
         except BaseException:
@@ -269,6 +330,37 @@ class ChatSession:
             self._context.cache = None  # it has already grown
             raise
         return answer
+
+    def _observe(self, messages: Sequence[Message]) -> None:
+        begins = self._begins()
+        *pieces, last = self._tokens(messages).pieces(longest_context(self.model) or PIECE)
+        with self.memory.unchanged_on_error():  # a piece that fails must not leave the others written
+            for piece in pieces:
+                forward(self.model, piece, None, self.memory, cut=True)
+            forward(self.model, last, None, self.memory)
+        if self.journal is not None:
+            self.journal.add(messages, True, begins, self.memory)
+
+    def _begins(self) -> DeltaMemState | None:
+        """What the journal keeps of the memory before a write."""
+        return self.memory.clone() if self.journal is not None and not self._written else None
+
+    def _write_again(self, write: Write) -> None:
+        """Write what remains of a write of the journal."""
+        if write.begins is not None:
+            self.forget_context()
+        messages = [entry.message for entry in write.entries]
+        if not messages:
+            return
+        if write.observed:
+            self._observe(messages)
+        else:
+            begins, self.messages = self._begins(), [*self.messages, *messages]
+            self._write_messages()
+            if self.journal is not None:
+                self.journal.add(messages, False, begins, self.memory)
+        if self.journal is not None:
+            self.journal.keep_names(write)
 
     def _write_messages(self) -> None:
         """Write the new messages as the continuation of the context."""

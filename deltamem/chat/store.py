@@ -31,6 +31,7 @@ class SessionStore:
         tokenizer: its tokenizer, with a chat template.
         system: the system prompt of new sessions.
         template_options: options for the chat template of new sessions.
+        journal: whether new sessions keep the messages that they write; see `ChatSession`.
     """
 
     def __init__(
@@ -40,18 +41,22 @@ class SessionStore:
         tokenizer: Any,
         system: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        journal: bool = False,
     ) -> None:
         self.root = Path(root)
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
         self.template_options = template_options
+        self.journal = journal
         # The names under which sessions in use were saved, to detect that one was deleted.
         self._saved_as: WeakKeyDictionary[ChatSession, set[str]] = WeakKeyDictionary()
 
     def new(self) -> ChatSession:
         """Make a session without a name, with the store's system prompt and template options."""
-        return ChatSession(self.model, self.tokenizer, self.system, template_options=self.template_options)
+        return ChatSession(
+            self.model, self.tokenizer, self.system, template_options=self.template_options, journal=self.journal
+        )
 
     def open(self, name: str) -> ChatSession:
         """Load the saved session of this name, or make a new one.

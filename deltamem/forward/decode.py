@@ -10,7 +10,6 @@ Shapes: L layers, B batch rows, r width of a state.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,16 +35,16 @@ class DecodeStep(MemoryPass):
 
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(**options)
-        kind, layers, rows = weights.kind, len(weights.layers), self.start.rows
+        kind, layers = weights.kind, len(weights.layers)
         self._layers, self._names, self._scale = weights.layers, weights.names, weights.first.scale
         self._valid = None if self.valid is None else self.valid.contiguous()
         width = kind.read_rows + (kind.write_rows if self.write else 0)
-        new_empty = partial(torch.empty, dtype=torch.float32, device=weights.device)
+        self._device = weights.device
         self._before = self._states_before(weights)  # [L, B, states, r, r]
         # The outputs of the fused kernels; the projections are only the rows that read if nothing is written.
-        self._projected = new_empty((layers, rows, 1, width))  # [L, B, 1, rows]
-        self._reads = new_empty((layers, rows, 1, kind.read_width))  # [L, B, 1, states * r]
-        self._after = torch.empty_like(self._before)  # [L, B, states, r, r]
+        self._projected = self._new_buffer(layers, 1, width)  # [L, B, 1, rows]
+        self._reads = self._new_buffer(layers, 1, kind.read_width)  # [L, B, 1, states * r]
+        self._after = self._new_buffer(layers, *self._before.shape[2:])  # [L, B, states, r, r]
         self._ran: dict[str, int] = {}
         self._written = StepWrites(self._ran, self._layers, self._projected, self._valid) if self.write else {}
 
@@ -85,6 +84,14 @@ class DecodeStep(MemoryPass):
         """See `MemoryPass.outcome`."""
         return self._counted(Snapshot(self._names, {STATE: self._after}, self.start.tokens))
 
+    def _new_buffer(self, layers: int, *shape: int) -> Tensor:
+        """Memory for the outputs of all layers, [L, B, ...]."""
+        return torch.empty((layers, self.batch, *shape), dtype=torch.float32, device=self._device)
+
+    def _laid_out(self, states: Tensor) -> Tensor:
+        """The states [L, B, ...], laid out in memory as the buffers are."""
+        return states.contiguous()
+
     def _step(self, tensors: LayerTensors, hidden: Tensor) -> None:
         """Read and write one layer's memory for one token per row, [B, 1, width]."""
         raise NotImplementedError
@@ -110,11 +117,10 @@ class DecodeStep(MemoryPass):
         self._projected[tensors.number][..., tensors.weights.kind.read_rows :].copy_(writes.projected)
 
     def _states_before(self, weights: DecodeWeights) -> Tensor:
-        """The states of all layers before the token, contiguous, [L, B, states, r, r]."""
+        """The states of all layers before the token, laid out as the buffers are, [L, B, states, r, r]."""
         if not self.start.layers:
-            shape = (len(weights.layers), self.start.rows, *weights.kind.state_parts[STATE])
-            return torch.zeros(shape, dtype=torch.float32, device=weights.device)
-        return self.start.ordered(weights.names).parts[STATE].to(weights.device).contiguous()
+            return self._new_buffer(len(weights.layers), *weights.kind.state_parts[STATE]).zero_()
+        return self._laid_out(self.start.ordered(weights.names).parts[STATE].to(weights.device))
 
 
 class StepWrites(Mapping[str, TokenWrites]):
@@ -150,7 +156,7 @@ def decode_step_for(new: Tensor, valid: Tensor | None) -> type[DecodeStep] | Non
         valid: [B, 1], False for padding; None if every token is real.
     """
     backend = choose("auto", new.device.type)
-    if backend == "compiled" and (new.shape[0] > 1 or valid is not None):
+    if backend == "compiled" and valid is not None:
         return None
     place = BACKENDS[backend].decode_step
     return None if place is None else load(place)

@@ -1,4 +1,7 @@
-"""CpuDecodeStep: the decode step on a CPU."""
+"""CpuDecodeStep: the decode step on a CPU.
+
+Shapes: L layers, B batch rows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from deltamem.rule.cpu.decode import Table, correct_token, read_and_write_token
 
 
 class CpuDecodeStep(DecodeStep):
-    """A decode step for a single row without padding; its compiled functions take addresses."""
+    """A decode step for rows without padding; its compiled functions take addresses.
+
+    Its buffers are [B, L, ...] in memory, so that a row's part is in one piece, and [L, B, ...] as tensors.
+    """
 
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(weights, **options)
@@ -23,15 +29,23 @@ class CpuDecodeStep(DecodeStep):
         before, projected, after = self._before.data_ptr(), self._projected.data_ptr(), self._after.data_ptr()
         self._buffers = before, projected, self._reads_address, after
 
+    def _new_buffer(self, layers: int, *shape: int) -> Tensor:
+        return torch.empty((self.batch, layers, *shape), dtype=torch.float32, device="cpu").transpose(0, 1)
+
+    def _laid_out(self, states: Tensor) -> Tensor:
+        by_row = states.transpose(0, 1)
+        return states if by_row.is_contiguous() else by_row.contiguous().transpose(0, 1)
+
     def _step(self, tensors: LayerTensors, hidden: Tensor) -> None:
         if hidden.dtype is not torch.float32 or not hidden.is_contiguous():
             hidden = hidden.to(torch.float32).contiguous()
-        read_and_write_token(self._rows[tensors.number], *self._buffers, hidden.data_ptr())
+        read_and_write_token(self._rows[tensors.number], self.batch, *self._buffers, hidden.data_ptr())
 
     def _correct(self, tensors: LayerTensors, correction: Correction, output: Tensor) -> bool:
         if output.dtype is not torch.float32:
             return False
-        correct_token(self._rows[tensors.number], correction.number, self._scale, self._reads_address, output.data_ptr())
+        row = self._rows[tensors.number]
+        correct_token(row, correction.number, self.batch, self._scale, self._reads_address, output.data_ptr())
         return True
 
 

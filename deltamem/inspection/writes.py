@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -142,11 +143,12 @@ def left_of(passes: Sequence[LayerWrites]) -> list[Tensor]:
 
 
 def _recorder(layer: DeltaMemLayer, written: dict[str, LayerWrites]) -> RemovableHandle:
-    """Register a hook that records a layer's writes in a pass."""
+    """Register a hook that records a layer's writes in a pass of this thread; another's may be another user's."""
+    thread = threading.get_ident()
 
     def record(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         memory, weights = pass_in(kwargs), layer.active_weights
-        if memory is None or weights is None or not memory.write:
+        if memory is None or weights is None or not memory.write or threading.get_ident() != thread:
             return
         kind = weights.kind
         if not isinstance(kind, DeltaKind):

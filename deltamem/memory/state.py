@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.soundness import check_snapshot
-from deltamem.memory.state_file import read_state_file, write_state_file
+from deltamem.memory.state_file import from_bytes, read_state_file, to_bytes, write_state_file
 
 
 class DeltaMemState:
@@ -143,6 +143,20 @@ class DeltaMemState:
                 f"{os.fspath(path)!r} holds more than a memory: {', '.join(notes)}. Load a session with ChatSession.load(...), "
                 "and use its memory"
             )
+        return cls(snapshot, fingerprint)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes, for a database."""
+        return to_bytes(self.snapshot, self.fingerprint, {})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DeltaMemState:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError: the bytes hold no usable memory.
+        """
+        snapshot, fingerprint, _ = from_bytes(data, "this memory")
         return cls(snapshot, fingerprint)
 
     def _with(self, snapshot: Snapshot) -> DeltaMemState:

@@ -29,11 +29,11 @@ def write_state_file(
 
     Only its owner can read the file, because it holds what a user said.
     """
-    write_atomically(path, _serialised(snapshot, fingerprint, notes or {}))
+    write_atomically(path, to_bytes(snapshot, fingerprint, notes or {}))
 
 
-def _serialised(snapshot: Snapshot, fingerprint: str | None, notes: Mapping[str, str]) -> bytes:
-    """Serialise a memory and its notes.
+def to_bytes(snapshot: Snapshot, fingerprint: str | None, notes: Mapping[str, str]) -> bytes:
+    """The content of a file with a memory and its notes.
 
     Raises:
         ValueError: the file could not be read back.
@@ -44,7 +44,7 @@ def _serialised(snapshot: Snapshot, fingerprint: str | None, notes: Mapping[str,
     }
     try:
         data = save(tensors, metadata)
-        _parsed(data, "the file")
+        from_bytes(data, "the file")
     except (ValueError, SafetensorError) as error:
         raise ValueError(
             f"this memory cannot be saved: {error}. A file has room for 100 MB of names and notes, among them a session's "
@@ -63,10 +63,10 @@ def read_state_file(path: str | os.PathLike[str]) -> tuple[Snapshot, str | None,
         raise FileNotFoundError(f"there is no memory file {os.fspath(path)!r}")
     check_regular(path)
     # Read the file at once: safe_open would open it again for the tensors, and could then find a newer file.
-    return _parsed(Path(path).read_bytes(), repr(os.fspath(path)))
+    return from_bytes(Path(path).read_bytes(), repr(os.fspath(path)))
 
 
-def _parsed(data: bytes, name: str) -> tuple[Snapshot, str | None, dict[str, str]]:
+def from_bytes(data: bytes, name: str) -> tuple[Snapshot, str | None, dict[str, str]]:
     """Like `read_state_file`, from the bytes of a file; `name` is the file's name in errors.
 
     Raises:

@@ -24,7 +24,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from deltamem.benchmark.peak import peak_bytes
 from deltamem.io.printable import printable
 from deltamem.io.progress import duration
 from deltamem.training.batching import episodes_per_step
@@ -34,6 +33,7 @@ from deltamem.training.loss import views_in
 from deltamem.training.progress import SAMPLE, say, silence
 from deltamem.training.scripts import IGNORED
 from deltamem.training.views import View
+from deltamem.workload import peak_bytes
 
 SHOWN = 3  # episodes
 MOST_TOKENS = 400  # of a pass; what is between its beginning and its end is left out

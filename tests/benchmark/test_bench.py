@@ -9,8 +9,10 @@ from tiny_chat import chat_model, chat_tokenizer
 from typer.testing import CliRunner
 
 from deltamem.benchmark import run as bench
-from deltamem.benchmark import start_up
+from deltamem.benchmark import serve_speed, start_up
 from deltamem.benchmark.shapes import SHAPES
+from deltamem.serve.passes import TooLongError
+from deltamem.serve.turn import Sampling
 from deltamem_cli import app
 
 FAST = ["--prompt", "9", "--new-tokens", "3", "--runs", "6"]
@@ -114,6 +116,25 @@ def test_the_start_of_programs_needs_no_model(monkeypatch):
     quick, slow = found["start"]
     assert (quick["name"], slow["name"]) == ("quick", "slow")
     assert slow["ms"] > 200
+
+
+def test_users_at_once(folder, monkeypatch):
+    monkeypatch.setattr(serve_speed, "USERS", (1, 3))
+    rows = figures("--serve", "--model", folder)["serve"]
+    assert [(row["users"], row["kind"]) for row in rows] == [
+        (users, kind) for users in (1, 3) for kind in ("bare", "read", "after", "during")
+    ]
+    for row in rows:
+        assert row["tokens_per_second"] > 0
+        assert (row["of_bare"] == 1) == (row["kind"] == "bare")
+        assert (row["of_one"] == 1) == (row["users"] == 1)
+        assert all(0 < middle <= end for middle, end in (row["first_ms"], row["between_ms"]))
+
+
+def test_a_turn_that_fails_is_not_timed(folder, monkeypatch):
+    monkeypatch.setattr(serve_speed, "Sampling", lambda **given: Sampling(max_tokens=10**6, temperature=0))
+    with pytest.raises(TooLongError):
+        figures("--serve", "--model", folder)
 
 
 def test_a_program_that_fails_is_not_timed(monkeypatch):

@@ -27,7 +27,7 @@ from deltamem.chat.session import FILE
 
 NOTES = [field.name for field in fields(SavedSession)]
 # Those that the first files did not have.
-LATER = ["first_pass_writes", "template_options"]
+LATER = ["first_pass_writes", "template_options", "journal"]
 SHORT = {"max_new_tokens": 3, "do_sample": False}
 
 
@@ -140,6 +140,15 @@ WRONG_NOTES: dict[str, Callable[[], Any]] = {
     "more tokens than passes": lambda: {**notes(), "written": notes()["written"] * 2},
     "no passes": lambda: {**notes(), "passes": []},
     "a first pass that writes a little": lambda: {**notes(), "first_pass_writes": 1},
+    "a journal that is a text": lambda: {**notes(), "journal": "Anna likes teal."},
+    "a journal whose memories are missing": lambda: {
+        **notes(),
+        "journal": [{"entries": [], "observed": True, "begins": True}],
+    },
+    "a message of a journal without a content": lambda: {
+        **notes(),
+        "journal": [{"entries": [{"id": "a", "role": "user", "time": 0.0, "tokens": 1}], "observed": True, "begins": False}],
+    },
     "template options that are a list": lambda: {**notes(), "template_options": ["enable_thinking"]},
     "template options that are none of the template's": lambda: {**notes(), "template_options": {"tokenize": True}},
 }

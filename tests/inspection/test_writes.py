@@ -1,4 +1,5 @@
 import itertools
+import threading
 
 import pytest
 import torch
@@ -142,3 +143,19 @@ def test_what_is_left_of_a_pass_is_what_it_would_have_left_alone():
         alone = reference_delta_rule(one.k, one.k, one.v, one.keep, one.erase, one.write, one.start)[1]
         alone = reference_delta_rule(two.k, two.k, nothing, two.keep, two.erase, two.write, alone)[1]
         torch.testing.assert_close(left_of([one, two])[1][1], alone)
+
+
+def test_a_pass_of_another_thread_is_not_recorded():
+    model = tiny_adapted()
+    alone = writes_of(model, input_ids=random_tokens(1, 9))
+
+    def other_user(module, args):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=lambda: model(input_ids=random_tokens(2, 5, seed=1)))
+            thread.start()
+            thread.join()
+
+    handle = model.get_submodule("base_model.model.model.layers.1").register_forward_pre_hook(other_user)
+    beside = writes_of(model, input_ids=random_tokens(1, 9))
+    handle.remove()
+    assert all(torch.equal(beside[layer].k, alone[layer].k) for layer in alone)

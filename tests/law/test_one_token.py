@@ -70,17 +70,19 @@ def assert_same_both_ways(monkeypatch, run: Any, **tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("write", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_in_every_kind_of_attention(monkeypatch, taken, model_type, write):
+def test_in_every_kind_of_attention(monkeypatch, taken, model_type, rows, write):
     model = adapted(model_type)
-    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write))
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model, rows), write))
     assert [len(token.reached) for token in taken] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("write", [True, False])
-def test_a_token_goes_on_from_where_the_one_before_stopped(monkeypatch, taken, write):
+def test_a_token_goes_on_from_where_the_one_before_stopped(monkeypatch, taken, write, rows):
     model = adapted()
-    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model), write, one_block=True))
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model, rows), write, one_block=True))
     first, *others = taken
     for token in others:
         assert token._before is first._after  # nothing was copied
@@ -109,7 +111,7 @@ def test_a_layer_without_the_adapter_is_left_alone(monkeypatch, taken):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_with_every_kind_of_memory(monkeypatch, taken, name):
     model = adapted(config=tiny_config(**CONFIGS[name]), hidden_size=36)  # no multiple of eight
-    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model)))
+    assert_same_both_ways(monkeypatch, lambda: decoded(model, told(model, rows=2)))
     assert all(taken)
 
 
@@ -160,7 +162,9 @@ def test_an_adapter_of_the_same_name_takes_the_place_of_another(monkeypatch, tak
 
 def test_what_it_is_not_for(taken):
     model = adapted()
-    decoded(model, told(model, rows=2))
+    state = told(model, rows=2)
+    with torch.no_grad(), model.memory(state):
+        model(input_ids=random_tokens(2, 1), attention_mask=torch.tensor([[1], [0]]))  # padding
     with torch.no_grad():
         model(input_ids=random_tokens(1, 2))
     model(input_ids=random_tokens(1, 1))  # with gradients

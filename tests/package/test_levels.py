@@ -10,17 +10,17 @@ import deltamem
 ROOT = Path(deltamem.__file__).parent
 # From the ground. What stands in one line does not import its neighbours.
 LEVELS = (
-    ("rule", "hook", "io", "intervals", "versions"),
-    ("config", "memory", "html"),
+    ("rule", "hook", "io", "intervals", "versions", "workload"),
+    ("config", "memory", "html", "store"),
     ("adapter",),
     ("backbones", "forward", "hub"),
-    ("layer", "benchmark", "convert"),
+    ("layer", "convert"),
     ("model",),
     ("chat",),
     ("__init__", "training"),
     ("inspection",),
-    ("evaluation",),
-    ("study",),
+    ("evaluation", "serve"),
+    ("study", "benchmark"),
     ("cli",),
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -13,7 +13,7 @@ def messages(source: str) -> Iterator[str]:
     by_name = {function.name: function for function in functions}
     for function in functions:
         for node in ast.walk(function):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _is_error(node.exc) and node.exc.args:
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _is_named(node.exc) and node.exc.args:
                 yield from _texts(node.exc.args[0], function, by_name)
 
 
@@ -22,8 +22,9 @@ def matches(shown: str, message: str) -> bool:
     return re.match(".*?".join(map(re.escape, shown.split(GAP))), message, re.DOTALL) is not None
 
 
-def _is_error(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id.endswith("Error")
+def _is_named(call: ast.Call) -> bool:
+    """Whether a class is raised that the library names; `typer.Exit` ends a command, for instance."""
+    return isinstance(call.func, ast.Name)
 
 
 def _texts(node: ast.expr, function: ast.FunctionDef, functions: dict[str, ast.FunctionDef]) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""The decode step of one memory on a CPU: from the hidden state to the reads, and from the reads to a corrected output."""
+"""The decode step on a CPU: from the hidden states to the reads, and from the reads to a corrected output.
+
+Shapes: B batch rows, L layers. The buffers that all layers share are [B, L, ...].
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,19 @@ from deltamem.rule.cpu.lanes import LANES, load, spread, store, total, totals
 from deltamem.rule.gates import Gating
 
 # The columns of a layer's row in the table: the addresses of its weights, the offsets of its part of the buffers that all
-# layers share, sizes and settings, then the address and the width of each correction.
+# layers share, the distances between the batch rows there, sizes and settings, then the address and the width of each
+# correction.
 WEIGHT, BIAS, PROJECTED, READS, STATE = range(5)
-WIDTH, ROWS, R, STATES, GATE_ROWS, DECAY, DECAY_FIRST, WRITING = range(5, 13)
-CORRECTIONS = 13
+PROJECTED_STEP, READS_STEP, STATE_STEP = range(5, 8)
+WIDTH, ROWS, R, STATES, GATE_ROWS, DECAY, DECAY_FIRST, WRITING = range(8, 16)
+CORRECTIONS = 16
 
 _ZERO = np.float32(0)
 _FLOAT_BYTES = 4
 
 
 class Table:
-    """The arguments of all layers' calls that are the same for every token of a single memory.
+    """The arguments of all layers' calls that are the same for every token.
 
     Args:
         entrances: per layer, the map from the hidden state to the projections, `[rows, width]`.
@@ -56,6 +61,7 @@ class Table:
             row = self._numbers[layer]
             row[WEIGHT], row[BIAS] = entrance.data_ptr(), bias.data_ptr()
             row[PROJECTED : STATE + 1] = layer * sizes
+            row[PROJECTED_STEP : STATE_STEP + 1] = len(entrances) * sizes
             row[WIDTH:CORRECTIONS] = (entrance.shape[1], rows, *settings)
             row[CORRECTIONS : CORRECTIONS + 2 * len(maps)] = [*chain.from_iterable((x.data_ptr(), len(x)) for x in maps)]
         self.rows = [row.ctypes.data for row in self._numbers]
@@ -119,42 +125,48 @@ def _add_mapped(matrix: Any, rows: Any, columns: Any, source: Any, factor: Any, 
 
 
 @entry
-def read_and_write_token(row: int, state: int, projected: int, reads: int, end: int, hidden: int) -> None:
-    """Project a hidden state, read the layer's memory and, if the table says so, write it.
+def read_and_write_token(row: int, batch: int, state: int, projected: int, reads: int, end: int, hidden: int) -> None:
+    """Project one hidden state per batch row, read the layer's memories and, if the table says so, write them.
 
     Args:
         row: address of the layer's row in the table.
-        state: address of the states of all layers before the token, `[layers, states, r, r]`.
-        projected, reads, end: addresses of the outputs of all layers: the projections `[layers, rows]`, the reads
-            `[layers, states * r]` and the states after the token.
-        hidden: address of the hidden state, `[width]`.
+        batch: B.
+        state: address of the states before the token, `[B, L, states, r, r]`.
+        projected, reads, end: addresses of the outputs: the projections `[B, L, rows]`, the reads `[B, L, states * r]` and the
+            states after the token.
+        hidden: address of the hidden states, `[B, width]`.
     """
     given = carray(integers(row), CORRECTIONS)
     width, rows, states = given[WIDTH], given[ROWS], given[STATES]
-    source, matrix = carray(floats(hidden), width), carray(floats(given[WEIGHT]), rows * width)
-    own = projected + given[PROJECTED]
-    target, opened = carray(floats(own), rows), np.empty(states, np.float32)
-    _map(matrix, rows, width, source, target)
-    _forward(
-        own, given[BIAS], state + given[STATE], reads + given[READS], end + given[STATE], opened.ctypes.data, 0, 0,
-        1, rows, given[R], states, given[GATE_ROWS], given[DECAY], given[DECAY_FIRST], 1, given[WRITING], 0, states,
-    )  # fmt: skip
+    matrix, opened = carray(floats(given[WEIGHT]), rows * width), np.empty(states, np.float32)
+    for b in range(batch):
+        source = carray(floats(hidden + b * width * _FLOAT_BYTES), width)
+        own = projected + given[PROJECTED] + b * given[PROJECTED_STEP]
+        place = given[STATE] + b * given[STATE_STEP]
+        _map(matrix, rows, width, source, carray(floats(own), rows))
+        _forward(
+            own, given[BIAS], state + place, reads + given[READS] + b * given[READS_STEP], end + place, opened.ctypes.data,
+            0, 0, 1, rows, given[R], states, given[GATE_ROWS], given[DECAY], given[DECAY_FIRST], 1, given[WRITING], 0, states,
+        )  # fmt: skip
 
 
 @entry
-def correct_token(row: int, number: int, scale: float, reads: int, output: int) -> None:
+def correct_token(row: int, number: int, batch: int, scale: float, reads: int, output: int) -> None:
     """Add a correction, computed from the reads, to a projection's output in place.
 
     Args:
         row: address of the layer's row in the table.
         number: index of the correction within the layer.
+        batch: B.
         scale: factor of the correction.
-        reads: address of the reads of all layers.
-        output: address of the projection's output.
+        reads: address of the reads, `[B, L, states * r]`.
+        output: address of the projection's output, `[B, features]`.
     """
     column = CORRECTIONS + 2 * number
     given = carray(integers(row), column + 2)
     rows, features = given[STATES] * given[R], given[column + 1]
-    source, matrix = carray(floats(reads + given[READS]), rows), carray(floats(given[column]), rows * features)
-    target, factor = carray(floats(output), features), np.float32(scale)
-    _add_mapped(matrix, features, rows, source, factor, target)
+    matrix, factor = carray(floats(given[column]), rows * features), np.float32(scale)
+    for b in range(batch):
+        source = carray(floats(reads + given[READS] + b * given[READS_STEP]), rows)
+        target = carray(floats(output + b * features * _FLOAT_BYTES), features)
+        _add_mapped(matrix, features, rows, source, factor, target)

@@ -1,17 +1,25 @@
-"""Measures the peak memory of a piece of work."""
+"""A piece of work to be measured, and its peak memory."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
-from deltamem.benchmark.interleave import Workload, wait_for
-
+# Entering it prepares a run, untimed, and yields the work to time; leaving it cleans up, untimed.
+Workload = Callable[[], AbstractContextManager[Callable[[], object]]]
 # Linux: writing 5 to the first resets the process's peak, VmHWM in the second.
 _RESET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has finished all its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def peak_bytes(workload: Workload, device: torch.device) -> int | None:

@@ -1,0 +1,1 @@
+"""The HTTP interface: OpenAI's endpoints, and those of the memories."""
