@@ -27,3 +27,4 @@ def test_a_new_error_would_be_found():
     (text,) = messages("def check(x):\n    raise ValueError(f'the frobnicator {x} is out of order')")
     assert text == "the frobnicator … is out of order"
     assert not any(matches(shown, text) for shown in SHOWN)
+    assert [*messages("async def check(x):\n    raise ValueError('the frobnicator is late')")] == ["the frobnicator is late"]

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator
 
 GAP = "…"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def messages(source: str) -> Iterator[str]:
     """The text of every error that Python source raises, with `…` where it depends on the case."""
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)]
     by_name = {function.name: function for function in functions}
     for function in functions:
         for node in ast.walk(function):
@@ -27,7 +28,7 @@ def _is_named(call: ast.Call) -> bool:
     return isinstance(call.func, ast.Name)
 
 
-def _texts(node: ast.expr, function: ast.FunctionDef, functions: dict[str, ast.FunctionDef]) -> Iterator[str]:
+def _texts(node: ast.expr, function: Function, functions: dict[str, Function]) -> Iterator[str]:
     """A message, or all that the function that makes it returns."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
         maker = functions[node.func.id]
@@ -37,7 +38,7 @@ def _texts(node: ast.expr, function: ast.FunctionDef, functions: dict[str, ast.F
         yield _text(node, function)
 
 
-def _text(node: ast.expr, function: ast.FunctionDef) -> str:
+def _text(node: ast.expr, function: Function) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
