@@ -63,6 +63,10 @@ class DataArguments:
         default=512, metadata={"help": "Maximum tokens of questions and answers; longer ones are an error."}
     )
     talk_tokens: int = field(default=64, metadata={"help": "Maximum tokens read of talk and of unrelated text."})
+    label_talk: bool = field(
+        default=True,
+        metadata={"help": "Count the words of talk as answers; without, only a teacher (--teacher_weight) is followed there."},
+    )
     reads: int = field(
         default=1, metadata={"help": "Read passes per history, each in its own view; talk is read from several points."}
     )
@@ -88,7 +92,7 @@ class DataArguments:
     def encoder(self, tokenizer: Any, write: WriteUnit = "token", whole: bool = False) -> EpisodeEncoder:
         """Create the encoder of the episodes; see `EpisodeEncoder`."""
         limits = self.max_write_tokens, self.max_read_tokens, self.talk_tokens
-        return EpisodeEncoder(tokenizer, write, self.answer_only, *limits, whole=whole)
+        return EpisodeEncoder(tokenizer, write, self.answer_only, *limits, label_talk=self.label_talk, whole=whole)
 
 
 class FactDataset(Dataset[dict[str, Any]]):

@@ -69,6 +69,7 @@ class EpisodeEncoder:
         max_write_tokens: histories longer than this lose their beginning.
         max_read_tokens: read passes longer than this are refused; with the history in context, `max_write_tokens` is added.
         talk_tokens: maximum tokens read of talk.
+        label_talk: whether talk is trained on as answers are, beside what a teacher says.
         whole: keep the whole chat in the episode, for a teacher that has the history in its context.
     """
 
@@ -78,6 +79,7 @@ class EpisodeEncoder:
     max_write_tokens: int = 8192
     max_read_tokens: int = 512
     talk_tokens: int = 64
+    label_talk: bool = True
     whole: bool = False
 
     def __call__(self, chat: Chat) -> Episode:
@@ -102,7 +104,8 @@ class EpisodeEncoder:
         messages = chat["messages"]
         if chat.get("talk"):
             seed = f"{chat.get('seed', 0)}-talk"
-            return talk_script(self.tokenizer, messages, parts, seed, self.max_write_tokens, self.talk_tokens)
+            limits = self.max_write_tokens, self.talk_tokens
+            return talk_script(self.tokenizer, messages, parts, seed, *limits, labelled=self.label_talk)
         turns = chat.get("read_turns", 1)
         return question_script(self.tokenizer, self.write, messages, turns, self.answer_only, self.max_write_tokens)
 

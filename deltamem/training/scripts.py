@@ -76,7 +76,13 @@ def question_script(
 
 
 def talk_script(
-    tokenizer: Any, messages: Sequence[Message], parts: int, seed: str, most_written: int, most_read: int
+    tokenizer: Any,
+    messages: Sequence[Message],
+    parts: int,
+    seed: str,
+    most_written: int,
+    most_read: int,
+    labelled: bool = True,
 ) -> Script:
     """Tokenise a chat that is continued from some of its messages, drawn at random; a long one is cut first.
 
@@ -87,6 +93,7 @@ def talk_script(
         seed: seeds the sampling.
         most_written: maximum tokens of a history.
         most_read: maximum tokens of a part.
+        labelled: whether the parts' tokens are trained on as answers are.
 
     Raises:
         ValueError: the chat has fewer than two messages, or its template renders a message differently depending on its
@@ -105,9 +112,10 @@ def talk_script(
     cuts = next(filter(None, long_enough), ends[:1])
     head = token_ids(tokenizer, _head(tokenizer, system))
     read = [
-        Part(cut, torch.cat([head, part]), torch.cat([torch.full_like(head, IGNORED), part]), len(part))
+        Part(cut, torch.cat([head, part]), torch.cat([torch.full_like(head, IGNORED), labels]), len(part))
         for cut in sorted(rng.sample(cuts, min(parts, len(cuts))))
         for part in [whole[cut : cut + most_read]]
+        for labels in [part if labelled else torch.full_like(part, IGNORED)]
     ]
     return Script(ChatTokens(whole, torch.full_like(whole, -1)), tuple(read))
 

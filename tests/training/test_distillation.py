@@ -1,5 +1,7 @@
 """Chats that are written from the bare backbone, read from several places, and compared with a teacher that has the history."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -266,3 +268,16 @@ def test_unrelated_messages_are_cut_behind_the_system_prompt():
     whole = token_ids(chat_tokenizer(), chat_tokenizer().apply_chat_template(instead, tokenize=False)).tolist()
     assert read.ids.tolist() == whole[: len(read.ids)]
     assert 6 < len(read.ids) < len(whole)
+
+
+def test_talk_that_is_not_labelled_follows_the_teacher_alone():
+    """So that answers of other chats can count beside it."""
+    plain = EpisodeEncoder(chat_tokenizer(), whole=True, max_write_tokens=64, talk_tokens=16)
+    chats = [talk(texts, "memory", "memory") for texts in TEXTS]
+    labelled, unlabelled = (EpisodeCollator(replace(plain, label_talk=label))(chats)["memory"] for label in (True, False))
+    assert (unlabelled["labels"] == IGNORED).all()
+    assert (labelled["labels"] != IGNORED).any()
+    for name in ("input_ids", "taught", "written", "chat"):
+        assert torch.equal(labelled[name], unlabelled[name])
+    asked = {"messages": talk(TEXTS[0])["messages"][:4], "reads": [{"view": "memory"}]}
+    assert (EpisodeCollator(replace(plain, label_talk=False))([asked])["memory"]["labels"] != IGNORED).any()
