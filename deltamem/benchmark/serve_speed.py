@@ -129,7 +129,7 @@ def time_serving(
 
 
 def _new_turn(adapted: Adapted, prompt: int, new_tokens: int, write: Write, emit: Callable[[Event], None]) -> Turn:
-    ids = torch.randint(adapted.model.config.vocab_size, (prompt,)).tolist()
+    ids = torch.randint(adapted.model.config.vocab_size, (prompt,), device="cpu").tolist()
     messages = [{"role": "user", "content": " ".join(map(str, ids))}]
     sampling = Sampling(max_tokens=new_tokens, temperature=0)
     return Turn(messages, 0, adapted.model.new_memory(), write, sampling, emit)

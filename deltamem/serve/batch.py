@@ -95,7 +95,9 @@ class SeparateRows:
         for token, (cache, memory) in zip(tokens, self._rows, strict=True):
             with self._model.memory(memory, write=False):
                 output = self._model(
-                    input_ids=torch.tensor([[token]], device=self._model.device), **{CACHE: cache}, use_cache=True
+                    input_ids=torch.tensor([[token]], dtype=torch.long, device=self._model.device),
+                    **{CACHE: cache},
+                    use_cache=True,
                 )
             logits.append(output.logits[0, -1])
         return torch.stack(logits)

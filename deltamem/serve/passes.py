@@ -146,7 +146,7 @@ class TurnPasses:
             The logits of the last token, [vocabulary]; none if every token is known.
         """
         self._keep_context(tokens.ids[:keep].tolist())
-        logits = torch.empty(0)
+        logits = torch.empty(0, dtype=torch.float32, device="cpu")
         for start in range(len(self._ids), end, PIECE):
             piece = tokens.slice(start, min(start + PIECE, end))
             logits = forward(self._model, piece, self._cache, self._memory, write, cut=start + PIECE < end)[0]

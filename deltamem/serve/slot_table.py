@@ -28,7 +28,8 @@ class SlotLayer(DynamicLayer):
     def __init__(self, table: SlotTable) -> None:
         super().__init__()
         self._table = table
-        self._keys, self._values = torch.empty(0), torch.empty(0)
+        nothing = torch.empty(0, dtype=torch.float32, device="cpu")  # replaced by tensors like the first row's
+        self._keys, self._values = nothing, nothing
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -107,12 +108,12 @@ class SlotTable:
         if self.end == self.allocated[1]:
             self._place(self.rows, max(self.lengths))
         width = self.end - self.start + 1
-        mask = torch.zeros(self.rows, width, dtype=torch.long)
+        mask = torch.zeros(self.rows, width, dtype=torch.long, device="cpu")
         for row, length in enumerate(self.lengths):
             mask[row, width - length - 1 :] = 1
         return {
-            "input_ids": torch.tensor(tokens, device=device)[:, None],  # [B, 1]
-            "position_ids": torch.tensor(self.lengths, device=device)[:, None],  # [B, 1]
+            "input_ids": torch.tensor(tokens, dtype=torch.long, device=device)[:, None],  # [B, 1]
+            "position_ids": torch.tensor(self.lengths, dtype=torch.long, device=device)[:, None],  # [B, 1]
             "attention_mask": mask.to(device),  # [B, columns + 1]
         }
 
