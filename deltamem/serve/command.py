@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,21 @@ def run(model: str | None, adapter: str | None, options: Options, placement: Pla
             f"host {options.host!r} is not accepted without keys: anybody could read every memory. Give --keys FILE, or serve "
             "this machine alone with --host 127.0.0.1"
         )
+    with service(model, adapter, options, placement) as made:
+        logger.warning("serving %s on http://%s:%d", made.model, options.host, options.port)
+        _serve(make_app(made, only_loopback=options.keys is None), options)
+
+
+@contextmanager
+def service(model: str | None, adapter: str | None, options: Options, placement: Placement) -> Iterator[Service]:
+    """Load what a server needs; it is closed at the end of the block.
+
+    Args:
+        model, adapter, options, placement: see `run`.
+
+    Raises:
+        ValueError, OSError: see `run`.
+    """
     keys = None if options.keys is None else read_keys(options.keys)
     store = Store(options.store)
     system = SHIPPED_SYSTEM if adapter is None and options.system is None else options.system
@@ -70,9 +86,7 @@ def run(model: str | None, adapter: str | None, options: Options, placement: Pla
     engine = Engine(adapted, tokenizer, options.rows, options.waiting)
     try:
         memories = ServedMemories(engine, store, NewMemory(options.journal, options.ttl))
-        service = Service(memories, Access(keys, options.rate), Metrics(engine), name, system, options.write, options.seconds)
-        logger.warning("serving %s on http://%s:%d", name, options.host, options.port)
-        _serve(make_app(service, only_loopback=keys is None), options)
+        yield Service(memories, Access(keys, options.rate), Metrics(engine), name, system, options.write, options.seconds)
     finally:
         engine.close()
         store.close()
