@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,24 @@ def run(model: str | None, adapter: str | None, options: Options, placement: Pla
             f"host {options.host!r} is not accepted without keys: anybody could read every memory. Give --keys FILE, or serve "
             "this machine alone with --host 127.0.0.1"
         )
+    # The port may be taken, so it is opened before the model is loaded.
+    with socket.create_server((options.host, options.port)) as place, service(model, adapter, options, placement) as made:
+        logger.warning("serving %s on http://%s:%d", made.model, options.host, place.getsockname()[1])
+        app = make_app(made, only_loopback=options.keys is None)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)).run(sockets=[place])
+
+
+@contextmanager
+def service(model: str | None, adapter: str | None, options: Options, placement: Placement) -> Iterator[Service]:
+    """Load what a server needs; it is closed at the end of the block.
+
+    Args:
+        model, adapter, options, placement: see `run`.
+
+    Raises:
+        ValueError, OSError: see `run`.
+    """
     keys = None if options.keys is None else read_keys(options.keys)
-    place = socket.create_server((options.host, options.port))  # before the model is loaded: the port may be taken
     store = Store(options.store)
     system = SHIPPED_SYSTEM if adapter is None and options.system is None else options.system
     with shipped_adapter() if adapter is None else nullcontext(adapter) as folder:
@@ -71,10 +88,7 @@ def run(model: str | None, adapter: str | None, options: Options, placement: Pla
     engine = Engine(adapted, tokenizer, options.rows, options.waiting)
     try:
         memories = ServedMemories(engine, store, NewMemory(options.journal, options.ttl))
-        service = Service(memories, Access(keys, options.rate), Metrics(engine), name, system, options.write, options.seconds)
-        logger.warning("serving %s on http://%s:%d", name, options.host, place.getsockname()[1])
-        config = uvicorn.Config(make_app(service, only_loopback=keys is None), log_level="warning", timeout_graceful_shutdown=5)
-        uvicorn.Server(config).run(sockets=[place])
+        yield Service(memories, Access(keys, options.rate), Metrics(engine), name, system, options.write, options.seconds)
     finally:
         engine.close()
         store.close()
