@@ -19,7 +19,7 @@ from talkers import LOCAL, Talkers
 
 from deltamem.store import Key, Store
 
-KILLS = 100 if EVERY_NIGHT else 3
+KILLS = 100 if EVERY_NIGHT else 1
 NAMES = ["anna", "bob", "cleo", "dan"]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs processes that can be started fast, and killed")

@@ -12,7 +12,7 @@ from schemathesis.generation import GenerationMode
 from served import serving
 from turns import user
 
-EXAMPLES = 150 if EVERY_NIGHT else 6  # of each endpoint and mode
+EXAMPLES = 150 if EVERY_NIGHT else 3  # of each endpoint and mode
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 

@@ -19,7 +19,7 @@ from deltamem import DeltaMemState
 from deltamem.serve.batch import JoinedRows
 from deltamem.store import Key
 
-USERS, TURNS = by_day((8, 96), (64, 2000))
+USERS, TURNS = by_day((6, 48), (64, 2000))
 LEFT = 4  # messages of the history that a client sends
 GROWTH = 64 * 2**20  # bytes that the allocators of Python and torch may keep; a cache for each turn would be more
 WORDS = "Anna Bob likes lives in teal red Oslo Rome Hello there".split()

@@ -17,7 +17,7 @@ from stored import KEY, check_whole, with_turns
 
 from deltamem.store import Stale, Store
 
-KILLS = 100 if EVERY_NIGHT else 10
+KILLS = 100 if EVERY_NIGHT else 3
 WORKERS, TURNS = 3, 10
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs processes that can be started fast, and killed")
