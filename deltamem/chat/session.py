@@ -150,47 +150,26 @@ class ChatSession:
         """
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         turn = self._turn_in_thread(text, generation, keep, streamer)
-        with self._claimed():
-            try:
-                turn.start()
-                yield from (piece for piece in streamer if piece)
-            except BaseException:
-                turn.stop.set()
-                raise
-            finally:
-                turn.join()
+        with self._claimed(), turn:
+            yield from (piece for piece in streamer if piece)
         turn.result()
 
     async def areply(self, text: str, *, keep: bool = True, **generation: Any) -> str:
         """Like `reply`, but let other coroutines run meanwhile. If the call is cancelled, the session stays as it was."""
         turn = self._turn_in_thread(text, generation, keep, None)
-        with self._claimed():
-            try:
-                turn.start()
-                await turn.ended()
-            except BaseException:
-                turn.stop.set()
-                raise
-            finally:
-                turn.join()
+        with self._claimed(), turn:
+            await turn.ended()
         return turn.result()
 
     async def astream(self, text: str, *, keep: bool = True, **generation: Any) -> AsyncGenerator[str, None]:
         """Like `stream`, but let other coroutines run meanwhile."""
         streamer = AsyncTextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         turn = self._turn_in_thread(text, generation, keep, streamer)
-        with self._claimed():
-            try:
-                turn.start()
-                async for piece in streamer:
-                    if piece:
-                        yield piece
-                await turn.ended()
-            except BaseException:
-                turn.stop.set()
-                raise
-            finally:
-                turn.join()
+        with self._claimed(), turn:
+            async for piece in streamer:
+                if piece:
+                    yield piece
+            await turn.ended()
         turn.result()
 
     def forget_context(self) -> None:
