@@ -3,8 +3,8 @@
 import random
 
 import pytest
-import torch
 from nightly import by_day
+from stored_states import same_state as same
 from tiny_chat import WORDS, chat_model, chat_tokenizer
 
 from deltamem import ChatSession
@@ -15,11 +15,6 @@ WORD = [word for word in WORDS if word.isalnum()]
 
 def session(model=None, **options):
     return ChatSession(model or chat_model(spread=0.5, **options), chat_tokenizer(), "Remember everything.", journal=True)
-
-
-def same(first, second, tolerance=1e-5):
-    near = (torch.allclose(first.tensors[name], second.tensors[name], atol=tolerance, rtol=0) for name in first.tensors)
-    return first.tokens == second.tokens and all(near)
 
 
 def test_it_lists_what_was_told():

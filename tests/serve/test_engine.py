@@ -4,12 +4,12 @@ import random
 import time
 
 import pytest
-import torch
+from stored_states import same_state as same
 from tiny import FAMILIES, tiny_adapted, tiny_backbone, tiny_config
 from tiny_chat import WORDS, chat_model, chat_tokenizer
 from turns import Watched, assistant, user
 
-from deltamem import ChatSession, DeltaMemState
+from deltamem import ChatSession
 from deltamem.serve.engine import BusyError, Engine
 from deltamem.serve.turn import CancelledTurnError, Failed, Piece, Sampling
 
@@ -21,11 +21,6 @@ def engine():
     engine = Engine(chat_model(spread=0.5), chat_tokenizer(), rows=8)
     yield engine
     engine.close()
-
-
-def same(first: DeltaMemState, second: DeltaMemState, tolerance: float = 1e-5) -> bool:
-    near = (torch.allclose(first.tensors[name], second.tensors[name], atol=tolerance, rtol=0) for name in first.tensors)
-    return first.tokens == second.tokens and all(near)
 
 
 def chat(random_: random.Random, turns: int) -> list[dict[str, str]]:

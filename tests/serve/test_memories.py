@@ -4,8 +4,8 @@ import time
 
 import httpx
 import pytest
-import torch
 from served import serving
+from stored_states import same_state as same
 
 from deltamem import DeltaMemState
 from deltamem.serve.batch import JoinedRows
@@ -44,11 +44,6 @@ def talk(client, memory, *texts, write=None):
 
 def state(served, memory, tenant=LOCAL):
     return DeltaMemState.from_bytes(served.memories.store.load(Key(tenant, memory)).state)
-
-
-def same(first, second, tolerance=1e-5):
-    near = (torch.allclose(first.tensors[name], second.tensors[name], atol=tolerance, rtol=0) for name in first.tensors)
-    return first.tokens == second.tokens and all(near)
 
 
 def test_a_memory_from_its_beginning_to_its_end(client, served):

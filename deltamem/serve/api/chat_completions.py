@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from deltamem.serve.api.events import event, streamed
-from deltamem.serve.api.schemas import Messages, Text, TextRequest, refuse_unsupported
+from deltamem.serve.api.schemas import Messages, Text, TextRequest
 from deltamem.serve.api.service import Service, while_connected
 from deltamem.serve.turn import Finished, Piece, Sampling, TokenChoice
 
@@ -57,8 +57,8 @@ class ChatCompletionRequest(TextRequest):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=self.top_p or 1.0,
+            temperature=self.chosen_temperature,
+            top_p=self.chosen_top_p,
             seed=None if self.seed is None else (self.seed + choice) % 2**63,
             stop=tuple(text for text in stop if text),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -71,9 +71,7 @@ def chat_completions(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions")
     async def create(request: Request, body: ChatCompletionRequest) -> Any:
-        tenant = service.access.tenant(request)
-        service.check_model(body.model)
-        refuse_unsupported(body, UNSUPPORTED)
+        tenant = service.admitted(request, body, UNSUPPORTED)
         completion = _Completion(service, body, tenant, request)
         if body.stream:
             return await streamed(completion.chunks())

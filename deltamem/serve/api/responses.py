@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from deltamem.chat.tokens import Message
 from deltamem.serve.api.events import event, streamed
-from deltamem.serve.api.schemas import Messages, Text, TextRequest, refuse_unsupported
+from deltamem.serve.api.schemas import Messages, Text, TextRequest
 from deltamem.serve.api.service import Service, while_connected
 from deltamem.serve.turn import Finished, Piece, Sampling
 
@@ -49,8 +49,7 @@ class ResponseRequest(TextRequest):
 
     def sampling(self) -> Sampling:
         """How the answer is sampled."""
-        temperature = 1.0 if self.temperature is None else self.temperature
-        return Sampling(max_tokens=self.max_output_tokens, temperature=temperature, top_p=self.top_p or 1.0)
+        return Sampling(max_tokens=self.max_output_tokens, temperature=self.chosen_temperature, top_p=self.chosen_top_p)
 
 
 def responses(service: Service) -> APIRouter:
@@ -59,9 +58,7 @@ def responses(service: Service) -> APIRouter:
 
     @router.post("/v1/responses")
     async def create(request: Request, body: ResponseRequest) -> Any:
-        tenant = service.access.tenant(request)
-        service.check_model(body.model)
-        refuse_unsupported(body, UNSUPPORTED)
+        tenant = service.admitted(request, body, UNSUPPORTED)
         events = service.answer(tenant, body.key(tenant, request), body.messages(), body.write(service.write), body.sampling())
         response = _Response(service.model, body)
         if body.stream:
@@ -144,10 +141,10 @@ class _Response:
             "model": self._model,
             "output": output,
             "parallel_tool_calls": False,
-            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "temperature": body.chosen_temperature,
             "tool_choice": "none",
             "tools": [],
-            "top_p": body.top_p or 1.0,
+            "top_p": body.chosen_top_p,
             "usage": usage,
         }
 

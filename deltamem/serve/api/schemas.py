@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
@@ -72,6 +73,16 @@ class TextRequest(BaseModel):
     user: str | None = None
     memory: MemoryOptions | None = None
 
+    @property
+    def chosen_temperature(self) -> float:
+        """The temperature, by default OpenAI's."""
+        return 1.0 if self.temperature is None else self.temperature
+
+    @property
+    def chosen_top_p(self) -> float:
+        """The probability of the tokens drawn from, by default OpenAI's."""
+        return self.top_p or 1.0
+
     def key(self, tenant: str, request: Request) -> Key | None:
         """The memory that the request names: in `memory`, in a header, or by `user`; None without one."""
         named = (self.memory and self.memory.id) or request.headers.get(MEMORY_HEADER) or self.user
@@ -82,7 +93,7 @@ class TextRequest(BaseModel):
         return default if self.memory is None or self.memory.write is None else self.memory.write
 
 
-def refuse_unsupported(request: BaseModel, defaults: dict[str, Any]) -> None:
+def refuse_unsupported(request: BaseModel, defaults: Mapping[str, Any]) -> None:
     """Refuse options that would change the answer and have no effect here.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from deltamem.chat.tokens import Message, system_prompt, with_system
 from deltamem.serve.api.access import Access
 from deltamem.serve.api.errors import ApiError
 from deltamem.serve.api.metrics import Metrics
-from deltamem.serve.api.schemas import check_no_special_tokens
+from deltamem.serve.api.schemas import TextRequest, check_no_special_tokens, refuse_unsupported
 from deltamem.serve.memories import ServedMemories, TurnOptions
 from deltamem.serve.turn import Finished, Piece, Sampling, Write
 from deltamem.store import Key
@@ -62,14 +62,22 @@ class Service:
     write: Write
     seconds: float
 
-    def check_model(self, name: str) -> None:
-        """Refuse another model's name.
+    def admitted(self, request: Request, body: TextRequest, unsupported: Mapping[str, Any]) -> str:
+        """The tenant of a request for an answer, if the server can answer it.
+
+        Args:
+            request: the request.
+            body: its body.
+            unsupported: see `refuse_unsupported`.
 
         Raises:
-            ApiError: there is no such model.
+            ApiError: it has no accepted key, names another model, or has an option that is not supported.
         """
+        tenant, name = self.access.tenant(request), body.model
         if name != self.model:
             raise ApiError(404, f"there is no model {name!r:.80}; this server has {self.model!r}", "model_not_found", "model")
+        refuse_unsupported(body, unsupported)
+        return tenant
 
     async def answer(
         self, tenant: str, key: Key | None, messages: Sequence[Message], write: Write, sampling: Sampling
