@@ -1,10 +1,8 @@
 """After forgetting messages, a memory is the one that never heard them."""
 
-import pytest
 from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served import serving
 from stored_states import same_state
 from tiny_chat import WORDS
 
@@ -14,12 +12,6 @@ from deltamem.store import Key
 WORD = st.sampled_from([word for word in WORDS if word.isalnum()])
 # A turn: how many of the chat's oldest messages its client has dropped (None begins a new chat), and its new texts.
 TURN = st.tuples(st.none() | st.integers(0, 2), st.lists(st.lists(WORD, max_size=8), min_size=1, max_size=3))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store") / "memories.db", journal=True) as served:
-        yield served
 
 
 def chats(turns):

@@ -9,17 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from nightly import EVERY_NIGHT
 from schemathesis.generation import GenerationMode
-from served import serving
 from turns import user
 
 EXAMPLES = 150 if EVERY_NIGHT else 3  # of each endpoint and mode
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store") / "memories.db", journal=True) as served:
-        yield served
 
 
 def reaching(case, known):

@@ -15,12 +15,6 @@ GREEDY = {"model": "tiny", "temperature": 0, "max_tokens": 6}
 LOCAL = "local"
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store") / "memories.db", journal=True) as served:
-        yield served
-
-
 @pytest.fixture
 def client(served):
     with served.client() as client:

@@ -4,15 +4,8 @@ import asyncio
 
 import openai
 import pytest
-from served import serving
 
 HELLO = [{"role": "user", "content": "Hello there"}]
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store") / "memories.db", journal=True) as served:
-        yield served
 
 
 @pytest.fixture
