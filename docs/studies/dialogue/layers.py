@@ -1,0 +1,220 @@
+"""The frozen backbone, and its upper layers alone, which have the memories.
+
+Shapes: L upper layers, B rows, T tokens, W width of the hidden states, K words that are compared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from deltamem import DeltaMemConfig
+from deltamem.backbones import load_backbone
+from deltamem.chat.tokens import render
+from deltamem.layer import DeltaMemLayer
+from deltamem.memory.snapshot import Snapshot
+from deltamem.memory.state import DeltaMemState
+
+K = 64
+
+
+@dataclass(frozen=True)
+class Words:
+    """The backbone's likeliest words at some positions, and their log-probabilities among these, `[positions, K]` each."""
+
+    ids: Tensor
+    log_probabilities: Tensor
+
+    @classmethod
+    def likeliest(cls, logits: Tensor) -> Words:
+        """The likeliest words of logits `[positions, vocabulary]`."""
+        values, ids = logits.float().topk(K, -1)
+        return cls(ids.int(), values.log_softmax(-1).half())
+
+    def at(self, positions: Tensor) -> Words:
+        """The same at some of the positions."""
+        return Words(self.ids[positions], self.log_probabilities[positions])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Words]) -> Words:
+        """Concatenate positions."""
+        return cls(torch.cat([part.ids for part in parts]), torch.cat([part.log_probabilities for part in parts]))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One pass of the frozen backbone.
+
+    Args:
+        logits: `[B, positions, vocabulary]`.
+        below: the hidden states that enter the first upper layer, `[B, T, W]`.
+        attended: the hidden states that each upper layer's attention reads, `[L, B, T, W]`.
+    """
+
+    logits: Tensor
+    below: Tensor
+    attended: Tensor
+
+
+class FrozenBackbone:
+    """A backbone in bfloat16, whose layers from `first` on will have memories.
+
+    Args:
+        name: a folder or a name on the Hub.
+        first: index of the first layer with a memory.
+    """
+
+    def __init__(self, name: str, first: int) -> None:
+        self.model, self.tokenizer = load_backbone(name, dtype=torch.bfloat16)
+        self.first = first
+        self.upper = list(self.model.get_decoder().layers)[first:]
+        self.head = self.ids(self._head())
+
+    def ids(self, text: str) -> Tensor:
+        """Tokenise a text, `[tokens]`."""
+        return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[Tensor], positions: Tensor) -> Seen:
+        """Run texts, `[tokens]` each, padded on the right; logits are computed at some positions, `[positions]`."""
+        seen: dict[Any, Tensor] = {}
+
+        def keep(name: Any, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            seen[name] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+        with ExitStack() as stack:
+            hooked = {"below": self.upper[0], **{place: layer.self_attn for place, layer in enumerate(self.upper)}}
+            for name, module in hooked.items():
+                stack.enter_context(module.register_forward_pre_hook(partial(keep, name), with_kwargs=True))
+            ids, mask = padded(rows, self.tokenizer.pad_token_id or 0), padded([torch.ones_like(row) for row in rows])
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=positions)
+        return Seen(output.logits, seen["below"], torch.stack([seen[place] for place in range(len(self.upper))]))
+
+    def _head(self) -> str:
+        """What the chat template puts before a first message: the system prompt."""
+        first, again = (render(self.tokenizer, [{"role": "user", "content": "x"}] * times) for times in (1, 2))
+        return first.removesuffix(again.removeprefix(first))
+
+
+class UpperLayers:
+    """The layers with memories as a model of its own, fed with the hidden states from below.
+
+    Args:
+        backbone: the frozen backbone.
+        config: the adapter's options, without its layers.
+    """
+
+    def __init__(self, backbone: FrozenBackbone, config: Mapping[str, Any]) -> None:
+        self.backbone = backbone
+        layers = range(backbone.first, backbone.first + len(backbone.upper))
+        whole = DeltaMemConfig(**config, layers_to_transform=[*layers], task_type="CAUSAL_LM")
+        self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
+        base = _only_upper(backbone)
+        self.words = backbone.model.get_output_embeddings().weight  # [vocabulary, W]
+        self.model = get_peft_model(base, DeltaMemConfig(**config, task_type="CAUSAL_LM"))
+        self.memories = [module for module in self.model.modules() if isinstance(module, DeltaMemLayer)]
+        self._head = DynamicCache(config=base.config)
+        below = backbone([backbone.head], torch.arange(1)).below
+        with torch.no_grad(), self.model.disable_adapter():
+            self.model(inputs_embeds=below, past_key_values=self._head, use_cache=True)
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights to train, by name."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """Take the weights of the whole model's adapter."""
+        for own, other in self._pairs():
+            own.copy_(other)
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """Give the weights to the whole model's adapter."""
+        for own, other in self._pairs():
+            other.copy_(own)
+
+    def write(self, histories: Sequence[Tensor]) -> Snapshot:
+        """Write histories, given as what the attentions read, `[L, T, W]` each, to one row of a memory each."""
+        tokens = torch.tensor([history.shape[1] for history in histories])
+        valid = torch.arange(int(tokens.max())) < tokens[:, None]  # [B, T]
+        rows = torch.stack([F.pad(history, (0, 0, 0, valid.shape[1] - history.shape[1])) for history in histories], 1)
+        states = {}
+        for layer, hidden in zip(self.memories, rows, strict=True):  # [B, T, W]
+            weights = layer.active_weights
+            projected = F.linear(hidden, weights.in_weight[weights.kind.read_rows :].to(hidden.dtype)).float()
+            states[layer.name] = weights.kind.write(projected, weights.gate_bias, None, valid).state
+        return Snapshot.from_layers(states, tokens)
+
+    def read(self, below: Sequence[Tensor], memory: Snapshot | None, headed: bool) -> Tensor:
+        """Read texts, given as the hidden states from below, `[T, W]` each.
+
+        Args:
+            below: the hidden states.
+            memory: a row for each text; None for the bare backbone.
+            headed: whether the texts follow the template's head.
+
+        Returns:
+            The last hidden states, `[B, T, W]`.
+        """
+        embeds, mask = padded(below), padded([row.new_ones(len(row), dtype=torch.long) for row in below])
+        cached: dict[str, Any] = {"use_cache": False}
+        if headed:
+            cache = copy.deepcopy(self._head)
+            cache.batch_repeat_interleave(len(below))
+            mask = F.pad(mask, (len(self.backbone.head), 0), value=1)
+            cached = {"past_key_values": cache, "use_cache": True}
+        if memory is None:
+            with self.model.disable_adapter():
+                return self.model(inputs_embeds=embeds, attention_mask=mask, **cached).logits
+        with self.model.memory(DeltaMemState(memory), write=False, detach=False):
+            return self.model(inputs_embeds=embeds, attention_mask=mask, **cached).logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits of all words, `[positions, vocabulary]`, from the last hidden states, `[positions, W]`."""
+        return F.linear(hidden, self.words).float()
+
+    def divergence(self, hidden: Tensor, words: Words) -> Tensor:
+        """KL(words || model) among the words, in nats, `[positions]`, from the last hidden states, `[positions, W]`."""
+        logits = torch.einsum("nw,nkw->nk", hidden, self.words[words.ids.long()]).float()
+        expected = words.log_probabilities.float()
+        return (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        whole = [module for module in self.whole.modules() if isinstance(module, DeltaMemLayer)]
+        return [
+            (own, other)
+            for layers in zip(self.memories, whole, strict=True)
+            for own, other in zip(*(layer.adapter_weights("default").values() for layer in layers), strict=True)
+        ]
+
+
+def padded(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
+    """Pad rows of different lengths on the right, `[B, T, ...]`."""
+    return nn.utils.rnn.pad_sequence([*rows], batch_first=True, padding_value=fill)
+
+
+def _only_upper(backbone: FrozenBackbone) -> nn.Module:
+    """A copy of the backbone with its upper layers only; its output are the last hidden states."""
+    base = copy.deepcopy(backbone.model)
+    decoder, text = base.get_decoder(), base.config.get_text_config()
+    decoder.layers = nn.ModuleList([*decoder.layers][backbone.first :])
+    for place, layer in enumerate(decoder.layers):
+        layer.self_attn.layer_idx = place
+    text.num_hidden_layers = len(decoder.layers)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[backbone.first :]
+    text.tie_word_embeddings = False
+    base.set_output_embeddings(nn.Identity())
+    return base

@@ -1,0 +1,145 @@
+"""Held-out measurements of a memory while it is trained: does it bind, does it recall, does it harm?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from episodes import Item, Maker, Read, Sources, draw_questions
+from layers import UpperLayers
+from torch import Tensor
+
+from deltamem.chat.tokens import render
+from deltamem.memory.snapshot import Snapshot
+
+TALKS = {"chitchat": 32, "sgd": 24, "qmsum": 16}
+WRITTEN, READ = 160, 48
+FACTS = {"1 fact": (1, "held_out", 40), "4 facts": (4, "held_out", 40), "8 facts": (8, "held_out", 24)}
+FACTS["1 fact, unseen word"] = (1, "unseen_values", 40)
+ROWS = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Each item's first read with some memory.
+
+    Args:
+        nats: mean cross-entropy of the asked tokens, `[items]`.
+        right: whether each asked token is the likeliest, `[items]`.
+    """
+
+    nats: Tensor
+    right: Tensor
+
+
+class HeldOut:
+    """Held-out data, with the bare backbone's scores.
+
+    Args:
+        maker: makes the items.
+        sources: the data.
+    """
+
+    def __init__(self, maker: Maker, sources: Sources) -> None:
+        maker.rng = rng = random.Random(7)
+        self.talks = {name: [*_talks(maker, chats, TALKS[name])] for name, chats in sources.talks(held_out=True).items()}
+        self.facts = {
+            name: [
+                maker.questions(draw_questions(rng, facts, split, maker.words, 0.0), split, 1, value_only=True)
+                for _ in range(episodes)
+            ]
+            for name, (facts, split, episodes) in FACTS.items()
+        }
+        prose = [" ".join(text.split(" ")[:80]) for text in rng.sample(sources.prose(held_out=True), 24)]
+        chats = [chat["messages"][:2] for chat in rng.sample(sources.talks(held_out=True)["chitchat"], 16)]
+        self.prose = maker.unrelated(prose, headed=False)
+        self.small_talk = maker.unrelated([render(maker.backbone.tokenizer, chat) for chat in chats], headed=True)
+        self.ceilings = {name: _in_context(maker, items) for name, items in self.talks.items()}
+
+    @torch.no_grad()
+    def measure(self, upper: UpperLayers) -> dict[str, str]:
+        """Measure a memory: a line of figures for each kind of data."""
+        figures = {}
+        for name, items in self.talks.items():
+            own, other = (score(upper, items, shift).nats for shift in (0, 1))
+            specific, ceiling = other - own, self.ceilings[name].mean()
+            error = float(specific.std() / len(items) ** 0.5)
+            share = f"bound {specific.mean() / ceiling:.0%} of {ceiling:.3f}"
+            figures[name] = f"{own.mean():.3f} ({other.mean():.3f}), {share} (± {error / ceiling:.0%})"
+        for name, items in self.facts.items():
+            own, other = (score(upper, items, shift) for shift in (0, 1))
+            figures[name] = f"{own.nats.mean():.2f} ({other.nats.mean():.2f}), {own.right.mean():.0%}"
+        figures["harm to prose, filled with talk"] = f"{harm(upper, self.prose, self.talks['chitchat'], False):.4f}"
+        figures["harm to prose, filled with facts"] = f"{harm(upper, self.prose, self.facts['4 facts'], False):.4f}"
+        figures["harm to small talk"] = f"{harm(upper, self.small_talk, self.talks['sgd'], True):.4f}"
+        return figures
+
+
+def score(upper: UpperLayers, items: Sequence[Item], shift: int) -> Scores:
+    """Score each item's first read with the memory of the item `shift` places on."""
+    nats, right = [], []
+    for rows in _batches(len(items)):
+        reads = [items[row].reads[0] for row in rows]
+        memory = _memory(upper, [items[(row + shift) % len(items)] for row in rows])
+        hidden = upper.read([read.below for read in reads], memory, headed=True)
+        for row, read in enumerate(reads):
+            logits, labels = upper.logits(hidden[row, read.asked]), read.labels[read.asked]
+            nats.append(F.cross_entropy(logits, labels))
+            right.append((logits.argmax(-1) == labels).all().float())
+    return Scores(torch.stack(nats), torch.stack(right))
+
+
+def harm(upper: UpperLayers, reads: Sequence[Read], items: Sequence[Item], headed: bool) -> float:
+    """KL(bare backbone || model) of unrelated texts with the memories of items, in nats per token."""
+    divergences = []
+    for rows in _batches(len(reads)):
+        texts = [reads[row] for row in rows]
+        memory = _memory(upper, [items[row % len(items)] for row in rows])
+        below = [read.below for read in texts]
+        said, bare = upper.read(below, memory, headed), upper.read(below, None, headed)
+        for row, read in enumerate(texts):
+            logits = [upper.logits(hidden[row, : len(read.below)]).log_softmax(-1) for hidden in (said, bare)]
+            divergences.append(F.kl_div(*logits, log_target=True, reduction="none").sum(-1).mean())
+    return float(torch.stack(divergences).mean())
+
+
+def _memory(upper: UpperLayers, items: Sequence[Item]) -> Snapshot:
+    return upper.write([item.before(item.reads[0]) for item in items])
+
+
+def _batches(count: int) -> list[range]:
+    return [range(first, min(first + ROWS, count)) for first in range(0, count, ROWS)]
+
+
+def _talks(maker: Maker, chats: Sequence[dict[str, object]], count: int) -> Iterator[Item]:
+    """Dialogues in random order, again and again (at other places), without those that are too short."""
+    made = 0
+    while made < count:
+        for chat in maker.rng.sample([*chats], len(chats)):
+            try:
+                item = maker.talk(chat, WRITTEN, READ, 1)
+            except ValueError:  # too short
+                continue
+            yield item
+            made += 1
+            if made == count:
+                return
+
+
+def _in_context(maker: Maker, items: Sequence[Item]) -> Tensor:
+    """The bare backbone's cross-entropy with another's history in its context minus with its own, `[items]`."""
+    others = [*items[1:], *items[:1]]
+    return torch.stack(
+        [_nats(maker, other, item) - _nats(maker, item, item) for item, other in zip(items, others, strict=True)]
+    )
+
+
+def _nats(maker: Maker, told: Item, item: Item) -> Tensor:
+    read = item.reads[0]
+    asked = read.labels[read.asked]
+    ids = torch.cat([told.tokens[: told.reads[0].written], read.tokens])
+    at = len(ids) - len(read.tokens) + read.asked
+    return F.cross_entropy(maker.backbone([ids], at).logits[0].float(), asked)

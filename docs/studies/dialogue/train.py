@@ -1,0 +1,317 @@
+"""Trains a memory that knows what was said in a dialogue, and leaves other answers alone: README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions
+from layers import FrozenBackbone, UpperLayers, Words
+from measure import HeldOut
+from torch import Tensor, nn
+
+from deltamem.backbones import SMOLLM2
+from deltamem.chat.tokens import render
+from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
+from deltamem.training.start import start_from_attention
+
+# In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts.
+TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 8, 4, 2, 3, 6
+QUESTIONS_EACH = 2
+# Items that are kept, how many there are at first, and how often each is used.
+POOL, FIRST, TALK_USES, QUESTION_USES = 160, 24, 12, 3
+START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
+TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
+FACT_SHARES = (4.0, 3.0, 2.0, 2.0)  # of histories with one fact, two, ...
+ANY_WORD = 0.5
+WEIGHTS = {"talk": 1.0, "questions": 0.35, "other talk": 0.5, "other questions": 0.1}
+CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
+SAVE_S = 240.0
+
+logger = logging.getLogger("dialogue")
+
+
+@dataclass
+class Pools:
+    """The items to draw from; the oldest are replaced as they are used up.
+
+    Args:
+        maker: makes new ones.
+        talks: dialogues to make them from, by source.
+    """
+
+    maker: Maker
+    talks: Mapping[str, Sequence[Any]]
+    talking: list[Item] = field(default_factory=list)
+    asking: list[Item] = field(default_factory=list)
+
+    def refill(self, most: int) -> None:
+        """Drop what is used up, and make up to `most` new items of each kind."""
+        self.talking = [item for item in self.talking if item.uses < TALK_USES]
+        self.asking = [item for item in self.asking if item.uses < QUESTION_USES]
+        for _ in range(min(most, POOL - len(self.talking))):
+            self.talking.append(self._talk())
+        for _ in range(min(most + 1, POOL - len(self.asking))):
+            self.asking.append(self._questions())
+
+    def _talk(self) -> Item:
+        rng = self.maker.rng
+        while True:
+            (source,) = rng.choices([*TALK_SHARES], [*TALK_SHARES.values()])
+            try:
+                return self.maker.talk(rng.choice(self.talks[source]), rng.choice(WRITTEN), READ, 4)
+            except ValueError:  # too short
+                continue
+
+    def _questions(self) -> Item:
+        rng = self.maker.rng
+        (facts,) = rng.choices(range(1, len(FACT_SHARES) + 1), FACT_SHARES)
+        return self.maker.questions(draw_questions(rng, facts, "train", self.maker.words, ANY_WORD), "train", 3)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Texts to read in one pass, with the rows of the memory that they read.
+
+    Args:
+        kind: one of `WEIGHTS`, or "unrelated".
+        read: the text.
+        memory: the index of the history whose memory is read.
+    """
+
+    kind: str
+    read: Read
+    memory: int
+
+
+@dataclass
+class Trainer:
+    """Trains the upper layers' memory.
+
+    Args:
+        upper: the layers.
+        maker: makes the items.
+        sources: the data.
+        options: of the command line.
+    """
+
+    upper: UpperLayers
+    maker: Maker
+    sources: Sources
+    options: argparse.Namespace
+
+    def __post_init__(self) -> None:
+        self.talks = self.sources.talks(held_out=False)
+        self.prose, self.trivia = self.sources.prose(held_out=False), self.sources.trivia()
+        self.pools = Pools(self.maker, self.talks)
+        self.optimizer = torch.optim.AdamW(self.upper.weights.values(), weight_decay=0.0, betas=(0.9, 0.99))
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """The share of the time that is over."""
+        return min(self.seconds / (60 * self.options.minutes), 1.0)
+
+    def train_step(self) -> dict[str, float]:
+        """Take one step; return the terms of the loss."""
+        started = time.monotonic()
+        self.pools.refill(2 if self.pools.talking else FIRST)
+        rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.progress)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
+        terms = self._terms()
+        weights = {**WEIGHTS, "questions": self._questions_weight(), "unrelated": self._unrelated_weight()}
+        self.optimizer.zero_grad()
+        torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(self.upper.weights.values(), CLIP, error_if_nonfinite=True)
+        self.optimizer.step()
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+    def save(self, file: Path) -> None:
+        """Save everything that a continued run needs, replacing the file at once."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.data for name, weight in self.upper.weights.items()}
+        part = file.with_suffix(".part")
+        torch.save(
+            {"weights": weights, "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds}, part
+        )
+        part.replace(file)
+
+    @torch.no_grad()
+    def load(self, file: Path) -> None:
+        """Go on from a saved run."""
+        saved = torch.load(file)
+        for name, weight in self.upper.weights.items():
+            weight.copy_(saved["weights"][name])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.maker.rng.seed(f"{self.options.seed}-{self.step}")
+
+    def _questions_weight(self) -> float:
+        """Falls in the first part of the time: first the memory has to answer at all, then to do so without harm."""
+        first, last = 1.0, WEIGHTS["questions"]
+        return max(first + (last - first) * self.progress / 0.6, last)
+
+    def _unrelated_weight(self) -> float:
+        return 1.0 + 2.0 * self.progress
+
+    def _terms(self) -> dict[str, Tensor]:
+        """The terms of the loss: the mean over a step's tokens of each kind."""
+        rng = self.maker.rng
+        talking, asking = rng.sample(self.pools.talking, TALKS), rng.sample(self.pools.asking, HISTORIES)
+        histories, asked = [], []
+        for item in (*talking, *asking):
+            item.uses += 1
+            kind, most = ("talk", 1) if item in talking else ("questions", QUESTIONS_EACH)
+            reads = rng.sample(item.reads, min(most, len(item.reads)))
+            asked += [Asked(kind, read, len(histories)) for read in reads]
+            histories.append(item.before(reads[0]))
+        questions = [one for one in asked if one.kind == "questions"]
+        asked += [Asked("other talk", one.read, (one.memory + 1) % TALKS) for one in asked[:OTHER_TALKS]]
+        asked += [
+            Asked("other questions", one.read, TALKS + (one.memory - TALKS + 1) % HISTORIES)
+            for one in rng.sample(questions, min(OTHER_QUESTIONS, len(questions)))
+        ]
+        headed = rng.random() < 0.5
+        rows = rng.sample(range(len(histories)), UNRELATED)
+        texts = self.maker.unrelated(self._unrelated_texts(headed), headed)
+        unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
+        memory = self.upper.write(histories)
+        read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
+        said = [
+            (one, hidden[: len(one.read.below)])
+            for part in read_together
+            for one, hidden in zip(part, self._read(part, memory, headed or part is asked), strict=True)
+        ]
+        kinds: dict[str, list[tuple[Read, Tensor]]] = defaultdict(list)
+        for one, hidden in said:
+            kinds[one.kind].append((one.read, hidden))
+        return {kind: self._term(kind, reads) for kind, reads in kinds.items()}
+
+    def _read(self, asked: Sequence[Asked], memory: Any, headed: bool) -> Tensor:
+        rows = torch.tensor([one.memory for one in asked])
+        return self.upper.read([one.read.below for one in asked], memory.select(rows), headed)
+
+    def _term(self, kind: str, reads: Sequence[tuple[Read, Tensor]]) -> Tensor:
+        """One term, from the texts of its kind and their last hidden states, `[T, W]` each."""
+        if kind == "questions":
+            logits = self.upper.logits(torch.cat([hidden[read.asked] for read, hidden in reads]))
+            return F.cross_entropy(logits, torch.cat([read.labels[read.asked] for read, _ in reads]))
+        places = [read.asked if kind == "other questions" else torch.arange(len(hidden)) for read, hidden in reads]
+        expected = Words.joined(
+            [(read.informed if kind == "talk" else read.bare).at(place) for (read, _), place in zip(reads, places, strict=True)]
+        )
+        hidden = torch.cat([hidden[place] for (_, hidden), place in zip(reads, places, strict=True)])
+        return self.upper.divergence(hidden, expected).mean()
+
+    def _unrelated_texts(self, headed: bool) -> list[str]:
+        """Questions about the world and small talk, or passages and talk without the template's marks."""
+        rng, tokenizer, small_talk = self.maker.rng, self.maker.backbone.tokenizer, self.talks["chitchat"]
+        texts = []
+        for _ in range(UNRELATED):
+            talk = rng.choice(small_talk)["messages"]
+            if headed:
+                trivia = [{"role": "user", "content": rng.choice(self.trivia)}]
+                asks = rng.random() < 0.5
+                texts.append(render(tokenizer, trivia if asks else talk[:2], add_generation_prompt=asks))
+            elif rng.random() < 0.4:
+                texts.append(_piece(rng, " ".join(message["content"] for message in talk)))
+            else:
+                texts.append(_piece(rng, rng.choice(self.prose)))
+        return texts
+
+
+def _piece(rng: random.Random, text: str) -> str:
+    """Some words of a text."""
+    words = text.split(" ")
+    start = rng.randrange(max(len(words) - 40, 1))
+    return " ".join(words[start : start + 60])
+
+
+def start(upper: UpperLayers, talks: Mapping[str, Sequence[Any]]) -> None:
+    """Start from the frozen attention's own projections."""
+    encode = EpisodeCollator(EpisodeEncoder(upper.backbone.tokenizer, max_write_tokens=256, talk_tokens=64, whole=True))
+    rng = random.Random(1)
+    sources = [source for source, count in START_CHATS.items() for _ in range(count)]
+    reads = [{"view": "memory"}] * 2
+    chats = [{**rng.choice(talks[source]), "seed": place, "reads": reads} for place, source in enumerate(sources)]
+    start_from_attention(upper.whole, [encode(chats[first : first + 4]) for first in range(0, len(chats), 4)])
+    upper.pull()
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder for the adapter and the run; an interrupted run goes on")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the files that README.md names")
+    parser.add_argument("--model", default=SMOLLM2, help="the backbone: a folder or a name on the Hub")
+    parser.add_argument("--first-layer", type=int, default=20, help="the first layer with a memory; all above have one")
+    parser.add_argument("--r", type=int, default=8, help="width of a state")
+    parser.add_argument("--num-states", type=int, default=4, help="states in each layer")
+    parser.add_argument("--decay", default="coupled", choices=("coupled", "learned", "none"), help="what a write keeps")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the peak")
+    parser.add_argument("--minutes", type=float, default=120.0, help="time to train, without measuring")
+    parser.add_argument("--measure-minutes", type=float, default=10.0, help="time between two measurements")
+    parser.add_argument("--seed", type=int, default=0, help="seeds the data")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train, measure and save."""
+    options = parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(options.seed)
+    backbone = FrozenBackbone(options.model, options.first_layer)
+    config = {"r": options.r, "alpha": 2.0 * options.r, "num_states": options.num_states, "decay": options.decay}
+    upper = UpperLayers(backbone, config)
+    sources, maker = Sources(options.data), Maker(backbone, random.Random(options.seed))
+    trainer = Trainer(upper, maker, sources, options)
+    held_out = HeldOut(Maker(backbone, random.Random(7)), sources)
+    checkpoint, figures = options.output / "run.pt", options.output / "figures.jsonl"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    else:
+        start(upper, trainer.talks)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    saved = measured = time.monotonic()
+    terms: dict[str, list[float]] = defaultdict(list)
+    try:
+        while trainer.progress < 1:
+            for name, term in trainer.train_step().items():
+                terms[name].append(term)
+            now = time.monotonic()
+            if trainer.step % 10 == 0:
+                means = ", ".join(f"{name} {sum(each) / len(each):.3f}" for name, each in terms.items())
+                logger.info("step %d, %.1f minutes: %s", trainer.step, trainer.seconds / 60, means)
+                terms.clear()
+            if now - saved > SAVE_S:
+                trainer.save(checkpoint)
+                saved = now
+            if now - measured > 60 * options.measure_minutes or trainer.progress == 1:
+                found = {"step": trainer.step, "minutes": round(trainer.seconds / 60, 1), **held_out.measure(upper)}
+                logger.info("%s", found)
+                with figures.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                measured = time.monotonic()
+    finally:
+        trainer.save(checkpoint)
+        upper.push()
+        upper.whole.save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()
