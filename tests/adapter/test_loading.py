@@ -205,8 +205,9 @@ OF_PEFT: dict[str, Callable[[Any, Path], Any]] = {
 
 def orders(steps: dict[str, Any]) -> Any:
     """Every pair of steps; by day so many that each step comes first and second, and twice in a row."""
-    names = [*steps]
-    return by_day([*zip(names, names, strict=True), *zip(names, names[1:] + names[:1], strict=True)], [*product(names, repeat=2)])
+    first = [*steps]
+    second = [*first[1:], first[0]]
+    return by_day([*zip(first, first, strict=True), *zip(first, second, strict=True)], [*product(first, repeat=2)])
 
 
 def memory_of(model: Any) -> Any:

@@ -388,7 +388,7 @@ class Terminal:
         self.seen = ""
         self.process_id, self.handle = pty.fork()
         if self.process_id == 0:  # it has imported what another program would take seconds to import
-            sys.stdin, sys.stdout, sys.stderr = (open(at, mode) for at, mode in enumerate("rww"))
+            sys.stdin, sys.stdout, sys.stderr = (os.fdopen(at, mode) for at, mode in enumerate("rww"))
             try:
                 app(arguments)
             except SystemExit as end:

@@ -39,9 +39,9 @@ def close(first, second):
     return torch.allclose(first, second, atol=TOLERANCE)
 
 
-# By day, what differs in our part of a graph: two kinds of masks, and packed projections. The other calls below are Llama's, each
-# of which enters a graph in another way: without a memory, with a mask, with a cache, with gradients. A call that only reads is
-# the second one of the training, generation a loop of the calls with a cache.
+# By day, what differs in our part of a graph: two kinds of masks, and packed projections. The other calls below are Llama's:
+# without a memory, with a mask, with a cache, with gradients. A call that only reads is the second one of the training, and
+# generation is a loop of calls with a cache.
 @pytest.mark.parametrize("model_type", by_day(("gpt_neox",), FAMILIES))
 @torch.no_grad()
 def test_one_graph_for_all_lengths(model_type):
