@@ -146,11 +146,7 @@ def test_the_output_correction_changes_the_output_alone(model_type, family):
 
 @pytest.mark.parametrize(
     ("model_type", "family", "check"),
-    [
-        pytest.param(*case.values, check, id=f"{case.id}-{check}")
-        for check in CHECKS
-        for case in (CASES if check == "cached decoding" else FULL)
-    ],
+    [pytest.param(*case.values, check, id=f"{case.id}-{check}") for check in CHECKS for case in FULL],
 )
 def test_it_runs_as_transformers_runs_it(model_type, family, check):
     def make(**options):

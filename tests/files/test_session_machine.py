@@ -205,7 +205,7 @@ class Sessions(RuleBasedStateMachine):
             oracle.compare(session.chat, self.kind, session.told)
 
 
-Sessions.TestCase.settings = settings(examples(40), stateful_step_count=12)
+Sessions.TestCase.settings = settings(examples(20), stateful_step_count=12)
 TestSessions = Sessions.TestCase
 
 

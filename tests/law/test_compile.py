@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from nightly import by_day
+from nightly import by_day, every_night
 from oracle import TOLERANCE, adapted, error, told
 from tiny import FAMILIES, random_tokens
 from torch._dynamo.utils import counters
@@ -39,7 +39,9 @@ def close(first, second):
     return torch.allclose(first, second, atol=TOLERANCE)
 
 
-# By day, what differs in our part of a graph: two kinds of masks, and packed projections. The other calls below are Llama's.
+# By day, what differs in our part of a graph: two kinds of masks, and packed projections. The other calls below are Llama's:
+# without a memory, with a mask, with a cache, with gradients. A call that only reads is the second one of the training, and
+# generation is a loop of calls with a cache.
 @pytest.mark.parametrize("model_type", by_day(("gpt_neox",), FAMILIES))
 @torch.no_grad()
 def test_one_graph_for_all_lengths(model_type):
@@ -76,7 +78,7 @@ def in_block(model, run, ids, write=True, **options):
     return torch.cat([logits[:, 3:].flatten(), *(state.flatten() for state in state.tensors.values())])
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", by_day(("no memory", "left padding"), [*CALLS]))
 @torch.no_grad()
 def test_other_calls(call):
     model = adapted(**SINGLE)
@@ -87,7 +89,7 @@ def test_other_calls(call):
     assert graphs() == 1
 
 
-@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
+@pytest.mark.parametrize("kind", by_day([StaticCache], [DynamicCache, StaticCache]))  # the next test's is dynamic
 @torch.no_grad()
 def test_decoding_with_a_cache(kind):
     model = adapted(**SINGLE)
@@ -164,6 +166,7 @@ def test_another_threads_memory_is_never_used():
     assert state.snapshot is not before
 
 
+@every_night
 @torch.no_grad()
 def test_generation_with_a_compiled_forward():
     model = adapted(**SINGLE)
@@ -188,4 +191,6 @@ def test_the_rule_is_a_sound_operator():
     keep, erase, write = (torch.rand(2, 1, 5, 3, generator=generator) for _ in range(3))
     state = torch.randn(2, 1, 3, 3, generator=generator)
     inputs = [tensor.requires_grad_() for tensor in (q, k, v, keep, erase, write, state)]
-    torch.library.opcheck(delta_rule_operator, (*inputs, "chunked"))
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    more = (*checks, "test_aot_dispatch_dynamic")  # which compiles it, as the training above does
+    torch.library.opcheck(delta_rule_operator, (*inputs, "chunked"), test_utils=by_day(checks, more))

@@ -11,7 +11,7 @@ from nightly import EVERY_NIGHT
 from schemathesis.generation import GenerationMode
 from turns import user
 
-EXAMPLES = 150 if EVERY_NIGHT else 3  # of each endpoint and mode
+EXAMPLES = 150 if EVERY_NIGHT else 2  # of each endpoint and mode
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 

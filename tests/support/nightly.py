@@ -4,7 +4,10 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
+import pytest
+
 EVERY_NIGHT = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+every_night = pytest.mark.skipif(not EVERY_NIGHT, reason="runs every night; other tests stand for it by day")
 T = TypeVar("T")
 
 
