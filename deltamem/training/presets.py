@@ -66,6 +66,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Talk, and facts that are answered in sentences: "Answers in sentences" in docs/experiments.md.
     "dialogue": {
         **TALK,
+        "r": 16,
+        "alpha": 32.0,
+        "decay": "learned",
         "data": ["talk:chitchat=0.5", "facts=0.5"],
         "label_talk": False,
         "answer_weight": 0.35,

@@ -29,8 +29,10 @@ START_CHATS = 16
 CORRECTION_GAIN = 0.25
 # Keys and queries before tanh: their spread, and a part shared by all tokens, so that any key retrieves a little of any other.
 KEY_SPREAD, KEY_SHARED = 0.3, 0.6
-# Logits of the states' write gates, which give half-lives of about 5, 14, 38 and 103 tokens.
+# Logits of the states' write gates. As the only gates, they give half-lives of about 5, 14, 38 and 103 tokens.
 GATE_BIASES = (-2.0, -3.0, -4.0, -5.0)
+# Logits of the gates of a learned decay: half-lives of about 14, 38, 170 and 760 tokens.
+KEEP_BIASES = (3.0, 4.0, 5.5, 7.0)
 
 
 @dataclass
@@ -149,11 +151,10 @@ def _start(layer: DeltaMemLayer, adapter: str, config: Any, seen: Seen) -> None:
         weight[rows:][own].copy_(_spread(plane @ key, hidden, mean, signs))
     weight[2 * rows : 3 * rows].copy_(directions @ heads.added())
     weight[3 * rows :].zero_()
-    biases = torch.tensor(GATE_BIASES, dtype=torch.float32, device=weight.device)
-    biases = biases[torch.arange(states, device=weight.device) % len(biases)].repeat_interleave(kind.gate_rows)
-    bias[: len(biases)].copy_(biases)
-    if len(bias) > len(biases):  # there are keep gates as well
-        bias[len(biases) :].copy_(-biases)
+    gates = (GATE_BIASES, KEEP_BIASES) if kind.decay == "learned" else (GATE_BIASES,)
+    places = torch.arange(states, device=weight.device)
+    each = [torch.tensor(biases, dtype=torch.float32, device=weight.device)[places % len(biases)] for biases in gates]
+    bias.copy_(torch.cat(each).repeat_interleave(kind.gate_rows))
     for role in weights.corrections:
         layer.adapter_weights(adapter)[role].zero_()
     layer.adapter_weights(adapter)["o"].copy_(directions.T * (CORRECTION_GAIN / weights.scale))

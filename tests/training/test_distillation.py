@@ -191,6 +191,18 @@ def test_a_start_from_the_attention():
         torch.testing.assert_close(weight.T @ weight, torch.eye(weight.shape[1]) * weight[:, 0].square().sum())
 
 
+@pytest.mark.parametrize("decay", ["coupled", "learned"])
+def test_a_start_from_the_attention_gives_each_state_a_horizon(decay):
+    model = chat_model(num_states=2, decay=decay, rowwise_gates=True)
+    start_from_attention(model, [batch_of("memory", "memory")])
+    for name, bias in model.named_parameters():
+        if "gate_bias" in name:
+            write, *keep = bias.unflatten(0, (-1, 2, bias.shape[0] // (4 if decay == "learned" else 2)))
+            assert (write == torch.tensor([[-2.0], [-3.0]])).all()
+            assert all((gate == torch.tensor([[3.0], [4.0]])).all() for gate in keep)
+            assert bool(keep) == (decay == "learned")
+
+
 def test_a_start_from_the_attention_needs_its_output_corrected():
     with pytest.raises(ValueError, match="give corrections with 'o'"):
         start_from_attention(chat_model(corrections=("q",)), [batch_of("memory")])

@@ -29,7 +29,8 @@ from deltamem.training.texts import chitchat_talk
 
 HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
 WRITTEN, READ = (96, 160, 256, 352), 32  # tokens of a history and of what is read after it
-UNRELATED = 40  # tokens of an unrelated text
+UNRELATED, UNRELATED_CHAT = 40, 56  # tokens of an unrelated text
+ANSWER, BATCH = 28, 32  # tokens of the backbone's own answers, and how many are generated at once
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ class Maker:
 
     def unrelated(self, texts: Sequence[str], headed: bool) -> list[Read]:
         """Texts that have nothing to do with any history; those that are chats have the template's head."""
-        head = len(self.backbone.head) if headed else 0
-        rows = [self.backbone.ids(text)[: head + UNRELATED] for text in texts]
+        head, most = (len(self.backbone.head), UNRELATED_CHAT) if headed else (0, UNRELATED)
+        rows = [self.backbone.ids(text)[: head + most] for text in texts]
         seen = self.backbone(rows, torch.arange(head, max(map(len, rows))))
         return [
             Read(
@@ -234,10 +235,14 @@ class Sources:
         ]
         return _part(passages, held_out)
 
-    def trivia(self) -> list[str]:
-        """Questions about the world."""
+    def questions(self, rng: random.Random, count: int) -> list[str]:
+        """Questions about the world, and openings of small talk."""
         with gzip.open(self.folder / "trivia.json.gz", "rt") as file:
-            return [record["Question"] for record in json.load(file)["Data"]]
+            trivia = [record["Question"] for record in json.load(file)["Data"]]
+        asked = [_sentence(record["question"]) for record in self._records("nq-open-oracle.jsonl.gz")]
+        openings = [chat["messages"][0]["content"] for chat in chitchat_talk("train")]
+        kinds = trivia, _part(asked, held_out=False), openings
+        return [rng.choice(rng.choice(kinds)) for _ in range(count)]
 
     def _records(self, name: str) -> Iterator[Any]:
         with gzip.open(self.folder / name, "rt") as file:
@@ -248,11 +253,30 @@ def _part(everything: list[Any], held_out: bool) -> list[Any]:
     return [one for place, one in enumerate(everything) if (place % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out]
 
 
+def _sentence(question: str) -> str:
+    return f"{question[0].upper()}{question[1:]}?"
+
+
 def _meeting(turns: Sequence[tuple[str, str]]) -> Chat:
     """A meeting as a chat: the speakers take turns as user and assistant, and are named."""
     roles = ("user", "assistant")
     messages = [{"role": roles[place % 2], "content": f"{who}: {said}"} for place, (who, said) in enumerate(turns)]
     return {"messages": messages, "talk": True}
+
+
+@torch.no_grad()
+def own_answers(backbone: FrozenBackbone, questions: Sequence[str]) -> list[str]:
+    """Chats of a question and what the bare backbone answers, at most `ANSWER` tokens of it."""
+    tokenizer, chats = backbone.tokenizer, []
+    for first in range(0, len(questions), BATCH):
+        asked = [[{"role": "user", "content": question}] for question in questions[first : first + BATCH]]
+        texts = [render(tokenizer, chat, add_generation_prompt=True) for chat in asked]
+        batch = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left")
+        output = backbone.model.generate(**batch, max_new_tokens=ANSWER, do_sample=False)
+        for text, ids in zip(texts, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)
+            chats.append(text + tokenizer.decode(ids[:end]))
+    return chats
 
 
 def draw_questions(rng: random.Random, facts: int, split: Split, words: Sequence[str], any_word: float) -> list[FactEpisode]:

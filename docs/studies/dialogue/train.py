@@ -10,17 +10,18 @@ import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions
+from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions, own_answers
 from layers import FrozenBackbone, UpperLayers, Words
 from measure import HeldOut
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from deltamem.backbones import SMOLLM2
 from deltamem.chat.tokens import render
@@ -30,41 +31,56 @@ from deltamem.training.start import start_from_attention
 # In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts.
 TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 8, 4, 2, 3, 6
 QUESTIONS_EACH = 2
-# Items that are kept, how many there are at first, and how often each is used.
-POOL, FIRST, TALK_USES, QUESTION_USES = 160, 24, 12, 3
+# How many items of a kind are kept at most and at least, and how often each is used.
+POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
+AHEAD = 12  # of the worker
+ANSWERS = 352  # of the bare backbone
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
 TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
-FACT_SHARES = (4.0, 3.0, 2.0, 2.0)  # of histories with one fact, two, ...
+FACT_SHARES = (5.0, 3.0, 2.0, 2.0)  # of histories with one fact, two, ...
 ANY_WORD = 0.5
-WEIGHTS = {"talk": 1.0, "questions": 0.35, "other talk": 0.5, "other questions": 0.1}
+WEIGHTS = {"talk": 1.0, "questions": 0.35, "other talk": 0.5, "other questions": 0.2}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
 logger = logging.getLogger("dialogue")
 
 
-@dataclass
-class Pools:
-    """The items to draw from; the oldest are replaced as they are used up.
+@dataclass(frozen=True)
+class Fresh:
+    """What a worker made at once.
 
     Args:
-        maker: makes new ones.
-        talks: dialogues to make them from, by source.
+        talking: a dialogue.
+        asking: histories of facts with questions.
+        unrelated: texts to leave alone: those of the chat template, and others.
     """
 
-    maker: Maker
-    talks: Mapping[str, Sequence[Any]]
-    talking: list[Item] = field(default_factory=list)
-    asking: list[Item] = field(default_factory=list)
+    talking: Item
+    asking: list[Item]
+    unrelated: dict[bool, list[Read]]
 
-    def refill(self, most: int) -> None:
-        """Drop what is used up, and make up to `most` new items of each kind."""
-        self.talking = [item for item in self.talking if item.uses < TALK_USES]
-        self.asking = [item for item in self.asking if item.uses < QUESTION_USES]
-        for _ in range(min(most, POOL - len(self.talking))):
-            self.talking.append(self._talk())
-        for _ in range(min(most + 1, POOL - len(self.asking))):
-            self.asking.append(self._questions())
+
+class Endless(IterableDataset[Fresh]):
+    """Makes items without end, in a process of its own.
+
+    Args:
+        maker: makes them.
+        sources: the data.
+        answers: questions, each with the bare backbone's own answer.
+        seed: seeds what is drawn.
+    """
+
+    def __init__(self, maker: Maker, sources: Sources, answers: Sequence[str], seed: str) -> None:
+        self.maker, self.answers, self.seed = maker, answers, seed
+        self.talks, self.prose = sources.talks(held_out=False), sources.prose(held_out=False)
+
+    def __iter__(self) -> Iterator[Fresh]:
+        torch.set_num_threads(1)
+        self.maker.rng.seed(self.seed)
+        while True:
+            unrelated = {headed: self.maker.unrelated(self._texts(headed), headed) for headed in (True, False)}
+            yield Fresh(self._talk(), [self._questions(), self._questions()], unrelated)
 
     def _talk(self) -> Item:
         rng = self.maker.rng
@@ -79,6 +95,50 @@ class Pools:
         rng = self.maker.rng
         (facts,) = rng.choices(range(1, len(FACT_SHARES) + 1), FACT_SHARES)
         return self.maker.questions(draw_questions(rng, facts, "train", self.maker.words, ANY_WORD), "train", 3)
+
+    def _texts(self, headed: bool) -> list[str]:
+        """Questions with the backbone's answers and small talk, or passages and talk without the template's marks."""
+        rng, small_talk = self.maker.rng, self.talks["chitchat"]
+        texts = []
+        for _ in range(UNRELATED):
+            talk = rng.choice(small_talk)["messages"]
+            if headed:
+                own = rng.random() < 0.75
+                texts.append(rng.choice(self.answers) if own else render(self.maker.backbone.tokenizer, talk[:2]))
+            elif rng.random() < 0.4:
+                texts.append(_piece(rng, " ".join(message["content"] for message in talk)))
+            else:
+                texts.append(_piece(rng, rng.choice(self.prose)))
+        return texts
+
+
+@dataclass
+class Pools:
+    """The items to draw from.
+
+    Args:
+        fresh: new ones, without end.
+    """
+
+    fresh: Iterator[Fresh]
+    talking: list[Item] = field(default_factory=list)
+    asking: list[Item] = field(default_factory=list)
+    unrelated: list[tuple[bool, list[Read]]] = field(default_factory=list)
+
+    def refill(self) -> None:
+        """Drop what is used up and what is oldest, and take new items."""
+        while len(self.talking) < FEWEST or len(self.asking) < FEWEST:
+            self._take()
+        self._take()
+        self.talking = [item for item in self.talking if item.uses < TALK_USES][-POOL:]
+        self.asking = [item for item in self.asking if item.uses < QUESTION_USES][-POOL:]
+        self.unrelated = self.unrelated[-POOL // 2 :]
+
+    def _take(self) -> None:
+        new = next(self.fresh)
+        self.talking.append(new.talking)
+        self.asking += new.asking
+        self.unrelated += new.unrelated.items()
 
 
 @dataclass(frozen=True)
@@ -102,22 +162,18 @@ class Trainer:
 
     Args:
         upper: the layers.
-        maker: makes the items.
-        sources: the data.
+        pools: the items to train on.
         options: of the command line.
     """
 
     upper: UpperLayers
-    maker: Maker
-    sources: Sources
+    pools: Pools
     options: argparse.Namespace
 
     def __post_init__(self) -> None:
-        self.talks = self.sources.talks(held_out=False)
-        self.prose, self.trivia = self.sources.prose(held_out=False), self.sources.trivia()
-        self.pools = Pools(self.maker, self.talks)
         self.optimizer = torch.optim.AdamW(self.upper.weights.values(), weight_decay=0.0, betas=(0.9, 0.99))
         self.step, self.seconds = 0, 0.0
+        self.rng = random.Random(self.options.seed)
 
     @property
     def progress(self) -> float:
@@ -127,7 +183,7 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Take one step; return the terms of the loss."""
         started = time.monotonic()
-        self.pools.refill(2 if self.pools.talking else FIRST)
+        self.pools.refill()
         rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
@@ -159,19 +215,19 @@ class Trainer:
             weight.copy_(saved["weights"][name])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.seconds = saved["step"], saved["seconds"]
-        self.maker.rng.seed(f"{self.options.seed}-{self.step}")
+        self.rng.seed(f"{self.options.seed}-{self.step}")
 
     def _questions_weight(self) -> float:
         """Falls in the first part of the time: first the memory has to answer at all, then to do so without harm."""
-        first, last = 1.0, WEIGHTS["questions"]
+        first, last = 0.6, WEIGHTS["questions"]
         return max(first + (last - first) * self.progress / 0.6, last)
 
     def _unrelated_weight(self) -> float:
-        return 1.0 + 2.0 * self.progress
+        return 3.0 + 3.0 * self.progress
 
     def _terms(self) -> dict[str, Tensor]:
         """The terms of the loss: the mean over a step's tokens of each kind."""
-        rng = self.maker.rng
+        rng = self.rng
         talking, asking = rng.sample(self.pools.talking, TALKS), rng.sample(self.pools.asking, HISTORIES)
         histories, asked = [], []
         for item in (*talking, *asking):
@@ -186,9 +242,8 @@ class Trainer:
             Asked("other questions", one.read, TALKS + (one.memory - TALKS + 1) % HISTORIES)
             for one in rng.sample(questions, min(OTHER_QUESTIONS, len(questions)))
         ]
-        headed = rng.random() < 0.5
+        headed, texts = rng.choice(self.pools.unrelated)
         rows = rng.sample(range(len(histories)), UNRELATED)
-        texts = self.maker.unrelated(self._unrelated_texts(headed), headed)
         unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
         memory = self.upper.write(histories)
         read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
@@ -218,22 +273,6 @@ class Trainer:
         hidden = torch.cat([hidden[place] for (_, hidden), place in zip(reads, places, strict=True)])
         return self.upper.divergence(hidden, expected).mean()
 
-    def _unrelated_texts(self, headed: bool) -> list[str]:
-        """Questions about the world and small talk, or passages and talk without the template's marks."""
-        rng, tokenizer, small_talk = self.maker.rng, self.maker.backbone.tokenizer, self.talks["chitchat"]
-        texts = []
-        for _ in range(UNRELATED):
-            talk = rng.choice(small_talk)["messages"]
-            if headed:
-                trivia = [{"role": "user", "content": rng.choice(self.trivia)}]
-                asks = rng.random() < 0.5
-                texts.append(render(tokenizer, trivia if asks else talk[:2], add_generation_prompt=asks))
-            elif rng.random() < 0.4:
-                texts.append(_piece(rng, " ".join(message["content"] for message in talk)))
-            else:
-                texts.append(_piece(rng, rng.choice(self.prose)))
-        return texts
-
 
 def _piece(rng: random.Random, text: str) -> str:
     """Some words of a text."""
@@ -260,10 +299,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with the files that README.md names")
     parser.add_argument("--model", default=SMOLLM2, help="the backbone: a folder or a name on the Hub")
     parser.add_argument("--first-layer", type=int, default=20, help="the first layer with a memory; all above have one")
-    parser.add_argument("--r", type=int, default=8, help="width of a state")
+    parser.add_argument("--r", type=int, default=16, help="width of a state")
     parser.add_argument("--num-states", type=int, default=4, help="states in each layer")
-    parser.add_argument("--decay", default="coupled", choices=("coupled", "learned", "none"), help="what a write keeps")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the peak")
+    parser.add_argument("--decay", default="learned", choices=("coupled", "learned", "none"), help="what a write keeps")
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="the peak")
     parser.add_argument("--minutes", type=float, default=120.0, help="time to train, without measuring")
     parser.add_argument("--measure-minutes", type=float, default=10.0, help="time between two measurements")
     parser.add_argument("--seed", type=int, default=0, help="seeds the data")
@@ -278,14 +317,17 @@ def main() -> None:
     backbone = FrozenBackbone(options.model, options.first_layer)
     config = {"r": options.r, "alpha": 2.0 * options.r, "num_states": options.num_states, "decay": options.decay}
     upper = UpperLayers(backbone, config)
-    sources, maker = Sources(options.data), Maker(backbone, random.Random(options.seed))
-    trainer = Trainer(upper, maker, sources, options)
-    held_out = HeldOut(Maker(backbone, random.Random(7)), sources)
+    sources, maker = Sources(options.data), Maker(backbone, random.Random(7))
+    held_out = HeldOut(maker, sources)
     checkpoint, figures = options.output / "run.pt", options.output / "figures.jsonl"
+    answers = own_answers(backbone, sources.questions(maker.rng, ANSWERS))
+    stopped = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0  # a continued run gets other items
+    made = Endless(maker, sources, answers, f"{options.seed}-{stopped}")
+    trainer = Trainer(upper, Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD))), options)
     if checkpoint.exists():
         trainer.load(checkpoint)
     else:
-        start(upper, trainer.talks)
+        start(upper, sources.talks(held_out=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     saved = measured = time.monotonic()
     terms: dict[str, list[float]] = defaultdict(list)
