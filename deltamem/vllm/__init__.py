@@ -4,6 +4,8 @@
 options that it returns, and loaded by vLLM in its processes.
 """
 
-# from deltamem.vllm.options import engine_options
+from deltamem.vllm.options import engine_options
 
 
+
+__all__ = ["engine_options"]

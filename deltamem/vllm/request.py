@@ -50,13 +50,14 @@ def memory_use(extra_args: Mapping[str, Any] | None) -> MemoryUse | None:
     raise ValueError(f"'write': {write!r} is not accepted; give 'after', 'during' or false")
 
 
-def check_sampling(use: MemoryUse | None, choices: int, stop: object) -> None:
+def check_sampling(use: MemoryUse | None, choices: int, stop: object, prompt_logprobs: int | None) -> None:
     """Check that a request's tokens can be written.
 
     Args:
         use: its memory.
         choices: how many answers it asks for.
         stop: the texts at which its answers end; empty or None for none.
+        prompt_logprobs: how many log-probabilities it asks for with each token of its prompt; None for none.
 
     Raises:
         ValueError: they cannot; the message says why.
@@ -72,4 +73,9 @@ def check_sampling(use: MemoryUse | None, choices: int, stop: object) -> None:
         raise ValueError(
             f"stop={stop!r} is not accepted with a memory that is written: vLLM ends such a request like one that was given up, "
             "and then nothing may be written. Give stop_token_ids, or 'write': false"
+        )
+    if prompt_logprobs is not None:
+        raise ValueError(
+            "prompt_logprobs is not accepted with a memory that is written, because the prompt is read twice; leave it out, or give "
+            "'write': false"
         )

@@ -32,9 +32,11 @@ def test_other_requests_are_refused(given, message):
 def test_tokens_that_cannot_be_written_are_refused():
     written, read = MemoryUse(Key("local", "anna"), "after"), MemoryUse(Key("local", "anna"), False)
     with pytest.raises(ValueError, match="only one answer"):
-        check_sampling(written, 2, None)
+        check_sampling(written, 2, None, None)
     with pytest.raises(ValueError, match="stop_token_ids"):
-        check_sampling(written, 1, ["."])
-    check_sampling(written, 1, [])
-    check_sampling(read, 2, ["."])
-    check_sampling(None, 2, ["."])
+        check_sampling(written, 1, ["."], None)
+    with pytest.raises(ValueError, match="prompt_logprobs"):
+        check_sampling(written, 1, None, 0)
+    check_sampling(written, 1, [], None)
+    check_sampling(read, 2, ["."], None)
+    check_sampling(None, 2, ["."], None)
