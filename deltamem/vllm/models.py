@@ -69,14 +69,17 @@ def attach(model: nn.Module, adapter: Adapter, vllm_config: Any) -> None:
 
 
 def identity(model: Any, config: Any) -> dict[str, Any]:
-    """Describe the backbone as an adapter does; see `backbone_identity`. A rank may lack the first rows of the embedding."""
+    """Describe the backbone as an adapter does; see `backbone_identity`.
+
+    vLLM pads the embedding, and gives each rank a part of its rows; only the first rank has those that are compared.
+    """
     embedding = next((module for name, module in model.named_modules() if name.endswith("embed_tokens")), None)
     weight = getattr(embedding, "weight", None)
     return {
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
-        "embedding": None if weight is None or getattr(embedding, "tp_rank", 0) else backbone_numbers(weight),
+        "embedding": None if weight is None or getattr(embedding, "tp_rank", 0) else backbone_numbers(weight[: config.vocab_size]),
     }
 
 
