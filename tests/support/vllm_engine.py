@@ -1,0 +1,165 @@
+"""Engines of tiny models with memories, and requests to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from oracle import adapted
+from peft import PeftModel
+from tiny import VOCAB
+
+from deltamem import DeltaMemState
+from deltamem.store import Key
+from deltamem.vllm import engine_options
+from deltamem.vllm.keeper import open_keeper
+from deltamem.vllm.request import LOCAL, Write
+
+# One process, little memory, and vLLM's own tokens: none of the tests needs text.
+os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="ERROR")
+LONGEST = 1024
+# vLLM's attention takes heads of at least this width on a CPU.
+SIZES: dict[str, Any] = {"head_dim": 32, "hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": LONGEST}
+
+
+@dataclass
+class Request:
+    """A request.
+
+    Args:
+        prompt: its tokens.
+        length: the length of its answer.
+        memory: the name of its memory; None for none.
+        write: when it is written.
+        stop: the token at which the answer ends.
+    """
+
+    prompt: Sequence[int]
+    length: int
+    memory: str | None = None
+    write: Write = False
+    stop: int | None = None
+
+    @property
+    def extra_args(self) -> dict[str, Any]:
+        """What vLLM is told of the memory."""
+        return {} if self.memory is None else {"memory": self.memory, "write": self.write}
+
+
+class Engine:
+    """vLLM with a model and its adapter, step by step.
+
+    Args:
+        folder: where the model, the adapter and the memories are kept.
+        model: the model.
+        options: of vLLM's `LLM`.
+    """
+
+    def __init__(self, folder: Path, model: PeftModel, store: str = "", **options: Any) -> None:
+        from vllm import LLM
+
+        backbone, adapter, store = folder / "backbone", folder / "adapter", store or f"files:{folder / 'memories'}"
+        model.save_pretrained(str(adapter))
+        with model.disable_adapter():
+            model.get_base_model().save_pretrained(str(backbone))
+        strip_adapter_names(backbone)
+        memories = engine_options(backbone, adapter, store=store)
+        self.llm = LLM(str(backbone), **memories, **{**ENGINE, **options})
+        self.keeper = open_keeper(store)
+        self.scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        self.worker = get_kv_transfer_group()
+        self.layers = [layer for _, layer in self.worker._layers()]
+        self._number = 0
+
+    def begin(self, request: Request) -> str:
+        """Send a request; returns its id."""
+        from vllm import SamplingParams
+
+        self._number += 1
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=request.length,
+            ignore_eos=True,
+            stop_token_ids=[] if request.stop is None else [request.stop],
+            detokenize=False,
+            extra_args=request.extra_args,
+        )
+        self.llm.llm_engine.add_request(str(self._number), {"prompt_token_ids": [*request.prompt]}, params)
+        return str(self._number)
+
+    def step(self) -> dict[str, Any]:
+        """Run one step; returns the requests that have ended, by id."""
+        return {output.request_id: output.outputs[0] for output in self.llm.llm_engine.step() if output.finished}
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are left."""
+        return bool(self.llm.llm_engine.has_unfinished_requests())
+
+    def abort(self, request_id: str) -> None:
+        """Give a request up."""
+        self.llm.llm_engine.abort_request([request_id])
+
+    def run(self, requests: Sequence[Request]) -> list[Any]:
+        """Send requests at once, and wait for all; returns their answers."""
+        ids = [self.begin(request) for request in requests]
+        ended: dict[str, Any] = {}
+        while self.busy:
+            ended |= self.step()
+        return [ended[name] for name in ids]
+
+    def memory(self, name: str) -> DeltaMemState | None:
+        """A memory as it is kept."""
+        return self.keeper.load(Key(LOCAL, name)).state
+
+    def keep(self, name: str, state: DeltaMemState) -> None:
+        """Replace a memory."""
+        key = Key(LOCAL, name)
+        self.keeper.save(self.keeper.load(key), state)
+
+
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": LONGEST,
+    "enforce_eager": True,
+    "skip_tokenizer_init": True,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 128,  # so that longer prompts are read in chunks
+    "seed": 0,
+}
+
+
+def strip_adapter_names(folder: Path) -> None:
+    """Rename the weights of a backbone that was saved while an adapter wrapped its layers."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    plain = {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if ".delta_mem_" not in name}
+    save_file(plain, path, {"format": "pt"})
+
+
+def strong(model_type: str, **options: Any) -> PeftModel:
+    """A tiny model whose memory changes what it generates, of the sizes that vLLM takes."""
+    return adapted(model_type, **{**SIZES, **options})
+
+
+def random_prompt(length: int, generator: torch.Generator) -> list[int]:
+    """Random tokens."""
+    return torch.randint(1, VOCAB, (length,), generator=generator).tolist()
+
+
+def difference(first: DeltaMemState | None, second: DeltaMemState | None) -> float:
+    """The largest difference between two memories; infinite if one of them has no state or another count of tokens."""
+    if first is None or second is None:
+        return 0.0 if first is second else float("inf")
+    one, other = first.tensors, second.tensors
+    if first.tokens != second.tokens or one.keys() != other.keys():
+        return float("inf")
+    return max((one[name] - other[name]).abs().max().item() for name in one)
