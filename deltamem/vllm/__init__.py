@@ -7,5 +7,4 @@ options that it returns, and loaded by vLLM in its processes.
 from deltamem.vllm.options import engine_options
 
 
-
 __all__ = ["engine_options"]

@@ -95,5 +95,7 @@ def _layer(place: str, config: DeltaMemConfig, weights: Mapping[str, Tensor]) ->
     )
     if not sound:
         shapes = {part: tuple(weight.shape) for part, weight in weights.items()}
-        raise ValueError(f"{place} has weights of the shapes {shapes}, which are not those of the adapter's config; save it again")
+        raise ValueError(
+            f"{place} has weights of the shapes {shapes}, which are not those of the adapter's config; save it again"
+        )
     return LayerWeights(entrance, bias, corrections)

@@ -129,9 +129,7 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):
         self.turns.end(request.request_id)
         return False, None
 
-    def request_finished_all_groups(
-        self, request: Any, block_ids: tuple[list[int], ...]
-    ) -> tuple[bool, dict[str, Any] | None]:
+    def request_finished_all_groups(self, request: Any, block_ids: tuple[list[int], ...]) -> tuple[bool, dict[str, Any] | None]:
         """See `SupportsHMA`."""
         return self.request_finished(request, [])
 

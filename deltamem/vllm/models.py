@@ -60,9 +60,7 @@ def attach(model: nn.Module, adapter: Adapter, vllm_config: Any) -> None:
     for name, weights in adapter.layers.items():
         place = projections[name]
         device = next(place["q"].module.parameters()).device
-        layer = MemoryLayer(
-            name, adapter.config.memory_kind, weights, adapter.config.alpha / adapter.config.r, uses, device
-        )
+        layer = MemoryLayer(name, adapter.config.memory_kind, weights, adapter.config.alpha / adapter.config.r, uses, device)
         layer.attach(place)
         modules[name].delta_mem = layer
         vllm_config.compilation_config.static_forward_context[layer.prefix] = layer
@@ -79,7 +77,9 @@ def identity(model: Any, config: Any) -> dict[str, Any]:
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
-        "embedding": None if weight is None or getattr(embedding, "tp_rank", 0) else backbone_numbers(weight[: config.vocab_size]),
+        "embedding": None
+        if weight is None or getattr(embedding, "tp_rank", 0)
+        else backbone_numbers(weight[: config.vocab_size]),
     }
 
 

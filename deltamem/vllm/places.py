@@ -87,5 +87,7 @@ def hook_of(model_type: str) -> AttentionHook:
     """
     hook = registered_hook(model_type)
     if not isinstance(hook, AttentionHook):
-        raise ValueError(f"models of the type {model_type!r} cannot have memories in vLLM; use `deltamem serve`, if it takes them")
+        raise ValueError(
+            f"models of the type {model_type!r} cannot have memories in vLLM; use `deltamem serve`, if it takes them"
+        )
     return hook

@@ -51,7 +51,7 @@ class Request:
 
 
 class Engine:
-    """vLLM with a model and its adapter, step by step.
+    """vLLM with a model and its adapter, step by step. A process can have one at a time.
 
     Args:
         folder: where the model, the adapter and the memories are kept.
@@ -61,6 +61,7 @@ class Engine:
 
     def __init__(self, folder: Path, model: PeftModel, store: str = "", **options: Any) -> None:
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         backbone, adapter, store = folder / "backbone", folder / "adapter", store or f"files:{folder / 'memories'}"
         model.save_pretrained(str(adapter))
@@ -69,6 +70,8 @@ class Engine:
         strip_adapter_names(backbone)
         memories = engine_options(backbone, adapter, store=store)
         self.llm = LLM(str(backbone), **memories, **{**ENGINE, **options})
+        # vLLM 0.32 replaces kernels for the CPU once per engine, and fails in a process where it has done so.
+        type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
         self.keeper = open_keeper(store)
         self.scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
         from vllm.distributed.kv_transfer import get_kv_transfer_group
@@ -76,6 +79,13 @@ class Engine:
         self.worker = get_kv_transfer_group()
         self.layers = [layer for _, layer in self.worker._layers()]
         self._number = 0
+
+    def close(self) -> None:
+        """Make room for another engine in this process."""
+        from vllm.distributed.kv_transfer.kv_transfer_state import ensure_kv_transfer_shutdown
+
+        self.llm.llm_engine.engine_core.shutdown()
+        ensure_kv_transfer_shutdown()
 
     def begin(self, request: Request) -> str:
         """Send a request; returns its id."""

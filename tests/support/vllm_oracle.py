@@ -45,7 +45,9 @@ def answered(
     ids = torch.tensor([prompt])
     with torch.no_grad(), model.memory(before.clone(), write=write == "during"):
         given = {"max_new_tokens": length, "min_new_tokens": 0, "do_sample": False, "pad_token_id": 0}
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=NO_TOKEN if stop is None else stop, **given)
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), eos_token_id=NO_TOKEN if stop is None else stop, **given
+        )
     tokens = output[0, len(prompt) :].tolist()
     return Answered(tokens, written(model, memory, [*prompt, *tokens]) if write else memory)
 

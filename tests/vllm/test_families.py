@@ -4,17 +4,21 @@ import os
 
 import pytest
 import torch
-from vllm_oracle import answered
+from nightly import by_day
 
 pytest.importorskip("vllm", reason="vLLM is not installed; .ci/vllm installs it")
 
 from vllm_engine import Engine, Request, difference, random_prompt, strong
+from vllm_requests import expected, random_requests, run_in_changing_batches
 
 from deltamem.vllm import step
 from deltamem.vllm.batch import Use
 
-# Qwen 3 has norms of queries and keys; Qwen 2 has biases; Mistral, sliding windows; SmolLM 3 runs in vLLM's wrapper of transformers.
-FAMILIES = os.environ.get("DELTAMEM_VLLM_FAMILIES", "llama qwen3 mistral").split()
+# Qwen 3 has norms of queries and keys; Qwen 2 has biases; Mistral and Gemma 3 have sliding windows; Phi 3 packs its projections.
+# By day, three stand for the others. SmolLM 3 and OLMo 2 run in vLLM's wrapper of transformers: see test_wrapped_families.py.
+EVERY = ("llama", "qwen3", "mistral", "qwen2", "phi3", "gemma3_text", "granite")
+FAMILIES = os.environ.get("DELTAMEM_VLLM_FAMILIES", " ".join(by_day(EVERY[:3], EVERY))).split()
+OPTIONS = {"mistral": {"sliding_window": 64}, "qwen2": {"hidden_size": 128}}
 REQUESTS = int(os.environ.get("DELTAMEM_VLLM_REQUESTS", "24"))
 TOLERANCE = 1e-4
 
@@ -22,61 +26,20 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
     """A model, and an engine of it."""
-    options = {"sliding_window": 64} if request.param == "mistral" else {}
-    model = strong(request.param, **options)
-    return model, Engine(tmp_path_factory.mktemp(request.param), model)
-
-
-def random_requests(number, seed):
-    """Requests of all kinds, of which those of one memory come one after another."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def pick(*choices):
-        return choices[int(torch.randint(len(choices), (), generator=generator))]
-
-    return [
-        Request(
-            random_prompt(pick(1, 2, 7, 40, 130, int(torch.randint(1, 800, (), generator=generator))), generator),
-            length=pick(1, 2, 9, 25),
-            memory=pick(None, "anna", "anna", "bob", "bob"),
-            write=pick("after", "during", False),
-            stop=pick(None, None, 5),
-        )
-        for _ in range(number)
-    ]
-
-
-def expected(model, memories, request):
-    """The tokens of a request; its memory is changed in the dictionary."""
-    before = None if request.memory is None else memories.get(request.memory)
-    write = request.write if request.memory is not None else False
-    result = answered(model, before, request.prompt, request.length, write, request.stop)
-    if request.memory is not None and write:
-        memories[request.memory] = result.memory
-    return result.tokens
+    model = strong(request.param, **OPTIONS.get(request.param, {}))
+    engine = Engine(tmp_path_factory.mktemp(request.param), model)
+    yield model, engine
+    engine.close()
 
 
 def test_random_requests_in_changing_batches(pair):
     model, engine = pair
-    waiting, ids, ended = random_requests(REQUESTS, seed=0), {}, {}
-    order, busy = [], set()
-    generator = torch.Generator().manual_seed(1)
-    while waiting or engine.busy:
-        for request in [*waiting][: int(torch.randint(3, (), generator=generator))]:
-            # A reader may come before or after a writer that runs: let no other request on its memory be under way.
-            if request.memory is None or request.memory not in busy:
-                waiting.remove(request)
-                name = engine.begin(request)
-                ids[name] = request
-                busy |= {request.memory} - {None}
-                order.append(name)
-        for name, output in engine.step().items():
-            ended[name] = output
-            busy -= {ids[name].memory}
+    requests = random_requests(REQUESTS, seed=0)
+    outputs = run_in_changing_batches(engine, requests, seed=1)
     memories = {}
-    for name in order:
-        assert ended[name].token_ids == expected(model, memories, ids[name])
-        assert ended[name].finish_reason == ("stop" if ids[name].stop in ended[name].token_ids else "length")
+    for request, output in zip(requests, outputs, strict=True):
+        assert output.token_ids == expected(model, memories, request)
+        assert output.finish_reason == ("stop" if request.stop in output.token_ids else "length")
     assert {*memories} == {"anna", "bob"}
     for name, memory in memories.items():
         assert difference(engine.memory(name), memory) < TOLERANCE
@@ -111,7 +74,7 @@ def test_a_request_that_is_given_up_leaves_nothing(pair):
 @pytest.fixture
 def filled(pair):
     """A memory that answers differ with."""
-    model, engine = pair
+    _, engine = pair
     generator = torch.Generator().manual_seed(4)
     for name in ("frida", "gustav"):
         engine.run([Request(random_prompt(40, generator), 4, name, "after")])
