@@ -1,7 +1,7 @@
 """The plug-in that vLLM loads, in all of its processes: names the model architectures that have a memory.
 
-It imports nothing of deltamem, and changes nothing of vLLM's own architectures. A user chooses one with a memory by its name, which is
-vLLM's with a prefix; `deltamem.vllm.engine_options` does so.
+It imports nothing of deltamem, and changes nothing of vLLM's own architectures. A user chooses one with a memory by its name,
+which is vLLM's with a prefix; `deltamem.vllm.engine_options` does so.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class Adapter:
         config = read_config(name)
         if config.writes_segments:
             raise ValueError(
-                f"the adapter {name!r} writes the means of messages (SSW), and vLLM sees tokens without messages; use an adapter "
-                "that writes tokens (TSW, MSW), or `deltamem serve`"
+                f"the adapter {name!r} writes the means of messages (SSW), and vLLM sees tokens without messages; use an "
+                "adapter that writes tokens (TSW, MSW), or `deltamem serve`"
             )
         parts: dict[str, dict[str, Tensor]] = {}
         for key, weight in read_weights(name).items():
@@ -83,7 +83,7 @@ class Adapter:
 
 def _layer(place: str, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> LayerWeights:
     kind = config.memory_kind
-    corrections = {role: weights[role] for role in config.corrections if role in weights}
+    corrections: dict[str, Tensor] = {role: weights[role] for role in config.corrections if role in weights}
     entrance, bias = weights.get("in", torch.empty(0, 0)), weights.get("gate_bias", torch.empty(0))
     sound = (
         {*weights} == {"in", "gate_bias", *corrections}

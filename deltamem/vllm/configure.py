@@ -50,7 +50,7 @@ def _refused(config: Any) -> tuple[tuple[bool, str], ...]:
     return (
         (
             config.speculative_config is not None,
-            "speculative decoding, because a token that is rejected would have been written already; leave speculative_config out",
+            "speculative decoding, because a rejected token would have been written already; leave speculative_config out",
         ),
         (config.lora_config is not None, "LoRA adapters, which replace the projections it corrects; leave enable_lora out"),
         (

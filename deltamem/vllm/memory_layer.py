@@ -26,9 +26,9 @@ from deltamem.vllm.step import MemoryBackend, Step
 class MemoryLayer(nn.Module, MambaBase):
     """Corrects the projections of an attention module by what its memory holds.
 
-    The states are in vLLM's cache: one slot per running request, a block of its own. When the packed projection has run, its hook
-    takes the hidden states from its arguments, reads and writes the memory, and corrects queries, keys and values; the hook of the
-    output projection adds the rest.
+    The states are in vLLM's cache: one slot per running request, a block of its own. When the packed projection has run, its
+    hook takes the hidden states from its arguments, reads and writes the memory, and corrects queries, keys and values; the
+    hook of the output projection adds the rest.
 
     Args:
         name: the name of the attention module.
@@ -53,6 +53,8 @@ class MemoryLayer(nn.Module, MambaBase):
         self.prefix = f"{name}.delta_mem"
         self._scale = scale
         self._reads: Tensor | None = None
+        self.entrance: Tensor
+        self.bias: Tensor
         # Not parameters: vLLM's loaders would look for them in the backbone's checkpoint.
         self.register_buffer("entrance", weights.entrance.to(device), persistent=False)
         self.register_buffer("bias", weights.bias.to(device), persistent=False)
@@ -68,11 +70,12 @@ class MemoryLayer(nn.Module, MambaBase):
         """
         found = {role: projections[role].total for role in self._corrections}
         given = {role: len(weight) for role, weight in self._corrections.items()}
-        entrance = projections["q"].module
+        entrance: Any = projections["q"].module
         if found != given or self.entrance.shape[1] != entrance.input_size:
             raise ValueError(
-                f"the adapter's weights for {self.name} are for hidden states of the width {self.entrance.shape[1]} and outputs of "
-                f"the widths {given}, but the model has {entrance.input_size} and {found}; load the backbone that it was trained on"
+                f"the adapter's weights for {self.name} are for hidden states of the width {self.entrance.shape[1]} and for "
+                f"outputs of the widths {given}, but the model has {entrance.input_size} and {found}; load the backbone that it "
+                "was trained on"
             )
         device = self.entrance.device
         # The transposed maps of this rank's features, [read_width, features], in the order in which they run.
@@ -85,16 +88,16 @@ class MemoryLayer(nn.Module, MambaBase):
     def _enter(self, packed: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the packed projection: read and write the memory, and correct the output in place."""
         hidden, features = args[0].flatten(0, -2), output[0] if isinstance(output, tuple) else output  # [T, width]
-        self._reads = self.read_and_write(hidden)
-        if self._reads is not None:
+        self._reads = reads = self.read_and_write(hidden)
+        if reads is not None:
             for role, start in packed.items():
-                self._add(role, features.flatten(0, -2).narrow(1, start, self._maps[role].shape[1]))
+                self._add(role, reads, features.flatten(0, -2).narrow(1, start, self._maps[role].shape[1]))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the output projection: correct the output in place."""
         if self._reads is not None:
             features = output[0] if isinstance(output, tuple) else output
-            self._add("o", features.flatten(0, -2))
+            self._add("o", self._reads, features.flatten(0, -2))
             self._reads = None
 
     def read_and_write(self, hidden: Tensor) -> Tensor | None:
@@ -113,9 +116,9 @@ class MemoryLayer(nn.Module, MambaBase):
             return None
         return read_and_write(self.kind, self.entrance, self.bias, hidden, self.states, groups)
 
-    def _add(self, role: str, output: Tensor) -> None:
+    def _add(self, role: str, reads: Tensor, output: Tensor) -> None:
         """Add a correction to features [T, features] in place."""
-        reads, weight = self._reads, self._maps[role]
+        weight = self._maps[role]
         if output.dtype is torch.float32:
             output.addmm_(reads, weight, alpha=self._scale)
         else:

@@ -72,14 +72,12 @@ def identity(model: Any, config: Any) -> dict[str, Any]:
     vLLM pads the embedding, and gives each rank a part of its rows; only the first rank has those that are compared.
     """
     embedding = next((module for name, module in model.named_modules() if name.endswith("embed_tokens")), None)
-    weight = getattr(embedding, "weight", None)
+    weight = None if getattr(embedding, "tp_rank", 0) else getattr(embedding, "weight", None)
     return {
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
-        "embedding": None
-        if weight is None or getattr(embedding, "tp_rank", 0)
-        else backbone_numbers(weight[: config.vocab_size]),
+        "embedding": None if weight is None else backbone_numbers(weight[: config.vocab_size]),
     }
 
 

@@ -48,8 +48,8 @@ def places(attention: nn.Module, hook: AttentionHook) -> dict[str, Place]:
     if packed is None or output is None or not getattr(output, "reduce_results", True):
         children = ", ".join(f"{name} ({type(module).__name__})" for name, module in attention.named_children())
         raise ValueError(
-            f"a memory corrects vLLM's packed projection of queries, keys and values and the projection {hook.o!r} of the output, "
-            f"but {type(attention).__name__} has {children}; use `deltamem serve` for this model"
+            f"a memory corrects vLLM's packed projection of queries, keys and values, and the output projection {hook.o!r}; "
+            f"but {type(attention).__name__} has {children}. Use `deltamem serve` for this model"
         )
     width = output.output_size
     return {**_packed(packed), "o": Place(output, 0, 0, width, width)}
@@ -71,12 +71,8 @@ def _packed(module: Any) -> dict[str, Place]:
 
 
 def _named(attention: nn.Module, names: str | tuple[str, ...]) -> Any:
-    for name in (names,) if isinstance(names, str) else names:
-        try:
-            return attention.get_submodule(name)
-        except AttributeError:
-            continue
-    return None
+    found = dict(attention.named_modules())
+    return next((found[name] for name in ((names,) if isinstance(names, str) else names) if name in found), None)
 
 
 def hook_of(model_type: str) -> AttentionHook:

@@ -71,11 +71,11 @@ def check_sampling(use: MemoryUse | None, choices: int, stop: object, prompt_log
         )
     if stop:
         raise ValueError(
-            f"stop={stop!r} is not accepted with a memory that is written: vLLM ends such a request like one that was given up, "
-            "and then nothing may be written. Give stop_token_ids, or 'write': false"
+            f"stop={stop!r} is not accepted with a memory that is written: vLLM ends such a request like one that was given "
+            "up, which writes nothing. Give stop_token_ids, or 'write': false"
         )
     if prompt_logprobs is not None:
         raise ValueError(
-            "prompt_logprobs is not accepted with a memory that is written, because the prompt is read twice; leave it out, or give "
-            "'write': false"
+            "prompt_logprobs is not accepted with a memory that is written, because the prompt is read twice; leave it out, or "
+            "give 'write': false"
         )

@@ -15,8 +15,8 @@ from deltamem.vllm.turns import Turn
 class MemoryScheduler(Scheduler):
     """Runs on after an answer that is written is complete, and holds back its end until its memory is stored.
 
-    For "after", the request starts again from its memory, as after a preemption, and now its tokens write. For "during", only its
-    last token is left to pass through the model.
+    For "after", the request starts again from its memory, as after a preemption, and now its tokens write. For "during", only
+    its last token is left to pass through the model.
     """
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,8 +112,8 @@ class Turns:
             if turn.writes:
                 if request.resumable or request.num_prompt_tokens >= room - 1:
                     raise ValueError(
-                        f"a prompt of {request.num_prompt_tokens} tokens is not accepted with a memory that is written; give one that "
-                        f"is complete and has at most {room - 2}, or 'write': false"
+                        f"a prompt of {request.num_prompt_tokens} tokens is not accepted with a memory that is written; give "
+                        f"one that is complete and has at most {room - 2}, or 'write': false"
                     )
                 request.max_tokens = min(request.max_tokens, room - 1 - request.num_prompt_tokens)
         except ValueError as error:
@@ -174,10 +175,8 @@ class Turns:
             return
         self._renewed = time.monotonic()
         for key in self._held:
-            try:
+            with suppress(OSError):  # the database may be back the next time
                 self._keeper.claim(key)
-            except OSError:  # the database may be back the next time
-                continue
 
     def _claimed(self, turn: Turn, key: Key) -> bool:
         request_id, now = turn.request.request_id, time.monotonic()
@@ -200,8 +199,8 @@ class Turns:
         if kept.state.fingerprint not in (None, self._adapter.fingerprint):
             raise ValueError(
                 f"the memory {key} was written by the adapter {kept.state.fingerprint}, and this engine's is "
-                f"{self._adapter.fingerprint}: its numbers mean nothing to other weights. Use another name, or start the engine with "
-                "the adapter that wrote it"
+                f"{self._adapter.fingerprint}: its numbers mean nothing to other weights. Use another name, or start the "
+                "engine with the adapter that wrote it"
             )
         ordered = kept.state.snapshot.ordered(tuple(self._adapter.layers))
         return Kept(key, DeltaMemState(ordered, kept.state.fingerprint), kept.record)

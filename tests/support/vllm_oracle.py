@@ -11,7 +11,6 @@ from peft import PeftModel
 from deltamem import DeltaMemState
 from deltamem.vllm.request import Write
 
-
 # A token that no model of the tests has.
 NO_TOKEN = 1_000_000
 

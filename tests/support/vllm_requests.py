@@ -45,8 +45,8 @@ def expected(model: PeftModel, memories: dict[str, DeltaMemState | None], reques
 def run_in_changing_batches(engine: Engine, requests: Sequence[Request], seed: int) -> list[Any]:
     """Send requests one by one between steps, and return their answers.
 
-    A request that only reads may come before or after a writer that is under way. So of the requests on one memory, one is under
-    way at a time, and they run in their order.
+    A request that only reads may come before or after a writer that is under way. So of the requests on one memory, one is
+    under way at a time, and they run in their order.
     """
     waiting, ids, ended = [*range(len(requests))], dict[str, int](), dict[int, Any]()
     busy: set[str | None] = set()

@@ -14,8 +14,9 @@ from vllm_requests import expected, random_requests, run_in_changing_batches
 from deltamem.vllm import step
 from deltamem.vllm.batch import Use
 
-# Qwen 3 has norms of queries and keys; Qwen 2 has biases; Mistral and Gemma 3 have sliding windows; Phi 3 packs its projections.
-# By day, three stand for the others. SmolLM 3 and OLMo 2 run in vLLM's wrapper of transformers: see test_wrapped_families.py.
+# Qwen 3 has norms of queries and keys; Qwen 2 has biases; Mistral and Gemma 3 have sliding windows; Phi 3 packs its
+# projections. By day, three stand for the others. SmolLM 3 and OLMo 2 run in vLLM's wrapper of transformers: see
+# test_wrapped_families.py.
 EVERY = ("llama", "qwen3", "mistral", "qwen2", "phi3", "gemma3_text", "granite")
 FAMILIES = os.environ.get("DELTAMEM_VLLM_FAMILIES", " ".join(by_day(EVERY[:3], EVERY))).split()
 OPTIONS = {"mistral": {"sliding_window": 64}, "qwen2": {"hidden_size": 128}}
