@@ -74,8 +74,8 @@ class MemoryLayer(nn.Module, MambaBase):
         if found != given or self.entrance.shape[1] != entrance.input_size:
             raise ValueError(
                 f"the adapter's weights for {self.name} are for hidden states of the width {self.entrance.shape[1]} and for "
-                f"outputs of the widths {given}, but the model has {entrance.input_size} and {found}; load the backbone that it "
-                "was trained on"
+                f"outputs of the widths {given}, but the model has {entrance.input_size} and {found}; load the backbone that "
+                "it was trained on"
             )
         device = self.entrance.device
         # The transposed maps of this rank's features, [read_width, features], in the order in which they run.
