@@ -21,6 +21,12 @@ from deltamem.vllm.request import LOCAL, Write
 
 # One process, little memory, and vLLM's own tokens: none of the tests needs text.
 os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="ERROR")
+from vllm.platforms import current_platform
+
+# On a CPU without Triton, every engine of vLLM 0.32 replaces kernels; it fails if it has done so before, or if Numba is loaded.
+current_platform.register_triton_kernel_overrides()
+type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
+
 LONGEST = 1024
 # vLLM's attention takes heads of at least this width on a CPU.
 SIZES: dict[str, Any] = {"head_dim": 32, "hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": LONGEST}
@@ -61,7 +67,6 @@ class Engine:
 
     def __init__(self, folder: Path, model: PeftModel, store: str = "", **options: Any) -> None:
         from vllm import LLM
-        from vllm.platforms import current_platform
 
         backbone, adapter, store = folder / "backbone", folder / "adapter", store or f"files:{folder / 'memories'}"
         model.save_pretrained(str(adapter))
@@ -70,8 +75,6 @@ class Engine:
         strip_adapter_names(backbone)
         memories = engine_options(backbone, adapter, store=store)
         self.llm = LLM(str(backbone), **memories, **{**ENGINE, **options})
-        # vLLM 0.32 replaces kernels for the CPU once per engine, and fails in a process where it has done so.
-        type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
         self.keeper = open_keeper(store)
         self.scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
         from vllm.distributed.kv_transfer import get_kv_transfer_group
