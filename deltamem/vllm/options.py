@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from transformers import AutoConfig
+
+from deltamem.adapter.files import backbone_of, read_config
+from deltamem.backbones import find_backbone, shipped_adapter
 from deltamem_vllm import ARCHITECTURES, PREFIX
 
 # The key of our options in vLLM's `additional_config`.
@@ -45,28 +50,30 @@ class MemoryOptions:
         return cls(**given)
 
 
-def engine_options(model: str | os.PathLike[str], adapter: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
-    """The options with which vLLM runs a model with memories: `LLM(model, **engine_options(model, adapter))`.
+def engine_options(adapter: str | os.PathLike[str] | None = None, model: str | None = None, **options: Any) -> dict[str, Any]:
+    """The options with which vLLM runs a model with memories: `LLM(**engine_options(adapter))`.
 
     Args:
-        model: the backbone, a folder or a name on the Hub.
-        adapter: the adapter, likewise.
+        adapter: the adapter, a folder or a name on the Hub; the shipped one if None.
+        model: the backbone, likewise; the one that the adapter names if None.
         options: further ones of `MemoryOptions`.
 
     Raises:
-        ValueError: vLLM has no architecture with memories for this model.
-        OSError: there is no such model.
+        ValueError: vLLM has no architecture with memories for this model, or the adapter is of another method.
+        OSError: there is no such model or adapter.
     """
-    from transformers import AutoConfig
-
-    architectures = AutoConfig.from_pretrained(os.fspath(model)).architectures or []
-    name = next((name for name in architectures if name in ARCHITECTURES), None)
-    if name is None:
+    with nullcontext(os.fspath(adapter)) if adapter is not None else shipped_adapter() as name:
+        read_config(name)  # refuses an adapter of another method
+        backbone = find_backbone(backbone_of(name) if model is None else model)
+    architectures = AutoConfig.from_pretrained(backbone).architectures or []
+    known = next((architecture for architecture in architectures if architecture in ARCHITECTURES), None)
+    if known is None:
         raise ValueError(
             f"a model of the architectures {architectures!r} cannot have memories in vLLM; accepted are "
             f"{', '.join(ARCHITECTURES)}. `deltamem serve` takes every model that docs/architectures.md lists"
         )
     return {
-        "hf_overrides": {"architectures": [PREFIX + name]},
-        "additional_config": {NAME: asdict(MemoryOptions(os.fspath(adapter), **options))},
+        "model": backbone,
+        "hf_overrides": {"architectures": [PREFIX + known]},
+        "additional_config": {NAME: asdict(MemoryOptions(name, **options))},
     }

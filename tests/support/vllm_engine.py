@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,21 +60,14 @@ class Engine:
     """vLLM with a model and its adapter, step by step. A process can have one at a time.
 
     Args:
-        folder: where the model, the adapter and the memories are kept.
-        model: the model.
-        options: of vLLM's `LLM`.
+        options: of vLLM's `LLM`, with those of the memories.
     """
 
-    def __init__(self, folder: Path, model: PeftModel, store: str = "", **options: Any) -> None:
+    def __init__(self, options: Mapping[str, Any]) -> None:
         from vllm import LLM
 
-        backbone, adapter, store = folder / "backbone", folder / "adapter", store or f"files:{folder / 'memories'}"
-        model.save_pretrained(str(adapter))
-        with model.disable_adapter():
-            model.get_base_model().save_pretrained(str(backbone))
-        strip_adapter_names(backbone)
-        memories = engine_options(backbone, adapter, store=store)
-        self.llm = LLM(str(backbone), **memories, **{**ENGINE, **options})
+        store = options["additional_config"]["deltamem"]["store"]
+        self.llm = LLM(**{**ENGINE, **options})
         self.keeper = open_keeper(store)
         self.scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
         from vllm.distributed.kv_transfer import get_kv_transfer_group
@@ -82,6 +75,12 @@ class Engine:
         self.worker = get_kv_transfer_group()
         self.layers = [layer for _, layer in self.worker._layers()]
         self._number = 0
+
+    @classmethod
+    def of(cls, folder: Path, model: PeftModel, store: str = "", **options: Any) -> Engine:
+        """An engine of a tiny model, which is saved in a folder with its adapter and, unless there is a store, its memories."""
+        backbone, adapter = save(folder, model)
+        return cls({**engine_options(adapter, str(backbone), store=store or f"files:{folder / 'memories'}"), **options})
 
     def close(self) -> None:
         """Make room for another engine in this process."""
@@ -148,14 +147,18 @@ ENGINE: dict[str, Any] = {
 }
 
 
-def strip_adapter_names(folder: Path) -> None:
-    """Rename the weights of a backbone that was saved while an adapter wrapped its layers."""
+def save(folder: Path, model: PeftModel) -> tuple[Path, Path]:
+    """Save a model in a folder; returns the folders of the backbone and of the adapter."""
     from safetensors.torch import load_file, save_file
 
-    path = folder / "model.safetensors"
+    backbone, adapter = folder / "backbone", folder / "adapter"
+    model.save_pretrained(str(adapter))
+    model.get_base_model().save_pretrained(str(backbone))
+    path = backbone / "model.safetensors"  # which has the adapter too, and the names of the layers that it wraps
     weights = load_file(path)
     plain = {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if ".delta_mem_" not in name}
     save_file(plain, path, {"format": "pt"})
+    return backbone, adapter
 
 
 def strong(model_type: str, **options: Any) -> PeftModel:

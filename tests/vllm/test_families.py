@@ -28,7 +28,7 @@ TOLERANCE = 1e-4
 def pair(request, tmp_path_factory):
     """A model, and an engine of it."""
     model = strong(request.param, **OPTIONS.get(request.param, {}))
-    engine = Engine(tmp_path_factory.mktemp(request.param), model)
+    engine = Engine.of(tmp_path_factory.mktemp(request.param), model)
     yield model, engine
     engine.close()
 

@@ -1,4 +1,4 @@
-"""Many requests on many memories, with some given up and the cache so small that vLLM preempts: each memory equals its replay."""
+"""Many requests on many memories, some given up, in a cache so small that vLLM preempts: each memory equals its replay."""
 
 import os
 
@@ -22,7 +22,7 @@ def engine(tmp_path_factory):
     model = strong("llama")
     folder = tmp_path_factory.mktemp("many")
     store = f"sqlite:///{folder / 'memories.db'}"
-    engine = Engine(folder, model, store, num_gpu_blocks_override=BLOCKS, max_num_seqs=16)
+    engine = Engine.of(folder, model, store, num_gpu_blocks_override=BLOCKS, max_num_seqs=16)
     engine.model = model
     yield engine
     engine.close()

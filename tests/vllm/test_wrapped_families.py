@@ -14,7 +14,7 @@ def test_random_requests_in_changing_batches(model_type, tmp_path):
     model = strong(model_type)
     requests, memories = random_requests(24, seed=0), {}
     tokens = [expected(model, memories, request) for request in requests]  # before vLLM changes transformers' classes
-    engine = Engine(tmp_path, model)
+    engine = Engine.of(tmp_path, model)
     try:
         outputs = run_in_changing_batches(engine, requests, seed=1)
         assert [output.token_ids for output in outputs] == tokens
