@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 CONNECTOR, CONNECTOR_MODULE = "MemoryConnector", "deltamem.vllm.connector"
 SCHEDULER = "deltamem.vllm.scheduler.MemoryScheduler"
-REQUEST_CHECK = "deltamem.vllm.request_check:RequestCheck"
+REQUEST_CHECKS = "deltamem.vllm.request_check:"
 
 
 def configure(config: Any, config_hooks: Mapping[str, Any]) -> None:
@@ -40,8 +40,8 @@ def configure(config: Any, config_hooks: Mapping[str, Any]) -> None:
     config.scheduler_config.scheduler_cls = SCHEDULER
     config.model_config.enforce_eager = True
     _add_connector(config)
-    if config.use_v2_model_runner:
-        config.model_config.logits_processors = [*(config.model_config.logits_processors or ()), REQUEST_CHECK]
+    check = REQUEST_CHECKS + ("RequestCheck" if config.use_v2_model_runner else "FirstRequestCheck")
+    config.model_config.logits_processors = [*(config.model_config.logits_processors or ()), check]
 
 
 def _refused(config: Any) -> tuple[tuple[bool, str], ...]:
