@@ -42,8 +42,12 @@ class Keeper(Protocol):
         """End a claim."""
         ...
 
-    def load(self, key: Key) -> Kept:
+    def load(self, key: Key, writes: bool) -> Kept:
         """Read a memory.
+
+        Args:
+            key: its name.
+            writes: whether it is to be written afterwards.
 
         Raises:
             ValueError: it cannot be read, or may not be written by tokens.
@@ -90,12 +94,17 @@ class StoreKeeper:
         with suppress(Unavailable):
             self._store.release(key, self._holder)
 
-    def load(self, key: Key) -> Kept:
+    def load(self, key: Key, writes: bool) -> Kept:
         """See `Keeper`."""
         try:
             memory = self._store.load(key)
         except NotFound:
             return Kept(key, None)
+        if writes and memory.journal:
+            raise ValueError(
+                f"the memory {key} keeps a journal of its messages, and vLLM sees tokens without messages; give 'write': false, "
+                "or write it with `deltamem serve`"
+            )
         return Kept(key, DeltaMemState.from_bytes(memory.state), memory)
 
     def save(self, kept: Kept, state: DeltaMemState) -> None:
@@ -103,11 +112,6 @@ class StoreKeeper:
         memory, data, tokens = kept.record, state.to_bytes(), state.tokens[0]
         if memory is None:
             memory = self._store.create(kept.key, data, tokens=tokens)
-        if memory.journal:
-            raise ValueError(
-                f"the memory {kept.key} keeps a journal of its messages, and vLLM sees tokens without messages; give "
-                "'write': false, or write it with `deltamem serve`"
-            )
         self._store.save(replace(memory, state=data, tokens=tokens, turn=memory.turn + 1))
 
 
@@ -128,7 +132,7 @@ class FileKeeper:
     def release(self, key: Key) -> None:
         """See `Keeper`."""
 
-    def load(self, key: Key) -> Kept:
+    def load(self, key: Key, writes: bool) -> Kept:
         """See `Keeper`."""
         path = self._path(key)
         return Kept(key, DeltaMemState.load(path) if path.exists() else None)

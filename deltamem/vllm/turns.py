@@ -129,7 +129,7 @@ class Turns:
         try:
             if turn.writes and not self._claimed(turn, turn.use.key):
                 return False
-            turn.kept = self._load(turn.use.key)
+            turn.kept = self._load(turn.use.key, turn.writes)
         except (ValueError, OSError) as error:
             self._refuse(turn, str(error))
             return False
@@ -191,8 +191,8 @@ class Turns:
             self._held[key] = request_id
         return key in self._held
 
-    def _load(self, key: Key) -> Kept:
-        kept = self._keeper.load(key)
+    def _load(self, key: Key, writes: bool) -> Kept:
+        kept = self._keeper.load(key, writes)
         if kept.state is None:
             return kept
         check_fits_adapter(kept.state.snapshot, self._shapes(), self._adapter.name)

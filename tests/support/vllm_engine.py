@@ -128,12 +128,12 @@ class Engine:
 
     def memory(self, name: str) -> DeltaMemState | None:
         """A memory as it is kept."""
-        return self.keeper.load(Key(LOCAL, name)).state
+        return self.keeper.load(Key(LOCAL, name), False).state
 
     def keep(self, name: str, state: DeltaMemState) -> None:
         """Replace a memory."""
         key = Key(LOCAL, name)
-        self.keeper.save(self.keeper.load(key), state)
+        self.keeper.save(self.keeper.load(key, True), state)
 
 
 ENGINE: dict[str, Any] = {
