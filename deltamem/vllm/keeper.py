@@ -102,8 +102,8 @@ class StoreKeeper:
             return Kept(key, None)
         if writes and memory.journal:
             raise ValueError(
-                f"the memory {key} keeps a journal of its messages, and vLLM sees tokens without messages; give 'write': false, "
-                "or write it with `deltamem serve`"
+                f"the memory {key} keeps a journal of its messages, and vLLM sees tokens without messages; give 'write': "
+                "false, or write it with `deltamem serve`"
             )
         return Kept(key, DeltaMemState.from_bytes(memory.state), memory)
 

@@ -1,7 +1,7 @@
 """Refuses a request whose memory cannot be used before it reaches the engine.
 
-vLLM lets its logits processors check requests on arrival, and answers with what they raise. These change no logits. There are two,
-because the interface depends on vLLM's model runner.
+vLLM lets its logits processors check requests on arrival, and answers with what they raise. These change no logits. There are
+two, because the interface depends on vLLM's model runner.
 """
 
 from __future__ import annotations
