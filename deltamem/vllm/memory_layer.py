@@ -87,17 +87,16 @@ class MemoryLayer(nn.Module, MambaBase):
 
     def _enter(self, packed: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the packed projection: read and write the memory, and correct the output in place."""
-        hidden, features = args[0].flatten(0, -2), output[0] if isinstance(output, tuple) else output  # [T, width]
-        self._reads = reads = self.read_and_write(hidden)
+        self._reads = reads = self.read_and_write(_flat(args[0]))
         if reads is not None:
+            features = _flat(output)
             for role, start in packed.items():
-                self._add(role, reads, features.flatten(0, -2).narrow(1, start, self._maps[role].shape[1]))
+                self._add(role, reads, features.narrow(1, start, self._maps[role].shape[1]))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the output projection: correct the output in place."""
         if self._reads is not None:
-            features = output[0] if isinstance(output, tuple) else output
-            self._add("o", self._reads, features.flatten(0, -2))
+            self._add("o", self._reads, _flat(output))
             self._reads = None
 
     def read_and_write(self, hidden: Tensor) -> Tensor | None:
@@ -162,3 +161,9 @@ class MemoryLayer(nn.Module, MambaBase):
             mamba_type=self.mamba_type,
             tp_replicated=True,
         )
+
+
+def _flat(tensor: Any) -> Tensor:
+    """A view [T, features] of what enters or leaves a projection; vLLM's also return their bias."""
+    found: Tensor = tensor[0] if isinstance(tensor, tuple) else tensor
+    return found.view(-1, found.shape[-1])
