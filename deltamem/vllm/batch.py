@@ -73,15 +73,25 @@ def _places(starts: Sequence[int], length: int, device: torch.device) -> slice |
     return places.flatten()
 
 
-def read_and_write(
-    kind: MemoryKind, weight: Tensor, bias: Tensor, hidden: Tensor, states: Mapping[str, Tensor], groups: Sequence[Group]
-) -> Tensor:
-    """Let the tokens of a step read the memories of one layer and, where they write, change them in place.
+class Entrance:
+    """How hidden states enter a memory.
 
     Args:
         kind: the update rule.
         weight: the map from the hidden states to the rows that read and write, float32 [read_rows + write_rows, width].
         bias: the bias of the gates, [bias_rows].
+    """
+
+    def __init__(self, kind: MemoryKind, weight: Tensor, bias: Tensor) -> None:
+        self.kind, self.weight, self.bias = kind, weight, bias
+        self.reading = weight[: kind.read_rows]
+
+
+def read_and_write(entrance: Entrance, hidden: Tensor, states: Mapping[str, Tensor], groups: Sequence[Group]) -> Tensor:
+    """Let the tokens of a step read the memories of one layer and, where they write, change them in place.
+
+    Args:
+        entrance: how the hidden states enter the memory.
         hidden: the hidden states that enter the layer's projections, [T, width].
         states: the states by part, float32 [S, ...].
         groups: what the tokens do.
@@ -90,23 +100,21 @@ def read_and_write(
         The reads, float32 [T, read_width]; zero for tokens in no group.
     """
     if len(groups) == 1 and groups[0].tokens == slice(0, len(hidden)):
-        return _passed(kind, weight, bias, hidden, states, groups[0])
-    reads = torch.zeros((len(hidden), kind.read_width), dtype=torch.float32, device=hidden.device)
+        return _passed(entrance, hidden, states, groups[0])
+    reads = torch.zeros((len(hidden), entrance.kind.read_width), dtype=torch.float32, device=hidden.device)
     for group in groups:
-        reads[group.tokens] = _passed(kind, weight, bias, hidden[group.tokens], states, group)
+        reads[group.tokens] = _passed(entrance, hidden[group.tokens], states, group)
     return reads
 
 
-def _passed(
-    kind: MemoryKind, weight: Tensor, bias: Tensor, hidden: Tensor, states: Mapping[str, Tensor], group: Group
-) -> Tensor:
+def _passed(entrance: Entrance, hidden: Tensor, states: Mapping[str, Tensor], group: Group) -> Tensor:
     """The reads of one group, [B * C, read_width], from its hidden states [B * C, width]."""
+    kind, weight = entrance.kind, entrance.weight if group.writes else entrance.reading
     state = {part: tensor[group.slots] for part, tensor in states.items()}  # [B, ...]
-    rows = weight if group.writes else weight[: kind.read_rows]
-    projected = F.linear(hidden.to(weight.dtype), rows).unflatten(0, (-1, group.length))  # [B, C, rows]
+    projected = F.linear(hidden.to(weight.dtype), weight).view(-1, group.length, len(weight))  # [B, C, rows]
     if not group.writes:
         return kind.read(projected, state, None).flatten(0, 1)
-    outcome = kind.read_and_write(projected, bias, state, None)
+    outcome = kind.read_and_write(projected, entrance.bias, state, None)
     for part, tensor in states.items():
         tensor[group.slots] = outcome.state[part]
     return outcome.reads.flatten(0, 1)

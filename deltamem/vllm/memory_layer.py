@@ -5,12 +5,12 @@ Shapes: S slots, T tokens of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.mamba.abstract import MambaBase
 from vllm.v1.attention.backends.registry import MambaAttentionBackendEnum
@@ -18,17 +18,17 @@ from vllm.v1.kv_cache_interface import MambaSpec
 
 from deltamem.rule import MemoryKind
 from deltamem.vllm.adapter import LayerWeights
-from deltamem.vllm.batch import Use, read_and_write
+from deltamem.vllm.batch import Entrance, Use, read_and_write
 from deltamem.vllm.places import Place
 from deltamem.vllm.step import MemoryBackend, Step
 
 
-class MemoryLayer(nn.Module, MambaBase):
+class MemoryLayer(MambaBase):
     """Corrects the projections of an attention module by what its memory holds.
 
-    The states are in vLLM's cache: one slot per running request, a block of its own. When the packed projection has run, its
-    hook takes the hidden states from its arguments, reads and writes the memory, and corrects queries, keys and values; the
-    hook of the output projection adds the rest.
+    The states are in vLLM's cache: one slot per running request, a block of its own. The packed projection, when it has run,
+    reads and writes the memory with the hidden states that it was given, and corrects its queries, keys and values; the output
+    projection adds the rest. This is no module, and no hooks are used, because both would cost more than the arithmetic.
 
     Args:
         name: the name of the attention module.
@@ -36,99 +36,82 @@ class MemoryLayer(nn.Module, MambaBase):
         weights: the adapter's weights in this layer.
         scale: factor of the corrections.
         uses: what the request in each slot does with its memory; all layers share it, and the connector changes it.
-        device: the device of the model.
+
+    Attributes:
+        states: the states by part, float32 [S, ...]: views of vLLM's cache; none before it is there.
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: MemoryKind,
-        weights: LayerWeights,
-        scale: float,
-        uses: dict[int, Use],
-        device: torch.device,
-    ) -> None:
-        super().__init__()
+    def __init__(self, name: str, kind: MemoryKind, weights: LayerWeights, scale: float, uses: dict[int, Use]) -> None:
         self.name, self.kind, self.uses = name, kind, uses
         self.prefix = f"{name}.delta_mem"
-        self._scale = scale
+        self.states: dict[str, Tensor] = {}
+        self.kv_cache = ()
+        self._weights, self._scale = weights, scale
         self._reads: Tensor | None = None
-        self.entrance: Tensor
-        self.bias: Tensor
-        # Not parameters: vLLM's loaders would look for them in the backbone's checkpoint.
-        self.register_buffer("entrance", weights.entrance.to(device), persistent=False)
-        self.register_buffer("bias", weights.bias.to(device), persistent=False)
-        self._corrections = dict(weights.corrections)
-        self._maps: dict[str, Tensor] = {}
-        self.kv_cache: tuple[Tensor, ...] = ()
 
     def attach(self, projections: Mapping[str, Place]) -> None:
-        """Hook the projections of the attention module.
+        """Take the projections of the attention module over.
 
         Raises:
             ValueError: the adapter's corrections have other widths.
         """
-        found = {role: projections[role].total for role in self._corrections}
-        given = {role: len(weight) for role, weight in self._corrections.items()}
-        entrance: Any = projections["q"].module
-        if found != given or self.entrance.shape[1] != entrance.input_size:
+        entrance, corrections = self._weights.entrance, self._weights.corrections
+        module: Any = projections["q"].module
+        found = {role: projections[role].total for role in corrections}
+        given = {role: len(weight) for role, weight in corrections.items()}
+        if found != given or entrance.shape[1] != module.input_size:
             raise ValueError(
-                f"the adapter's weights for {self.name} are for hidden states of the width {self.entrance.shape[1]} and for "
-                f"outputs of the widths {given}, but the model has {entrance.input_size} and {found}; load the backbone that "
-                "it was trained on"
+                f"the adapter's weights for {self.name} are for hidden states of the width {entrance.shape[1]} and for outputs "
+                f"of the widths {given}, but the model has {module.input_size} and {found}; load the backbone that it was "
+                "trained on"
             )
-        device = self.entrance.device
-        # The transposed maps of this rank's features, [read_width, features], in the order in which they run.
-        self._maps = {role: projections[role].own_rows(weight).to(device).t() for role, weight in self._corrections.items()}
-        packed = {role: projections[role].start for role in self._maps if role != "o"}
-        entrance.register_forward_hook(partial(self._enter, packed))
-        if "o" in self._maps:
-            projections["o"].module.register_forward_hook(self._leave)
+        device = next(module.parameters()).device
+        self._entrance = Entrance(self.kind, entrance.to(device), self._weights.bias.to(device))
+        # The maps of this rank's features, transposed and scaled, [read_width, features].
+        maps = {role: (self._scale * projections[role].own_rows(weight)).to(device).t() for role, weight in corrections.items()}
+        packed = [(projections[role].start, matrix) for role, matrix in maps.items() if role != "o"]
+        module.forward = partial(self._enter, module.forward, packed)
+        if "o" in maps:
+            output: Any = projections["o"].module
+            output.forward = partial(self._leave, output.forward, maps["o"])
 
-    def _enter(self, packed: Mapping[str, int], module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook of the packed projection: read and write the memory, and correct the output in place."""
-        self._reads = reads = self.read_and_write(_flat(args[0]))
+    def _enter(self, run: Callable[..., Any], packed: Sequence[tuple[int, Tensor]], hidden: Tensor, *args: Any) -> Any:
+        """Run the packed projection, read and write the memory, and correct the output in place."""
+        output = run(hidden, *args)
+        self._reads = reads = self.read_and_write(hidden)
         if reads is not None:
-            features = _flat(output)
-            for role, start in packed.items():
-                self._add(role, reads, features.narrow(1, start, self._maps[role].shape[1]))
+            for start, matrix in packed:
+                _add(reads, matrix, _flat(output).narrow(1, start, matrix.shape[1]))
+        return output
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Forward hook of the output projection: correct the output in place."""
-        if self._reads is not None:
-            self._add("o", self._reads, _flat(output))
+    def _leave(self, run: Callable[..., Any], matrix: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the output projection, and correct the output in place."""
+        output, reads = run(*args, **kwargs), self._reads
+        if reads is not None:
+            _add(reads, matrix, _flat(output))
             self._reads = None
+        return output
 
     def read_and_write(self, hidden: Tensor) -> Tensor | None:
         """Pass the tokens of this step through the memory.
 
         Args:
-            hidden: what enters the packed projection, [T, width].
+            hidden: what enters the packed projection, [..., width].
 
         Returns:
             The reads, float32 [T, read_width]; None if no request of this step has a memory.
         """
         steps = get_forward_context().attn_metadata
         step: Step | None = None if steps is None else steps[self.prefix]
-        groups = [] if step is None else step.groups(self.uses)
-        if not groups:
-            return None
-        return read_and_write(self.kind, self.entrance, self.bias, hidden, self.states, groups)
-
-    def _add(self, role: str, reads: Tensor, output: Tensor) -> None:
-        """Add a correction to features [T, features] in place."""
-        weight = self._maps[role]
-        if output.dtype is torch.float32:
-            output.addmm_(reads, weight, alpha=self._scale)
-        else:
-            output.add_((reads @ weight).mul_(self._scale))  # rounded once, on adding
-
-    @property
-    def states(self) -> dict[str, Tensor]:
-        """The states by part, float32 [S, ...]: views of vLLM's cache."""
-        return dict(zip(self.kind.state_parts, self.kv_cache, strict=True))
+        groups = None if step is None else step.groups(self.uses)
+        return read_and_write(self._entrance, _flat(hidden), self.states, groups) if groups else None
 
     # ------------------------------------------------------------------------------------ what vLLM asks a recurrent layer
+
+    def bind_kv_cache(self, kv_cache: Tensor) -> None:
+        """See `MambaBase`."""
+        super().bind_kv_cache(kv_cache)
+        self.states = dict(zip(self.kind.state_parts, self.kv_cache, strict=True))
 
     def get_state_shape(self) -> tuple[tuple[int, ...], ...]:
         """See `MambaBase`."""
@@ -161,6 +144,14 @@ class MemoryLayer(nn.Module, MambaBase):
             mamba_type=self.mamba_type,
             tp_replicated=True,
         )
+
+
+def _add(reads: Tensor, matrix: Tensor, output: Tensor) -> None:
+    """Add a correction to features [T, features] in place."""
+    if output.dtype is torch.float32:
+        output.addmm_(reads, matrix)
+    else:
+        output.add_(reads @ matrix)  # rounded once, on adding
 
 
 def _flat(tensor: Any) -> Tensor:

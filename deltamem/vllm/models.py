@@ -59,10 +59,8 @@ def attach(model: nn.Module, adapter: Adapter, vllm_config: Any) -> None:
     uses: dict[int, Use] = {}
     for name, weights in adapter.layers.items():
         place = projections[name]
-        device = next(place["q"].module.parameters()).device
-        layer = MemoryLayer(name, adapter.config.memory_kind, weights, adapter.config.alpha / adapter.config.r, uses, device)
+        layer = MemoryLayer(name, adapter.config.memory_kind, weights, adapter.config.alpha / adapter.config.r, uses)
         layer.attach(place)
-        modules[name].delta_mem = layer
         vllm_config.compilation_config.static_forward_context[layer.prefix] = layer
 
 

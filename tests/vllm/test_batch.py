@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltamem import DeltaMemConfig
-from deltamem.vllm.batch import Use, grouped, read_and_write
+from deltamem.vllm.batch import Entrance, Use, grouped, read_and_write
 
 WIDTH, SLOTS = 12, 9
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_a_step_equals_each_request_on_its_own(kind, requests, random):
     before = {part: tensor.clone() for part, tensor in states.items()}
     uses = {slot: use for slot, (_, use) in zip(slots, requests, strict=True)}
 
-    reads = read_and_write(kind, weight, bias, hidden, states, grouped(bounds, slots, uses, CPU))
+    reads = read_and_write(Entrance(kind, weight, bias), hidden, states, grouped(bounds, slots, uses, CPU))
 
     expected_reads = torch.zeros_like(reads)
     expected = {part: tensor.clone() for part, tensor in before.items()}
@@ -64,6 +64,6 @@ def test_swapped_slots_are_seen():
     weight, bias = weights(kind, 0)
     hidden, states = torch.randn(2, WIDTH), torch.randn(SLOTS, *kind.state_parts["state"])
     uses = {1: Use.READ, 2: Use.READ}
-    there = read_and_write(kind, weight, bias, hidden, {"state": states}, grouped([0, 1, 2], [1, 2], uses, CPU))
-    swapped = read_and_write(kind, weight, bias, hidden, {"state": states}, grouped([0, 1, 2], [2, 1], uses, CPU))
+    there = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [1, 2], uses, CPU))
+    swapped = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [2, 1], uses, CPU))
     assert not torch.allclose(there, swapped, atol=1e-2)
