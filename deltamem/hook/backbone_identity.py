@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltamem.hook.text_decoder import text_config
 
@@ -18,15 +18,15 @@ EMBEDDING = "embedding"
 NUMBERS, LEAST_COSINE = 64, 0.8
 
 
-def backbone_identity(model: nn.Module) -> dict[str, Any]:
+def backbone_identity(model: Any) -> dict[str, Any]:
     """Describe a transformers model by its type, the sizes of its text decoder, and some numbers of its embedding."""
     text = text_config(model)
-    numbers = _embedding_numbers(model)
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return {
         "model_type": getattr(getattr(model, "config", None), "model_type", None),
         "hidden_size": getattr(text, "hidden_size", None),
         "num_hidden_layers": getattr(text, "num_hidden_layers", None),
-        EMBEDDING: None if numbers is None else [float(f"{number:.4g}") for number in numbers.tolist()],
+        EMBEDDING: backbone_numbers(getattr(embedding, "weight", None)),
     }
 
 
@@ -78,10 +78,9 @@ def check_backbone(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Non
         )
 
 
-def _embedding_numbers(model: Any) -> Tensor | None:
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    weight = getattr(embedding, "weight", None)
+def backbone_numbers(weight: Any) -> list[float] | None:
+    """Some numbers of an embedding `[vocabulary, width]`, to four digits; None if they cannot be read or are all zero."""
     if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point() or weight.ndim != 2:
         return None
     numbers = weight.detach()[:NUMBERS, :NUMBERS].diagonal().float().cpu()
-    return numbers if numbers.any() else None
+    return [float(f"{number:.4g}") for number in numbers.tolist()] if numbers.any() else None

@@ -19,7 +19,7 @@ LEVELS = (
     ("chat",),
     ("__init__", "training"),
     ("inspection",),
-    ("evaluation", "serve"),
+    ("evaluation", "serve", "vllm"),
     ("study", "benchmark"),
     ("cli",),
 )

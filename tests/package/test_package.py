@@ -27,6 +27,7 @@ def test_the_wheel_has_all_files_of_the_library_and_nothing_else(tmp_path):
         "registry": "deltamem/registry",
         "adapters": "deltamem/adapters",
         "deltamem_cli": "deltamem_cli",
+        "deltamem_vllm": "deltamem_vllm",
     }
     expected = {
         f"{place}/{path.relative_to(ROOT / folder).as_posix()}"

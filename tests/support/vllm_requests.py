@@ -1,0 +1,64 @@
+"""Random requests to an engine, in batches that change with every step, and what is expected of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from vllm_engine import Engine, Request, random_prompt
+from vllm_oracle import answered
+
+from deltamem import DeltaMemState
+
+
+def random_requests(number: int, seed: int) -> list[Request]:
+    """Requests of all kinds, of which those of one memory come one after another."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(*choices: Any) -> Any:
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    return [
+        Request(
+            random_prompt(pick(1, 2, 7, 40, 130, int(torch.randint(1, 800, (), generator=generator))), generator),
+            length=pick(1, 2, 9, 25),
+            memory=pick(None, "anna", "anna", "bob", "bob"),
+            write=pick("after", "during", False),
+            stop=pick(None, None, 5),
+        )
+        for _ in range(number)
+    ]
+
+
+def expected(model: PeftModel, memories: dict[str, DeltaMemState | None], request: Request) -> list[int]:
+    """The tokens of a request; its memory is changed in the dictionary."""
+    before = None if request.memory is None else memories.get(request.memory)
+    write = request.write if request.memory is not None else False
+    result = answered(model, before, request.prompt, request.length, write, request.stop)
+    if request.memory is not None and write:
+        memories[request.memory] = result.memory
+    return result.tokens
+
+
+def run_in_changing_batches(engine: Engine, requests: Sequence[Request], seed: int) -> list[Any]:
+    """Send requests one by one between steps, and return their answers.
+
+    A request that only reads may come before or after a writer that is under way. So of the requests on one memory, one is
+    under way at a time, and they run in their order.
+    """
+    waiting, ids, ended = [*range(len(requests))], dict[str, int](), dict[int, Any]()
+    busy: set[str | None] = set()
+    generator = torch.Generator().manual_seed(seed)
+    while waiting or engine.busy:
+        for number in waiting[: int(torch.randint(3, (), generator=generator))]:
+            memory = requests[number].memory
+            if memory not in busy:
+                waiting.remove(number)
+                ids[engine.begin(requests[number])] = number
+                busy |= {memory} - {None}
+        for name, output in engine.step().items():
+            ended[ids[name]] = output
+            busy -= {requests[ids[name]].memory}
+    return [ended[number] for number in range(len(requests))]

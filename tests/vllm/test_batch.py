@@ -1,0 +1,69 @@
+"""A step's flat batch equals each request on its own; no engine is needed."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltamem import DeltaMemConfig
+from deltamem.vllm.batch import Entrance, Use, grouped, read_and_write
+
+WIDTH, SLOTS = 12, 9
+CPU = torch.device("cpu")
+KINDS = [
+    DeltaMemConfig(r=4).memory_kind,
+    DeltaMemConfig(r=4, num_states=3, decay="learned", rowwise_gates=False).memory_kind,
+    DeltaMemConfig(r=2, decay="none").memory_kind,
+]
+
+
+def weights(kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(kind.read_rows + kind.write_rows, WIDTH, generator=generator),
+        torch.randn(kind.bias_rows, generator=generator),
+    )
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.lists(st.tuples(st.sampled_from([1, 1, 1, 2, 5, 40]), st.sampled_from([*Use])), min_size=1, max_size=SLOTS - 1),
+    st.randoms(use_true_random=False),
+)
+def test_a_step_equals_each_request_on_its_own(kind, requests, random):
+    weight, bias = weights(kind, random.randrange(1000))
+    slots = random.sample(range(SLOTS), len(requests))
+    bounds = [0]
+    for length, _ in requests:
+        bounds.append(bounds[-1] + length)
+    hidden = torch.randn(bounds[-1] + 3, WIDTH)  # three tokens of padding
+    states = {part: torch.randn(SLOTS, *shape) for part, shape in kind.state_parts.items()}
+    before = {part: tensor.clone() for part, tensor in states.items()}
+    uses = {slot: use for slot, (_, use) in zip(slots, requests, strict=True)}
+
+    reads = read_and_write(Entrance(kind, weight, bias), hidden, states, grouped(bounds, slots, uses, CPU))
+
+    expected_reads = torch.zeros_like(reads)
+    expected = {part: tensor.clone() for part, tensor in before.items()}
+    for start, end, slot in zip(bounds[:-1], bounds[1:], slots, strict=True):
+        own = {part: tensor[slot][None] for part, tensor in before.items()}
+        projected = (hidden[start:end] @ weight.T)[None]
+        if uses[slot] is Use.READ:
+            expected_reads[start:end] = kind.read(projected[..., : kind.read_rows], own, None)[0]
+        if uses[slot] is Use.WRITE:
+            outcome = kind.read_and_write(projected, bias, own, None)
+            expected_reads[start:end] = outcome.reads[0]
+            for part, tensor in expected.items():
+                tensor[slot] = outcome.state[part][0]
+    torch.testing.assert_close(reads, expected_reads, atol=1e-5, rtol=1e-5)
+    for part, tensor in states.items():
+        torch.testing.assert_close(tensor, expected[part], atol=1e-5, rtol=1e-5)
+
+
+def test_swapped_slots_are_seen():
+    kind = KINDS[0]
+    weight, bias = weights(kind, 0)
+    hidden, states = torch.randn(2, WIDTH), torch.randn(SLOTS, *kind.state_parts["state"])
+    uses = {1: Use.READ, 2: Use.READ}
+    there = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [1, 2], uses, CPU))
+    swapped = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [2, 1], uses, CPU))
+    assert not torch.allclose(there, swapped, atol=1e-2)
