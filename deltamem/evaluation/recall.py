@@ -66,9 +66,9 @@ class Recall:
         return [_names(said, episode) for said, episode in zip(self.said, self.episodes, strict=True)]
 
     @property
-    def generated(self) -> float:
-        """Share of episodes whose generated answer is exactly right."""
-        return sum(self.exact) / len(self.episodes)
+    def said_right(self) -> float:
+        """Share of episodes whose generated answer names the right candidate and no other."""
+        return sum(self.named) / len(self.episodes)
 
     @property
     def accuracy(self) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from deltamem.backbones import SHIPPED_SYSTEM, Placement, load_adapted, shipped_adapter
+from deltamem.backbones import Placement, load_adapted, shipped_adapter
 from deltamem.serve.api.access import Access, read_keys
 from deltamem.serve.api.app import make_app
 from deltamem.serve.api.metrics import Metrics
@@ -81,14 +81,15 @@ def service(model: str | None, adapter: str | None, options: Options, placement:
     """
     keys = None if options.keys is None else read_keys(options.keys)
     store = Store(options.store)
-    system = SHIPPED_SYSTEM if adapter is None and options.system is None else options.system
     with shipped_adapter() if adapter is None else nullcontext(adapter) as folder:
         adapted, tokenizer = load_adapted(folder, model, placement)
     name = options.name or Path(adapted.get_base_model().name_or_path).name
     engine = Engine(adapted, tokenizer, options.rows, options.waiting)
     try:
         memories = ServedMemories(engine, store, NewMemory(options.journal, options.ttl))
-        yield Service(memories, Access(keys, options.rate), Metrics(engine), name, system, options.write, options.seconds)
+        yield Service(
+            memories, Access(keys, options.rate), Metrics(engine), name, options.system, options.write, options.seconds
+        )
     finally:
         engine.close()
         store.close()

@@ -84,7 +84,8 @@ class Adapter:
 def _layer(place: str, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> LayerWeights:
     kind = config.memory_kind
     corrections: dict[str, Tensor] = {role: weights[role] for role in config.corrections if role in weights}
-    entrance, bias = weights.get("in", torch.empty(0, 0)), weights.get("gate_bias", torch.empty(0))
+    none = torch.empty(0, dtype=torch.float32, device="meta")
+    entrance, bias = weights.get("in", none), weights.get("gate_bias", none)
     sound = (
         {*weights} == {"in", "gate_bias", *corrections}
         and {"q", "o"} & {*config.corrections} <= {*corrections}

@@ -156,7 +156,9 @@ class Turns:
         before = 0 if turn.kept.state is None else turn.kept.state.tokens[0]
         parts = {part: tensor[:, None] for part, tensor in states.items()}  # [L, 1, ...]
         try:
-            snapshot = Snapshot(tuple(self._adapter.layers), parts, torch.tensor([before + tokens], dtype=torch.int64))
+            snapshot = Snapshot(
+                tuple(self._adapter.layers), parts, torch.tensor([before + tokens], dtype=torch.int64, device="cpu")
+            )
             self._keeper.save(turn.kept, DeltaMemState(snapshot, self._adapter.fingerprint))
         except (ValueError, OSError) as error:
             turn.error = str(error)
@@ -208,8 +210,11 @@ class Turns:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the states of one memory, by their names in a file."""
         kind, layers = self._adapter.config.memory_kind, tuple(self._adapter.layers)
-        parts = {part: torch.empty(len(layers), 1, *shape, device="meta") for part, shape in kind.state_parts.items()}
-        states = Snapshot(layers, parts, torch.zeros(1, dtype=torch.int64)).states()
+        parts = {
+            part: torch.empty(len(layers), 1, *shape, dtype=torch.float32, device="meta")
+            for part, shape in kind.state_parts.items()
+        }
+        states = Snapshot(layers, parts, torch.zeros(1, dtype=torch.int64, device="cpu")).states()
         return {name: tuple(tensor.shape) for name, tensor in states.items()}
 
     def _refuse(self, turn: Turn, error: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 
 from deltamem import ChatSession
-from deltamem.backbones import SHIPPED_ADAPTER, SHIPPED_SYSTEM, load_backbone
+from deltamem.backbones import SHIPPED_ADAPTER, load_backbone
 from deltamem.evaluation.recall import RecallTest
 from deltamem.training.facts import FactEpisodeConfig, fact_episodes
 
@@ -21,12 +21,11 @@ def adapted():
 
 
 def test_a_fact_is_recalled_from_its_own_memory_alone(adapted):
-    test = RecallTest(*adapted, system=SHIPPED_SYSTEM)
+    test = RecallTest(*adapted)
     recalls = test.run(fact_episodes(12, 1, FactEpisodeConfig(), "held_out"), ("memory", "zero_memory", "shuffled_memory"))
-    accuracy = {recall.setting: recall.accuracy for recall in recalls}
-    assert accuracy["memory"] >= 0.8
-    # Chance is 0.1: more than 4 of 12 happen once in 230 times.
-    assert max(accuracy["zero_memory"], accuracy["shuffled_memory"]) <= 0.35
+    named = {recall.setting: recall.said_right for recall in recalls}
+    assert named["memory"] >= 0.5
+    assert max(named["zero_memory"], named["shuffled_memory"]) <= 0.1
 
 
 @torch.no_grad()
@@ -40,7 +39,7 @@ def test_disabled_it_is_the_backbone(adapted):
 
 def test_a_chat_remembers_what_is_out_of_its_context(adapted, tmp_path):
     model, tokenizer = adapted
-    chat = ChatSession(model, tokenizer, system=SHIPPED_SYSTEM)
+    chat = ChatSession(model, tokenizer)
     chat.observe([{"role": "user", "content": "Anna's favourite colour is red."}, {"role": "assistant", "content": "Okay."}])
     chat.save(tmp_path)
     loaded = ChatSession.load(tmp_path, model, tokenizer)

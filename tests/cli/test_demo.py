@@ -26,8 +26,8 @@ def test_the_demo_as_json(folders):
     assert {*figures["accuracy"]} == {*SETTINGS}
     assert all({*by_facts} == {"1", "4"} for by_facts in figures["accuracy"].values())
     assert figures["accuracy"]["no_memory"] == figures["accuracy"]["zero_memory"]
-    assert {*figures["generated"]} == {*SETTINGS}
-    assert {*figures["unseen_values"]} == {*figures["unseen_generated"]} == {"1", "4"}
+    assert {*figures["named"]} == {*SETTINGS}
+    assert {*figures["unseen_values"]} == {*figures["unseen_named"]} == {"1", "4"}
     assert figures["chance"] == 0.1
     assert figures["memory_bytes"] == 2 * 4 * 4 * 4  # layers, rows, columns, bytes
     assert figures["kv_cache_bytes"] % (2 * 2 * 2 * 8 * 4) == 0  # keys and values, layers, heads, width, bytes
@@ -52,7 +52,7 @@ def test_the_demo_as_tables(folders):
     ):
         assert expected in result.output
     assert "ranked first" in result.output
-    assert "generated" in result.output
+    assert "named" in result.output
 
 
 def test_what_a_model_says_is_no_markup(capsys):

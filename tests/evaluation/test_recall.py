@@ -161,7 +161,7 @@ def test_accuracy_counts_the_right_answers():
     recall = Recall("memory", EPISODES, ["teal", "teal", "Oslo"], ["Teal.", "red", "teal"])
     assert recall.accuracy == pytest.approx(2 / 3)
     assert recall.exact == [True, True, False]
-    assert recall.generated == pytest.approx(2 / 3)
+    assert recall.said_right == pytest.approx(2 / 3)
     assert recall.interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
 
 

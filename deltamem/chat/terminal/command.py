@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from deltamem.backbones import SHIPPED_SYSTEM, Placement, load_adapted, shipped_adapter
+from deltamem.backbones import Placement, load_adapted, shipped_adapter
 from deltamem.chat.store import SessionStore
 from deltamem.chat.terminal.conversation import Conversation
 from deltamem.chat.terminal.loop import ended_by_signals, talk
@@ -38,7 +38,7 @@ def run(
         model: the backbone, a folder or a name on the Hub; the adapter's backbone if None.
         adapter: the adapter, a folder or a name on the Hub; the shipped one if None.
         sessions: the folder of the saved sessions.
-        system: the system prompt. If None: for the shipped adapter, that of its training; for others, the template's default.
+        system: the system prompt; the template's default if None.
         max_new_tokens: the maximum length of an answer.
         temperature: the sampling temperature, 0 for greedy decoding; the model's generation options if None.
         placement: the backbone's device and dtype.
@@ -47,8 +47,6 @@ def run(
     Raises:
         ValueError, OSError: the model, the adapter or an option is not accepted; the message says why.
     """
-    if adapter is None and system is None:
-        system = SHIPPED_SYSTEM
     with shipped_adapter() if adapter is None else nullcontext(adapter) as folder:
         adapted, tokenizer = load_adapted(folder, model, placement)
         only_facts = trained_on_facts_alone(folder)
