@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions, own_answers
 from layers import FrozenBackbone, UpperLayers, Words
 from measure import HeldOut
+from peft import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -298,6 +299,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="folder for the adapter and the run; an interrupted run goes on")
     parser.add_argument("--data", type=Path, required=True, help="folder with the files that README.md names")
     parser.add_argument("--model", default=SMOLLM2, help="the backbone: a folder or a name on the Hub")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter with the same options to start from")
     parser.add_argument("--first-layer", type=int, default=20, help="the first layer with a memory; all above have one")
     parser.add_argument("--r", type=int, default=16, help="width of a state")
     parser.add_argument("--num-states", type=int, default=4, help="states in each layer")
@@ -314,6 +316,7 @@ def main() -> None:
     options = parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(options.seed)
+    options.output.mkdir(parents=True, exist_ok=True)
     backbone = FrozenBackbone(options.model, options.first_layer)
     config = {"r": options.r, "alpha": 2.0 * options.r, "num_states": options.num_states, "decay": options.decay}
     upper = UpperLayers(backbone, config)
@@ -326,6 +329,9 @@ def main() -> None:
     trainer = Trainer(upper, Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD))), options)
     if checkpoint.exists():
         trainer.load(checkpoint)
+    elif options.adapter is not None:
+        set_peft_model_state_dict(upper.whole, load_peft_weights(str(options.adapter)))
+        upper.pull()
     else:
         start(upper, sources.talks(held_out=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
