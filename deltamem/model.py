@@ -27,7 +27,7 @@ from deltamem.hook.registered import attention_modules, hook_for
 from deltamem.hook.text_decoder import text_config
 from deltamem.layer import DeltaMemLayer
 from deltamem.memory.segments import whole_numbers
-from deltamem.memory.snapshot import OPEN_SUMS, Snapshot, state_name
+from deltamem.memory.snapshot import OPEN_SUMS, Snapshot, state_shapes
 from deltamem.memory.soundness import check_fits_adapter
 from deltamem.memory.state import DeltaMemState
 from deltamem.versions import names_in_model
@@ -275,11 +275,7 @@ class DeltaMemModel(BaseTuner):
         if not isinstance(state, DeltaMemState):
             raise TypeError(f"a memory must be a DeltaMemState, got {type(state).__name__}; make one with model.new_memory()")
         layers = self._layers_in_use()
-        expected = {
-            state_name(part, layer): (state.batch_size, *shape)
-            for part, shape in self.active_peft_config.memory_kind.state_parts.items()
-            for layer in layers
-        }
+        expected = state_shapes(layers, self.active_peft_config.memory_kind.state_parts, state.batch_size)
         if state.snapshot.open_segment is not None and self.active_peft_config.writes_segments:
             widths = {name: layer.adapter_weights(self.active_adapters[0])["in"].shape[1] for name, layer in layers.items()}
             expected |= {OPEN_SUMS + name: (state.batch_size, width) for name, width in widths.items()}

@@ -5,7 +5,7 @@ Shapes: L attention layers, B batch rows, W width of the hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -195,6 +195,17 @@ def _check_states(states: Mapping[str, Tensor]) -> None:
 def state_name(part: str, layer: str) -> str:
     """The name of a part of a layer's state in a file."""
     return layer if part == STATE else f"{PART}{part}:{layer}"
+
+
+def state_shapes(layers: Iterable[str], parts: Mapping[str, tuple[int, ...]], rows: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the states of so many memories, by their names in a file.
+
+    Args:
+        layers: names of the attention layers.
+        parts: the shapes of the parts of a layer's state, without rows; see `MemoryKind`.
+        rows: the number of memories.
+    """
+    return {state_name(part, layer): (rows, *shape) for part, shape in parts.items() for layer in layers}
 
 
 def counted(counts: Tensor, more: Tensor | int) -> Tensor:

@@ -76,10 +76,6 @@ class Adapter:
         layers = {layer: _layer(f"{name}: {layer}", config, weights) for layer, weights in parts.items()}
         return cls(name, config, layers, fingerprint_of(config, named))
 
-    def state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parts of all layers' states, for so many memories: [layers, batch, ...]."""
-        return {part: (len(self.layers), batch, *shape) for part, shape in self.config.memory_kind.state_parts.items()}
-
 
 def _layer(place: str, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> LayerWeights:
     kind = config.memory_kind

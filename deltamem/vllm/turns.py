@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.memory.snapshot import Snapshot
+from deltamem.memory.snapshot import Snapshot, state_shapes
 from deltamem.memory.soundness import check_fits_adapter
 from deltamem.memory.state import DeltaMemState
 from deltamem.store import Key
@@ -197,7 +197,8 @@ class Turns:
         kept = self._keeper.load(key, writes)
         if kept.state is None:
             return kept
-        check_fits_adapter(kept.state.snapshot, self._shapes(), self._adapter.name)
+        parts = self._adapter.config.memory_kind.state_parts
+        check_fits_adapter(kept.state.snapshot, state_shapes(self._adapter.layers, parts, 1), self._adapter.name)
         if kept.state.fingerprint not in (None, self._adapter.fingerprint):
             raise ValueError(
                 f"the memory {key} was written by the adapter {kept.state.fingerprint}, and this engine's is "
@@ -206,16 +207,6 @@ class Turns:
             )
         ordered = kept.state.snapshot.ordered(tuple(self._adapter.layers))
         return Kept(key, DeltaMemState(ordered, kept.state.fingerprint), kept.record)
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the states of one memory, by their names in a file."""
-        kind, layers = self._adapter.config.memory_kind, tuple(self._adapter.layers)
-        parts = {
-            part: torch.empty(len(layers), 1, *shape, dtype=torch.float32, device="meta")
-            for part, shape in kind.state_parts.items()
-        }
-        states = Snapshot(layers, parts, torch.zeros(1, dtype=torch.int64, device="cpu")).states()
-        return {name: tuple(tensor.shape) for name, tensor in states.items()}
 
     def _refuse(self, turn: Turn, error: str) -> None:
         turn.error = error
