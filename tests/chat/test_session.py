@@ -149,6 +149,24 @@ def test_a_saved_session_goes_on_where_it_was(tmp_path):
     assert same(loaded.memory, chat.memory)
 
 
+def test_a_saved_session_knows_that_its_memory_was_written_elsewhere(tmp_path):
+    """After `observe`, the memory is not the one that the last turn left, so the next turn starts from another."""
+
+    def saved_and_loaded(chat):
+        chat.save(tmp_path / "alice")
+        return ChatSession.load(tmp_path / "alice", chat.model, chat.tokenizer)
+
+    # With three layers, what the last one writes depends on the keys and values of earlier turns, and these on the memory.
+    chat = ChatSession(chat_model(spread=0.5, layers=3), chat_tokenizer(), system="Remember everything.")
+    chat.reply(FACTS, **SHORT)
+    chat.observe("Bob lives in Rome.")
+    loaded = saved_and_loaded(chat)
+    for text in ("Hello there", "What does Anna like?"):
+        assert loaded.reply(text, **SHORT) == chat.reply(text, **SHORT)
+        loaded = saved_and_loaded(loaded)  # its keys and values are recomputed at the next turn
+    assert same(loaded.memory, chat.memory)
+
+
 def test_what_cannot_be_loaded_is_refused(tmp_path):
     chat = session()
     with pytest.raises(FileNotFoundError):

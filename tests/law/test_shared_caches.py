@@ -110,12 +110,13 @@ def test_a_copy_of_a_cache_is_a_branch_and_copies_no_adapter():
     branch = copy.deepcopy(cache)
     assert linear_maps() == before
     read(model, TURN, branch)
+    cache.crop(-1)
     branch.crop(-7)
     assert tokens_in(branch) == [4]
-    assert tokens_in(cache) == [6]
+    assert tokens_in(cache) == [5]
     assert error(rows_in(branch)[0], replay(model, PROMPT[0, :4])) <= TOLERANCE
-    assert error(rows_in(cache)[0], replay(model, PROMPT[0])) <= TOLERANCE
-    assert lengths(cache) == [6, 6]
+    assert error(rows_in(cache)[0], replay(model, PROMPT[0, :5])) <= TOLERANCE
+    assert lengths(cache) == [5, 5]
 
 
 @pytest.mark.parametrize("filled", ["at once", "token by token", "in a block"])

@@ -57,6 +57,11 @@ def test_a_memory_from_its_beginning_to_its_end(client, served):
     assert client.delete("/v1/memories/life").status_code == 404
 
 
+@pytest.mark.parametrize(("limit", "status"), [(0, 400), (1, 200), (1000, 200), (1001, 400), (-(2**63), 400)])
+def test_a_page_of_memories_has_its_bounds(client, limit, status):
+    assert client.get("/v1/memories", params={"limit": limit}).status_code == status
+
+
 def test_a_request_without_a_name_leaves_nothing(client):
     before = ok(client.get("/v1/memories"))
     talk(client, None, "Hello there")

@@ -32,8 +32,8 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def chat_model(spread: float = 0.02, **options) -> PeftModel:
+def chat_model(spread: float = 0.02, layers: int = 2, **options) -> PeftModel:
     """A tiny adapted model that ends its turns as the tokenizer does; `spread` is the size of the backbone's weights."""
-    backbone = tiny_backbone(eos_token_id=3, initializer_range=spread)
+    backbone = tiny_backbone(eos_token_id=3, initializer_range=spread, num_hidden_layers=layers)
     backbone.generation_config.eos_token_id = 3
     return tiny_adapted(tiny_config(**options), backbone=backbone)

@@ -28,8 +28,9 @@ from deltamem.training.scripts import IGNORED
 from deltamem.training.texts import chitchat_talk
 
 HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
-WRITTEN, READ = (96, 160, 256, 352), 32  # tokens of a history and of what is read after it
+WRITTEN, READ = (96, 160, 256, 352), 48  # tokens of a history and of what is read after it
 UNRELATED, UNRELATED_CHAT = 40, 56  # tokens of an unrelated text
+VALUES = 0.25  # of the answers: the value alone
 ANSWER, BATCH = 28, 32  # tokens of the backbone's own answers, and how many are generated at once
 
 
@@ -192,9 +193,9 @@ class Maker:
         """An answer, and whether to ask for all of it: else for the value and what follows."""
         fact, drawn = episode.asked, self.rng.random()
         told = templates(fact.attribute, "statements", split, fact.name)
-        if not value_only and drawn >= 0.9:
+        if not value_only and drawn >= 1 - VALUES:
             return fact.value, True
-        whole = not value_only and drawn >= 0.45
+        whole = not value_only and drawn >= 0.4
         template = told[0] if whole else self.rng.choice(told)
         if fact.name == USER:
             template = to_second_person(template)
@@ -279,16 +280,26 @@ def own_answers(backbone: FrozenBackbone, questions: Sequence[str]) -> list[str]
     return chats
 
 
-def draw_questions(rng: random.Random, facts: int, split: Split, words: Sequence[str], any_word: float) -> list[FactEpisode]:
-    """Draw a history that tells so many facts, with a question about each."""
+def draw_questions(
+    rng: random.Random,
+    facts: int,
+    split: Split,
+    words: Sequence[str],
+    any_word: float,
+    updates: float = 0.0,
+    words_after: int = 0,
+) -> list[FactEpisode]:
+    """Draw a history that tells so many facts, with a question about each: `FactEpisodeConfig` has the other options."""
     config = FactEpisodeConfig(
         min_facts=facts,
         max_facts=facts,
         any_word=any_word,
+        updates=updates,
         first_person=0.35,
         same_attribute=0.2,
         separate_turns=0.5,
         fillers="chitchat",
         max_fillers=1,
+        filler_words_after=words_after,
     )
     return fact_questions(rng, config, split, words)

@@ -30,16 +30,19 @@ from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.start import start_from_attention
 
 # In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts.
-TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 8, 4, 2, 3, 6
+TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 10, 4, 2, 3, 6
 QUESTIONS_EACH = 2
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
-AHEAD = 12  # of the worker
+AHEAD, STEPS_EACH = 12, 2  # how many new ones the worker prepares, and the steps that share one
 ANSWERS = 352  # of the bare backbone
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
 TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
-FACT_SHARES = (5.0, 3.0, 2.0, 2.0)  # of histories with one fact, two, ...
+FACT_SHARES = (4.0, 2.0, 1.0, 2.0, 0.5, 1.0, 0.5, 1.0)  # of histories with one fact, two, ...
 ANY_WORD = 0.5
+UPDATED, LONG_AGO = 0.15, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
+WORDS_AFTER = 600
+OWN_ANSWERS = 0.65  # of unrelated chats; the others are small talk
 WEIGHTS = {"talk": 1.0, "questions": 0.35, "other talk": 0.5, "other questions": 0.2}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
@@ -54,12 +57,14 @@ class Fresh:
     Args:
         talking: a dialogue.
         asking: histories of facts with questions.
-        unrelated: texts to leave alone: those of the chat template, and others.
+        unrelated: texts to leave alone.
+        headed: whether these texts have the template's marks.
     """
 
     talking: Item
     asking: list[Item]
-    unrelated: dict[bool, list[Read]]
+    unrelated: list[Read]
+    headed: bool
 
 
 class Endless(IterableDataset[Fresh]):
@@ -80,8 +85,9 @@ class Endless(IterableDataset[Fresh]):
         torch.set_num_threads(1)
         self.maker.rng.seed(self.seed)
         while True:
-            unrelated = {headed: self.maker.unrelated(self._texts(headed), headed) for headed in (True, False)}
-            yield Fresh(self._talk(), [self._questions(), self._questions()], unrelated)
+            headed = self.maker.rng.random() < 0.5
+            unrelated = self.maker.unrelated(self._texts(headed), headed)
+            yield Fresh(self._talk(), [self._questions(), self._questions()], unrelated, headed)
 
     def _talk(self) -> Item:
         rng = self.maker.rng
@@ -95,7 +101,10 @@ class Endless(IterableDataset[Fresh]):
     def _questions(self) -> Item:
         rng = self.maker.rng
         (facts,) = rng.choices(range(1, len(FACT_SHARES) + 1), FACT_SHARES)
-        return self.maker.questions(draw_questions(rng, facts, "train", self.maker.words, ANY_WORD), "train", 3)
+        updates = 0.5 if rng.random() < UPDATED else 0.0
+        words_after = WORDS_AFTER if rng.random() < LONG_AGO else 0
+        asked = draw_questions(rng, facts, "train", self.maker.words, ANY_WORD, updates, words_after)
+        return self.maker.questions(asked, "train", 3)
 
     def _texts(self, headed: bool) -> list[str]:
         """Questions with the backbone's answers and small talk, or passages and talk without the template's marks."""
@@ -104,7 +113,7 @@ class Endless(IterableDataset[Fresh]):
         for _ in range(UNRELATED):
             talk = rng.choice(small_talk)["messages"]
             if headed:
-                own = rng.random() < 0.75
+                own = rng.random() < OWN_ANSWERS
                 texts.append(rng.choice(self.answers) if own else render(self.maker.backbone.tokenizer, talk[:2]))
             elif rng.random() < 0.4:
                 texts.append(_piece(rng, " ".join(message["content"] for message in talk)))
@@ -126,11 +135,12 @@ class Pools:
     asking: list[Item] = field(default_factory=list)
     unrelated: list[tuple[bool, list[Read]]] = field(default_factory=list)
 
-    def refill(self) -> None:
+    def refill(self, step: int) -> None:
         """Drop what is used up and what is oldest, and take new items."""
         while len(self.talking) < FEWEST or len(self.asking) < FEWEST:
             self._take()
-        self._take()
+        if step % STEPS_EACH == 0:
+            self._take()
         self.talking = [item for item in self.talking if item.uses < TALK_USES][-POOL:]
         self.asking = [item for item in self.asking if item.uses < QUESTION_USES][-POOL:]
         self.unrelated = self.unrelated[-POOL // 2 :]
@@ -139,7 +149,7 @@ class Pools:
         new = next(self.fresh)
         self.talking.append(new.talking)
         self.asking += new.asking
-        self.unrelated += new.unrelated.items()
+        self.unrelated.append((new.headed, new.unrelated))
 
 
 @dataclass(frozen=True)
@@ -183,8 +193,8 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """Take one step; return the terms of the loss."""
-        started = time.monotonic()
-        self.pools.refill()
+        started = time.process_time()
+        self.pools.refill(self.step)
         rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
@@ -195,7 +205,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.upper.weights.values(), CLIP, error_if_nonfinite=True)
         self.optimizer.step()
         self.step += 1
-        self.seconds += time.monotonic() - started
+        self.seconds += time.process_time() - started
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def save(self, file: Path) -> None:
@@ -224,7 +234,7 @@ class Trainer:
         return max(first + (last - first) * self.progress / 0.6, last)
 
     def _unrelated_weight(self) -> float:
-        return 3.0 + 3.0 * self.progress
+        return 4.0 + 3.0 * self.progress
 
     def _terms(self) -> dict[str, Tensor]:
         """The terms of the loss: the mean over a step's tokens of each kind."""
@@ -248,31 +258,29 @@ class Trainer:
         unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
         memory = self.upper.write(histories)
         read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
-        said = [
-            (one, hidden[: len(one.read.below)])
-            for part in read_together
-            for one, hidden in zip(part, self._read(part, memory, headed or part is asked), strict=True)
-        ]
-        kinds: dict[str, list[tuple[Read, Tensor]]] = defaultdict(list)
-        for one, hidden in said:
-            kinds[one.kind].append((one.read, hidden))
-        return {kind: self._term(kind, reads) for kind, reads in kinds.items()}
+        terms = {}
+        for part in read_together:
+            hidden = self._read(part, memory, headed or part is asked)
+            rows_of: dict[str, dict[int, Read]] = defaultdict(dict)
+            for row, one in enumerate(part):
+                rows_of[one.kind][row] = one.read
+            terms |= {kind: self._term(kind, reads, hidden) for kind, reads in rows_of.items()}
+        return terms
 
     def _read(self, asked: Sequence[Asked], memory: Any, headed: bool) -> Tensor:
         rows = torch.tensor([one.memory for one in asked])
         return self.upper.read([one.read.below for one in asked], memory.select(rows), headed)
 
-    def _term(self, kind: str, reads: Sequence[tuple[Read, Tensor]]) -> Tensor:
-        """One term, from the texts of its kind and their last hidden states, `[T, W]` each."""
+    def _term(self, kind: str, reads: Mapping[int, Read], hidden: Tensor) -> Tensor:
+        """One term, from the texts of its kind by their row in the last hidden states, `[B, T, W]`."""
+        on_answers = kind in ("questions", "other questions")
+        places = {row: read.asked if on_answers else torch.arange(len(read.below)) for row, read in reads.items()}
+        index = torch.cat([row * hidden.shape[1] + place for row, place in places.items()])
+        found = hidden.flatten(0, 1).index_select(0, index)
         if kind == "questions":
-            logits = self.upper.logits(torch.cat([hidden[read.asked] for read, hidden in reads]))
-            return F.cross_entropy(logits, torch.cat([read.labels[read.asked] for read, _ in reads]))
-        places = [read.asked if kind == "other questions" else torch.arange(len(hidden)) for read, hidden in reads]
-        expected = Words.joined(
-            [(read.informed if kind == "talk" else read.bare).at(place) for (read, _), place in zip(reads, places, strict=True)]
-        )
-        hidden = torch.cat([hidden[place] for (_, hidden), place in zip(reads, places, strict=True)])
-        return self.upper.divergence(hidden, expected).mean()
+            return F.cross_entropy(self.upper.logits(found), torch.cat([read.labels[read.asked] for read in reads.values()]))
+        expected = [(read.informed if kind == "talk" else read.bare).at(places[row]) for row, read in reads.items()]
+        return self.upper.divergence(found, Words.joined(expected)).mean()
 
 
 def _piece(rng: random.Random, text: str) -> str:
