@@ -178,16 +178,19 @@ class Maker:
         """Tokens and labels of a question with its answer."""
         tokenizer = self.backbone.tokenizer
         answer, whole = self._answer(episode, split, value_only)
-        prompt = self.backbone.ids(render(tokenizer, [episode.question], add_generation_prompt=True))
-        encoded = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False, return_offsets_mapping=True)
+        prompt = render(tokenizer, [episode.question], add_generation_prompt=True)
+        chat = render(tokenizer, [episode.question, {"role": "assistant", "content": answer}])
+        answer = chat[: chat.rindex(answer) + len(answer)].removeprefix(prompt)  # with a space if the template has one
+        encoded = tokenizer(answer + self.backbone.end, add_special_tokens=False, return_offsets_mapping=True)
         start = answer.lower().rindex(episode.answer.lower())
-        end = start + len(episode.answer) if value_only else len(answer) + len(tokenizer.eos_token)
+        end = start + len(episode.answer) if value_only else len(answer) + len(self.backbone.end)
         labels = [
             token if whole or (last > start and first < end) else IGNORED
             for token, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]
-        ids = torch.tensor(encoded["input_ids"])
-        return torch.cat([prompt, ids]), torch.cat([torch.full_like(prompt, IGNORED), torch.tensor(labels)])
+        asked = self.backbone.ids(prompt)
+        ids = torch.cat([asked, torch.tensor(encoded["input_ids"])])
+        return ids, torch.cat([torch.full_like(asked, IGNORED), torch.tensor(labels)])
 
     def _answer(self, episode: FactEpisode, split: Split, value_only: bool) -> tuple[str, bool]:
         """An answer, and whether to ask for all of it: else for the value and what follows."""
@@ -269,14 +272,15 @@ def _meeting(turns: Sequence[tuple[str, str]]) -> Chat:
 def own_answers(backbone: FrozenBackbone, questions: Sequence[str]) -> list[str]:
     """Chats of a question and what the bare backbone answers, at most `ANSWER` tokens of it."""
     tokenizer, chats = backbone.tokenizer, []
+    (end,) = backbone.ids(backbone.end).tolist()
     for first in range(0, len(questions), BATCH):
         asked = [[{"role": "user", "content": question}] for question in questions[first : first + BATCH]]
         texts = [render(tokenizer, chat, add_generation_prompt=True) for chat in asked]
         batch = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left")
-        output = backbone.model.generate(**batch, max_new_tokens=ANSWER, do_sample=False)
+        output = backbone.model.generate(**batch, max_new_tokens=ANSWER, do_sample=False, eos_token_id=end)
         for text, ids in zip(texts, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            end = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)
-            chats.append(text + tokenizer.decode(ids[:end]))
+            length = ids.index(end) + 1 if end in ids else len(ids)
+            chats.append(text + tokenizer.decode(ids[:length]))
     return chats
 
 

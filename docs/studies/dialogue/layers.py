@@ -79,6 +79,7 @@ class FrozenBackbone:
         self.first = first
         self.upper = list(self.model.get_decoder().layers)[first:]
         self.head = self.ids(self._head())
+        self.end = self._end()
 
     def ids(self, text: str) -> Tensor:
         """Tokenise a text, `[tokens]`."""
@@ -105,6 +106,12 @@ class FrozenBackbone:
         first, again = (render(self.tokenizer, [{"role": "user", "content": "x"}] * times) for times in (1, 2))
         return first.removesuffix(again.removeprefix(first))
 
+    def _end(self) -> str:
+        """What ends an answer: the first token after it, which the chat template determines."""
+        asked, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+        after = render(self.tokenizer, [asked, answer]).rpartition("y")[2]
+        return self.tokenizer.decode(self.ids(after)[0])
+
 
 class UpperLayers:
     """The layers with memories as a model of its own, fed with the hidden states from below.
@@ -120,7 +127,7 @@ class UpperLayers:
         whole = DeltaMemConfig(**config, layers_to_transform=[*layers], task_type="CAUSAL_LM")
         self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
         base = _only_upper(backbone)
-        self.words = backbone.model.get_output_embeddings().weight  # [vocabulary, W]
+        self.words = backbone.model.get_output_embeddings().weight.detach()  # [vocabulary, W]
         self.model = get_peft_model(base, DeltaMemConfig(**config, task_type="CAUSAL_LM"))
         self.memories = [module for module in self.model.modules() if isinstance(module, DeltaMemLayer)]
         self._head = DynamicCache(config=base.config)
@@ -147,14 +154,15 @@ class UpperLayers:
 
     def write(self, histories: Sequence[Tensor]) -> Snapshot:
         """Write histories, given as what the attentions read, `[L, T, W]` each, to one row of a memory each."""
-        tokens = torch.tensor([history.shape[1] for history in histories])
-        valid = torch.arange(int(tokens.max())) < tokens[:, None]  # [B, T]
-        rows = torch.stack([F.pad(history, (0, 0, 0, valid.shape[1] - history.shape[1])) for history in histories], 1)
+        lengths = [history.shape[1] for history in histories]
+        tokens = torch.tensor(lengths)
+        valid = torch.arange(max(lengths)) < tokens[:, None]  # [B, T]
         states = {}
-        for layer, hidden in zip(self.memories, rows, strict=True):  # [B, T, W]
+        for layer, hidden in zip(self.memories, torch.cat([*histories], 1), strict=True):  # [tokens of all, W]
             weights = layer.active_weights
             projected = F.linear(hidden, weights.in_weight[weights.kind.read_rows :].to(hidden.dtype)).float()
-            states[layer.name] = weights.kind.write(projected, weights.gate_bias, None, valid).state
+            rows = padded(projected.split(lengths))  # padded after the projection, which is most of the work
+            states[layer.name] = weights.kind.write(rows, weights.gate_bias, None, valid).state
         return Snapshot.from_layers(states, tokens)
 
     def read(self, below: Sequence[Tensor], memory: Snapshot | None, headed: bool) -> Tensor:
