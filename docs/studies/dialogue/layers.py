@@ -6,15 +6,15 @@ Shapes: L upper layers, B rows, T tokens, W width of the hidden states, K words 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -114,21 +114,21 @@ class FrozenBackbone:
 
 
 class UpperLayers:
-    """The layers with memories as a model of its own, fed with the hidden states from below.
+    """The adapted layers as a model of its own, fed with the hidden states from below.
 
     Args:
         backbone: the frozen backbone.
-        config: the adapter's options, without its layers.
+        config: the adapter, without its layers: one with a memory, or a LoRA, which knows nothing of a history, as a control.
     """
 
-    def __init__(self, backbone: FrozenBackbone, config: Mapping[str, Any]) -> None:
+    def __init__(self, backbone: FrozenBackbone, config: DeltaMemConfig | LoraConfig) -> None:
         self.backbone = backbone
-        layers = range(backbone.first, backbone.first + len(backbone.upper))
-        whole = DeltaMemConfig(**config, layers_to_transform=[*layers], task_type="CAUSAL_LM")
+        layers = [*range(backbone.first, backbone.first + len(backbone.upper))]
+        whole = replace(config, layers_to_transform=layers)
         self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
         base = _only_upper(backbone)
         self.words = backbone.model.get_output_embeddings().weight.detach()  # [vocabulary, W]
-        self.model = get_peft_model(base, DeltaMemConfig(**config, task_type="CAUSAL_LM"))
+        self.model = get_peft_model(base, config)
         self.memories = [module for module in self.model.modules() if isinstance(module, DeltaMemLayer)]
         self._head = DynamicCache(config=base.config)
         below = backbone([backbone.head], torch.arange(1)).below
@@ -138,7 +138,7 @@ class UpperLayers:
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The weights to train, by name."""
-        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        return _trained(self.model)
 
     @torch.no_grad()
     def pull(self) -> None:
@@ -152,8 +152,10 @@ class UpperLayers:
         for own, other in self._pairs():
             other.copy_(own)
 
-    def write(self, histories: Sequence[Tensor]) -> Snapshot:
-        """Write histories, given as what the attentions read, `[L, T, W]` each, to one row of a memory each."""
+    def write(self, histories: Sequence[Tensor]) -> Snapshot | None:
+        """Write histories, given as what the attentions read, `[L, T, W]` each, to one row of the memory each; None if none."""
+        if not self.memories:
+            return None
         lengths = [history.shape[1] for history in histories]
         tokens = torch.tensor(lengths)
         valid = torch.arange(max(lengths)) < tokens[:, None]  # [B, T]
@@ -165,13 +167,14 @@ class UpperLayers:
             states[layer.name] = weights.kind.write(rows, weights.gate_bias, None, valid).state
         return Snapshot.from_layers(states, tokens)
 
-    def read(self, below: Sequence[Tensor], memory: Snapshot | None, headed: bool) -> Tensor:
+    def read(self, below: Sequence[Tensor], memory: Snapshot | None, headed: bool, bare: bool = False) -> Tensor:
         """Read texts, given as the hidden states from below, `[T, W]` each.
 
         Args:
             below: the hidden states.
-            memory: a row for each text; None for the bare backbone.
+            memory: a row for each text; None without a memory.
             headed: whether the texts follow the template's head.
+            bare: without the adapter.
 
         Returns:
             The last hidden states, `[B, T, W]`.
@@ -183,10 +186,11 @@ class UpperLayers:
             cache.batch_repeat_interleave(len(below))
             mask = F.pad(mask, (len(self.backbone.head), 0), value=1)
             cached = {"past_key_values": cache, "use_cache": True}
-        if memory is None:
-            with self.model.disable_adapter():
-                return self.model(inputs_embeds=embeds, attention_mask=mask, **cached).logits
-        with self.model.memory(DeltaMemState(memory), write=False, detach=False):
+        with ExitStack() as stack:
+            if bare:
+                stack.enter_context(self.model.disable_adapter())
+            elif memory is not None:
+                stack.enter_context(self.model.memory(DeltaMemState(memory), write=False, detach=False))
             return self.model(inputs_embeds=embeds, attention_mask=mask, **cached).logits
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -199,13 +203,12 @@ class UpperLayers:
         expected = words.log_probabilities.float()
         return (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
 
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        whole = [module for module in self.whole.modules() if isinstance(module, DeltaMemLayer)]
-        return [
-            (own, other)
-            for layers in zip(self.memories, whole, strict=True)
-            for own, other in zip(*(layer.adapter_weights("default").values() for layer in layers), strict=True)
-        ]
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(_trained(self.model).values(), _trained(self.whole).values(), strict=True)  # in the same order
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def padded(rows: Sequence[Tensor], fill: int = 0) -> Tensor:

@@ -99,14 +99,14 @@ def harm(upper: UpperLayers, reads: Sequence[Read], items: Sequence[Item], heade
         texts = [reads[row] for row in rows]
         memory = _memory(upper, [items[row % len(items)] for row in rows])
         below = [read.below for read in texts]
-        said, bare = upper.read(below, memory, headed), upper.read(below, None, headed)
+        said, bare = upper.read(below, memory, headed), upper.read(below, None, headed, bare=True)
         for row, read in enumerate(texts):
             logits = [upper.logits(hidden[row, : len(read.below)]).log_softmax(-1) for hidden in (said, bare)]
             divergences.append(F.kl_div(*logits, log_target=True, reduction="none").sum(-1).mean())
     return float(torch.stack(divergences).mean())
 
 
-def _memory(upper: UpperLayers, items: Sequence[Item]) -> Snapshot:
+def _memory(upper: UpperLayers, items: Sequence[Item]) -> Snapshot | None:
     return upper.write([item.before(item.reads[0]) for item in items])
 
 

@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions, own_answers
 from layers import FrozenBackbone, UpperLayers, Words
 from measure import HeldOut
-from peft import load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, IterableDataset
 
+from deltamem import DeltaMemConfig
 from deltamem.backbones import SMOLLM2
 from deltamem.chat.tokens import render
+from deltamem.memory.snapshot import Snapshot
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.start import start_from_attention
 
@@ -268,9 +270,9 @@ class Trainer:
             terms |= {kind: self._term(kind, reads, hidden) for kind, reads in rows_of.items()}
         return terms
 
-    def _read(self, asked: Sequence[Asked], memory: Any, headed: bool) -> Tensor:
+    def _read(self, asked: Sequence[Asked], memory: Snapshot | None, headed: bool) -> Tensor:
         rows = torch.tensor([one.memory for one in asked])
-        return self.upper.read([one.read.below for one in asked], memory.select(rows), headed)
+        return self.upper.read([one.read.below for one in asked], memory and memory.select(rows), headed)
 
     def _term(self, kind: str, reads: Mapping[int, Read], hidden: Tensor) -> Tensor:
         """One term, from the texts of its kind by their row in the last hidden states, `[B, T, W]`."""
@@ -302,6 +304,14 @@ def start(upper: UpperLayers, talks: Mapping[str, Sequence[Any]]) -> None:
     upper.pull()
 
 
+def _adapter(options: argparse.Namespace) -> DeltaMemConfig | LoraConfig:
+    if options.lora:
+        modules = ["q_proj", "o_proj"]  # as a memory's corrections
+        return LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules=modules, task_type="CAUSAL_LM")
+    size = {"r": options.r, "alpha": 2.0 * options.r, "num_states": options.num_states}
+    return DeltaMemConfig(**size, decay=options.decay, task_type="CAUSAL_LM")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -313,6 +323,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--r", type=int, default=16, help="width of a state")
     parser.add_argument("--num-states", type=int, default=4, help="states in each layer")
     parser.add_argument("--decay", default="learned", choices=("coupled", "learned", "none"), help="what a write keeps")
+    parser.add_argument("--lora", type=int, default=0, help="train a LoRA of this rank in place of a memory, as a control")
     parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="the peak")
     parser.add_argument("--minutes", type=float, default=120.0, help="time to train, without measuring")
     parser.add_argument("--measure-minutes", type=float, default=10.0, help="time between two measurements")
@@ -327,8 +338,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     backbone = FrozenBackbone(options.model, options.first_layer)
-    config = {"r": options.r, "alpha": 2.0 * options.r, "num_states": options.num_states, "decay": options.decay}
-    upper = UpperLayers(backbone, config)
+    upper = UpperLayers(backbone, _adapter(options))
     sources, maker = Sources(options.data), Maker(backbone, random.Random(7))
     held_out = HeldOut(maker, sources)
     checkpoint, figures = options.output / "run.pt", options.output / "figures.jsonl"
@@ -341,7 +351,7 @@ def main() -> None:
     elif options.adapter is not None:
         set_peft_model_state_dict(upper.whole, load_peft_weights(str(options.adapter)))
         upper.pull()
-    else:
+    elif upper.memories:
         start(upper, sources.talks(held_out=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     saved = measured = time.monotonic()
