@@ -8,16 +8,17 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from layers import FrozenBackbone, Words
 from torch import Tensor
 
-from deltamem.chat.tokens import render
+from deltamem.chat.tokens import Message, render
+from deltamem.evaluation.answer_scores import is_said
 from deltamem.training.chats import Chat
 from deltamem.training.data import training_words
 from deltamem.training.episodes import EpisodeEncoder
@@ -30,7 +31,16 @@ from deltamem.training.texts import chitchat_talk
 HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
 WRITTEN, READ = (96, 160, 256, 352), 48  # tokens of a history and of what is read after it
 UNRELATED, UNRELATED_CHAT = 40, 56  # tokens of an unrelated text
-VALUES = 0.25  # of the answers: the value alone
+VALUES, SENTENCES = 0.25, 0.35  # of the answers about facts: the value alone, whole sentences; in others, from the value on
+SLOT_QUESTIONS = (
+    "Remind me, what was the {slot}?",
+    "What was the {slot}?",
+    "Which {slot} did we settle on?",
+    "Can you tell me the {slot} again?",
+    "What did we say about the {slot}?",
+)
+VALUE_ALONE = (" Answer with that alone.", " Just the answer, please.")
+Asked = Literal["all", "rest", "value"]
 ANSWER, BATCH = 28, 32  # tokens of the backbone's own answers, and how many are generated at once
 
 
@@ -79,6 +89,23 @@ class Item:
     def before(self, read: Read) -> Tensor:
         """The history up to where a text continues it, `[L, written, W]`."""
         return self.attended[:, : read.written]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a history.
+
+    Args:
+        text: the question.
+        answer: its answer.
+        value: what of the answer the history told.
+        asked: what to ask for: the whole answer with its end, the value with what comes after it, or the value.
+    """
+
+    text: str
+    answer: str
+    value: str
+    asked: Asked
 
 
 @dataclass
@@ -139,11 +166,39 @@ class Maker:
             asked: episodes of one history.
             split: whose sentences to answer with.
             most: maximum number of questions.
-            value_only: ask for the value within a sentence only; otherwise for what `_answer` says.
+            value_only: ask for the value within a sentence only.
         """
-        told = self.backbone.ids(render(self.backbone.tokenizer, asked[0].history))
+        drawn = self.rng.sample(asked, min(most, len(asked)))
+        return self._item(asked[0].history, [_fact_question(self.rng, episode, split, value_only) for episode in drawn])
+
+    def slots(self, record: Mapping[str, Any], written: int, most: int, value_only: bool = False) -> Item:
+        """A dialogue with a service, with questions about what was agreed on.
+
+        Args:
+            record: the dialogue, of Schema-Guided Dialogue.
+            written: maximum tokens of the history.
+            most: maximum number of questions.
+            value_only: ask for the value within a sentence only.
+
+        Raises:
+            ValueError: nothing that was agreed on was said so early.
+        """
+        history: list[Message] = []
+        for message in record["messages"]:
+            if len(self.backbone.ids(render(self.backbone.tokenizer, [*history, message]))) > written:
+                break
+            history.append(message)
+        settled = _settled(record["facts"], history)
+        if not settled:
+            raise ValueError("nothing that was agreed on was said so early")
+        drawn = self.rng.sample(settled, min(most, len(settled)))
+        return self._item(history, [_slot_question(self.rng, slot, value, value_only) for slot, value in drawn])
+
+    def _item(self, history: Sequence[Message], questions: Sequence[Question]) -> Item:
+        """A history with questions."""
+        told = self.backbone.ids(render(self.backbone.tokenizer, history))
         whole = self.backbone([told], torch.arange(1))
-        drawn = [self._answered(episode, split, value_only) for episode in self.rng.sample(asked, min(most, len(asked)))]
+        drawn = [self._answered(question) for question in questions]
         head = len(self.backbone.head)
         alone = self.backbone([ids for ids, _ in drawn], torch.arange(head, max(len(ids) for ids, _ in drawn)))
         reads = [
@@ -174,35 +229,57 @@ class Maker:
             for row, ids in enumerate(rows)
         ]
 
-    def _answered(self, episode: FactEpisode, split: Split, value_only: bool) -> tuple[Tensor, Tensor]:
+    def _answered(self, question: Question) -> tuple[Tensor, Tensor]:
         """Tokens and labels of a question with its answer."""
         tokenizer = self.backbone.tokenizer
-        answer, whole = self._answer(episode, split, value_only)
-        prompt = render(tokenizer, [episode.question], add_generation_prompt=True)
-        chat = render(tokenizer, [episode.question, {"role": "assistant", "content": answer}])
-        answer = chat[: chat.rindex(answer) + len(answer)].removeprefix(prompt)  # with a space if the template has one
+        asked: Message = {"role": "user", "content": question.text}
+        prompt = render(tokenizer, [asked], add_generation_prompt=True)
+        chat = render(tokenizer, [asked, {"role": "assistant", "content": question.answer}])
+        # With a space before it if the template has one.
+        answer = chat[: chat.rindex(question.answer) + len(question.answer)].removeprefix(prompt)
         encoded = tokenizer(answer + self.backbone.end, add_special_tokens=False, return_offsets_mapping=True)
-        start = answer.lower().rindex(episode.answer.lower())
-        end = start + len(episode.answer) if value_only else len(answer) + len(self.backbone.end)
+        start = answer.lower().rindex(question.value.lower())
+        end = len(answer) + len(self.backbone.end) if question.asked == "rest" else start + len(question.value)
         labels = [
-            token if whole or (last > start and first < end) else IGNORED
+            token if question.asked == "all" or (last > start and first < end) else IGNORED
             for token, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]
-        asked = self.backbone.ids(prompt)
-        ids = torch.cat([asked, torch.tensor(encoded["input_ids"])])
-        return ids, torch.cat([torch.full_like(asked, IGNORED), torch.tensor(labels)])
+        before = self.backbone.ids(prompt)
+        ids = torch.cat([before, torch.tensor(encoded["input_ids"])])
+        return ids, torch.cat([torch.full_like(before, IGNORED), torch.tensor(labels)])
 
-    def _answer(self, episode: FactEpisode, split: Split, value_only: bool) -> tuple[str, bool]:
-        """An answer, and whether to ask for all of it: else for the value and what follows."""
-        fact, drawn = episode.asked, self.rng.random()
-        told = templates(fact.attribute, "statements", split, fact.name)
-        if not value_only and drawn >= 1 - VALUES:
-            return fact.value, True
-        whole = not value_only and drawn >= 0.4
-        template = told[0] if whole else self.rng.choice(told)
-        if fact.name == USER:
-            template = to_second_person(template)
-        return template.format(name=fact.name, value=fact.value), whole
+
+def _fact_question(rng: random.Random, episode: FactEpisode, split: Split, value_only: bool) -> Question:
+    fact, text = episode.asked, episode.question["content"]
+    whole, asked = _asked(rng, value_only)
+    if not whole:
+        return Question(text, fact.value, fact.value, asked)
+    told = templates(fact.attribute, "statements", split, fact.name)
+    template = told[0] if asked == "all" else rng.choice(told)
+    if fact.name == USER:
+        template = to_second_person(template)
+    return Question(text, template.format(name=fact.name, value=fact.value), fact.value, asked)
+
+
+def _asked(rng: random.Random, value_only: bool) -> tuple[bool, Asked]:
+    """Whether the answer to a question about a fact is a sentence, and what of it to ask for."""
+    if value_only:
+        return True, "value"
+    drawn = rng.random()
+    return drawn >= VALUES, "all" if drawn < VALUES + SENTENCES else "rest"
+
+
+def _slot_question(rng: random.Random, slot: str, value: str, value_only: bool) -> Question:
+    name, whole = slot.replace("_", " "), value_only or rng.random() < 0.5
+    text = rng.choice(SLOT_QUESTIONS).format(slot=name) + ("" if whole else rng.choice(VALUE_ALONE))
+    return Question(text, f"The {name} was {value}." if whole else value, value, "value" if value_only else "all")
+
+
+def _settled(facts: Sequence[Mapping[str, Any]], history: Sequence[Message]) -> list[tuple[str, str]]:
+    """The newest value of each slot, if it was said."""
+    said = "\n".join(message["content"] for message in history).casefold()
+    newest = {fact["slot"]: fact["value"] for fact in facts}
+    return [(slot, value) for slot, value in newest.items() if is_said(value.casefold(), said)]
 
 
 def _next(ids: Tensor) -> Tensor:
@@ -225,7 +302,7 @@ class Sources:
         sgd = "sgd_dev.jsonl.gz" if held_out else "sgd_train.jsonl.gz"
         return {
             "chitchat": chitchat_talk("held_out" if held_out else "train"),
-            "sgd": [{"messages": record["messages"], "talk": True} for record in self._records(sgd)],
+            "sgd": [{**record, "talk": True} for record in self._records(sgd)],
             "qmsum": _part([_meeting(record["turns"]) for record in self._records("qmsum_train.jsonl.gz")], held_out),
         }
 

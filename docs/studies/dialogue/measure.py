@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ TALKS = {"chitchat": 32, "sgd": 24, "qmsum": 16}
 WRITTEN, READ = 160, 48
 FACTS = {"1 fact": (1, "held_out", 40), "4 facts": (4, "held_out", 40), "8 facts": (8, "held_out", 24)}
 FACTS["1 fact, unseen word"] = (1, "unseen_values", 40)
+SLOTS, SLOTS_WRITTEN = 40, 256
 ROWS = 8
 
 
@@ -53,6 +55,8 @@ class HeldOut:
             ]
             for name, (facts, split, episodes) in FACTS.items()
         }
+        slots = (_slots(maker, record) for record in rng.sample(sources.talks(held_out=True)["sgd"], 200))
+        self.facts["slots"] = [*islice(filter(None, slots), SLOTS)]
         prose = [" ".join(text.split(" ")[:80]) for text in rng.sample(sources.prose(held_out=True), 24)]
         chats = [chat["messages"][:2] for chat in rng.sample(sources.talks(held_out=True)["chitchat"], 16)]
         self.prose = maker.unrelated(prose, headed=False)
@@ -127,6 +131,13 @@ def _talks(maker: Maker, chats: Sequence[dict[str, object]], count: int) -> Iter
             made += 1
             if made == count:
                 return
+
+
+def _slots(maker: Maker, record: dict[str, object]) -> Item | None:
+    try:
+        return maker.slots(record, SLOTS_WRITTEN, 1, value_only=True)
+    except ValueError:  # nothing that was agreed on was said so early
+        return None
 
 
 def _in_context(maker: Maker, items: Sequence[Item]) -> Tensor:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ FACT_SHARES = (4.0, 2.0, 1.0, 2.0, 0.5, 1.0, 0.5, 1.0)  # of histories with one 
 ANY_WORD = 0.5
 UPDATED, LONG_AGO = 0.15, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
 WORDS_AFTER = 600
+SLOTS = 0.35  # of the histories with questions: dialogues with a service
 OWN_ANSWERS = 0.65  # of unrelated chats; the others are small talk
 WEIGHTS = {"talk": 1.0, "questions": 0.35, "other talk": 0.5, "other questions": 0.2}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
@@ -103,6 +105,9 @@ class Endless(IterableDataset[Fresh]):
 
     def _questions(self) -> Item:
         rng = self.maker.rng
+        while rng.random() < SLOTS:
+            with suppress(ValueError):  # nothing that was agreed on was said so early
+                return self.maker.slots(rng.choice(self.talks["sgd"]), rng.choice(WRITTEN), 3)
         (facts,) = rng.choices(range(1, len(FACT_SHARES) + 1), FACT_SHARES)
         updates = 0.5 if rng.random() < UPDATED else 0.0
         words_after = WORDS_AFTER if rng.random() < LONG_AGO else 0
