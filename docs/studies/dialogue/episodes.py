@@ -53,16 +53,15 @@ class Read:
         below: the hidden states that enter the first layer with a memory, `[T, W]`.
         labels: the next token at each position if it is asked for, else `IGNORED`, `[T]`.
         written: how many tokens of the history come before it.
-        bare: what the backbone says without the history.
-        informed: what it says with the history in its context; None if that is not followed.
+        expected: what to say: what the backbone says with the history in its context, or of an unrelated text; None where only
+            `labels` count.
     """
 
     tokens: Tensor
     below: Tensor
     labels: Tensor
     written: int
-    bare: Words
-    informed: Words | None = None
+    expected: Words | None = None
 
     @property
     def asked(self) -> Tensor:
@@ -140,22 +139,12 @@ class Maker:
         reads = [*{part.written: part for part in episode.reads}.values()]
         places = torch.cat([torch.arange(part.written, part.written + part.follows) for part in reads]).unique()
         whole = self.backbone([episode.chat.ids], places)
-        head = len(self.backbone.head)
-        alone = self.backbone([part.ids for part in reads], torch.arange(head, max(len(part.ids) for part in reads)))
+        texts = [part.ids[len(self.backbone.head) :] for part in reads]
         made = []
-        for row, part in enumerate(reads):
+        for part, text, below in zip(reads, texts, self.backbone.below(texts), strict=True):
             at = torch.searchsorted(places, torch.arange(part.written, part.written + part.follows))
-            end = part.follows
-            made.append(
-                Read(
-                    part.ids[head:],
-                    alone.below[row, head : head + end].clone(),
-                    _next(part.ids)[head:],
-                    part.written,
-                    Words.likeliest(alone.logits[row, :end]),
-                    Words.likeliest(whole.logits[0, at]),
-                )
-            )
+            expected = Words.likeliest(whole.logits[0, at])
+            made.append(Read(text, below[: len(text)].clone(), _next(text), part.written, expected))
         most = max(read.written for read in made)
         return Item(whole.attended[:, 0, :most].clone(), episode.chat.ids[:most], made)
 
@@ -199,17 +188,10 @@ class Maker:
         told = self.backbone.ids(render(self.backbone.tokenizer, history))
         whole = self.backbone([told], torch.arange(1))
         drawn = [self._answered(question) for question in questions]
-        head = len(self.backbone.head)
-        alone = self.backbone([ids for ids, _ in drawn], torch.arange(head, max(len(ids) for ids, _ in drawn)))
+        belows = self.backbone.below([ids for ids, _ in drawn])
         reads = [
-            Read(
-                ids[head:],
-                alone.below[row, head : len(ids)].clone(),
-                _next(labels)[head:],
-                len(told),
-                Words.likeliest(alone.logits[row, : len(ids) - head]),
-            )
-            for row, (ids, labels) in enumerate(drawn)
+            Read(ids, below[: len(ids)].clone(), _next(labels), len(told))
+            for (ids, labels), below in zip(drawn, belows, strict=True)
         ]
         return Item(whole.attended[:, 0].clone(), told, reads)
 
@@ -230,7 +212,7 @@ class Maker:
         ]
 
     def _answered(self, question: Question) -> tuple[Tensor, Tensor]:
-        """Tokens and labels of a question with its answer."""
+        """Tokens and labels of a question with its answer, without the template's head."""
         tokenizer = self.backbone.tokenizer
         asked: Message = {"role": "user", "content": question.text}
         prompt = render(tokenizer, [asked], add_generation_prompt=True)
@@ -244,7 +226,7 @@ class Maker:
             token if question.asked == "all" or (last > start and first < end) else IGNORED
             for token, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ]
-        before = self.backbone.ids(prompt)
+        before = self.backbone.ids(prompt)[len(self.backbone.head) :]
         ids = torch.cat([before, torch.tensor(encoded["input_ids"])])
         return ids, torch.cat([torch.full_like(before, IGNORED), torch.tensor(labels)])
 

@@ -80,6 +80,10 @@ class FrozenBackbone:
         self.upper = list(self.model.get_decoder().layers)[first:]
         self.head = self.ids(self._head())
         self.end = self._end()
+        self._lower = _part(self.model, slice(first))
+        self._lower_head = DynamicCache(config=self._lower.config)
+        with torch.no_grad():
+            self._lower(input_ids=self.head[None], past_key_values=self._lower_head, use_cache=True)
 
     def ids(self, text: str) -> Tensor:
         """Tokenise a text, `[tokens]`."""
@@ -100,6 +104,12 @@ class FrozenBackbone:
             ids, mask = padded(rows, self.tokenizer.pad_token_id or 0), padded([torch.ones_like(row) for row in rows])
             output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=positions)
         return Seen(output.logits, seen["below"], torch.stack([seen[place] for place in range(len(self.upper))]))
+
+    @torch.no_grad()
+    def below(self, rows: Sequence[Tensor]) -> Tensor:
+        """The hidden states, `[B, T, W]`, of texts that follow the head, `[tokens]` each, below the first upper layer."""
+        ids = padded(rows, self.tokenizer.pad_token_id or 0)
+        return self._lower(input_ids=ids, **_context(rows, self._lower_head)).logits
 
     def _head(self) -> str:
         """What the chat template puts before a first message: the system prompt."""
@@ -126,7 +136,7 @@ class UpperLayers:
         layers = [*range(backbone.first, backbone.first + len(backbone.upper))]
         whole = replace(config, layers_to_transform=layers)
         self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
-        base = _only_upper(backbone)
+        base = _part(backbone.model, slice(backbone.first, None))
         self.words = backbone.model.get_output_embeddings().weight.detach()  # [vocabulary, W]
         self.model = get_peft_model(base, config)
         self.memories = [module for module in self.model.modules() if isinstance(module, DeltaMemLayer)]
@@ -179,19 +189,13 @@ class UpperLayers:
         Returns:
             The last hidden states, `[B, T, W]`.
         """
-        embeds, mask = padded(below), padded([row.new_ones(len(row), dtype=torch.long) for row in below])
-        cached: dict[str, Any] = {"use_cache": False}
-        if headed:
-            cache = copy.deepcopy(self._head)
-            cache.batch_repeat_interleave(len(below))
-            mask = F.pad(mask, (len(self.backbone.head), 0), value=1)
-            cached = {"past_key_values": cache, "use_cache": True}
+        context = _context(below, self._head if headed else None)
         with ExitStack() as stack:
             if bare:
                 stack.enter_context(self.model.disable_adapter())
             elif memory is not None:
                 stack.enter_context(self.model.memory(DeltaMemState(memory), write=False, detach=False))
-            return self.model(inputs_embeds=embeds, attention_mask=mask, **cached).logits
+            return self.model(inputs_embeds=padded(below), **context).logits
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits of all words, `[positions, vocabulary]`, from the last hidden states, `[positions, W]`."""
@@ -216,16 +220,28 @@ def padded(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
     return nn.utils.rnn.pad_sequence([*rows], batch_first=True, padding_value=fill)
 
 
-def _only_upper(backbone: FrozenBackbone) -> nn.Module:
-    """A copy of the backbone with its upper layers only; its output are the last hidden states."""
-    base = copy.deepcopy(backbone.model)
+def _context(rows: Sequence[Tensor], head: DynamicCache | None) -> dict[str, Any]:
+    """The arguments of a pass over rows that are padded on the right, and follow a head if there is one."""
+    mask = padded([row.new_ones(len(row), dtype=torch.long) for row in rows])
+    if head is None:
+        return {"attention_mask": mask, "use_cache": False}
+    cache = copy.deepcopy(head)
+    cache.batch_repeat_interleave(len(rows))
+    return {"attention_mask": F.pad(mask, (head.get_seq_length(), 0), value=1), "past_key_values": cache, "use_cache": True}
+
+
+def _part(model: nn.Module, layers: slice) -> nn.Module:
+    """A copy of a backbone with some of its layers; its output, named logits, is the last hidden states."""
+    base = copy.deepcopy(model)
     decoder, text = base.get_decoder(), base.config.get_text_config()
-    decoder.layers = nn.ModuleList([*decoder.layers][backbone.first :])
+    if layers.stop is not None:  # below other layers
+        decoder.norm = nn.Identity()
+    decoder.layers = nn.ModuleList([*decoder.layers][layers])
     for place, layer in enumerate(decoder.layers):
         layer.self_attn.layer_idx = place
     text.num_hidden_layers = len(decoder.layers)
     if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[backbone.first :]
+        text.layer_types = text.layer_types[layers]
     text.tie_word_embeddings = False
     base.set_output_embeddings(nn.Identity())
     return base

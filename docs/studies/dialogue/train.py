@@ -38,7 +38,7 @@ TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 12, 4, 2, 3, 6
 QUESTIONS_EACH = 2
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
-AHEAD, STEPS_EACH = 12, 2  # how many new ones the worker prepares, and the steps that share one
+AHEAD, PARTS = 12, 8  # how many new ones the worker prepares, and the reads of a dialogue
 ANSWERS = 352  # of the bare backbone
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
 TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
@@ -99,7 +99,7 @@ class Endless(IterableDataset[Fresh]):
         while True:
             (source,) = rng.choices([*TALK_SHARES], [*TALK_SHARES.values()])
             try:
-                return self.maker.talk(rng.choice(self.talks[source]), rng.choice(WRITTEN), READ, 4)
+                return self.maker.talk(rng.choice(self.talks[source]), rng.choice(WRITTEN), READ, PARTS)
             except ValueError:  # too short
                 continue
 
@@ -143,12 +143,11 @@ class Pools:
     asking: list[Item] = field(default_factory=list)
     unrelated: list[tuple[bool, list[Read]]] = field(default_factory=list)
 
-    def refill(self, step: int) -> None:
+    def refill(self) -> None:
         """Drop what is used up and what is oldest, and take new items."""
         while len(self.talking) < FEWEST or len(self.asking) < FEWEST:
             self._take()
-        if step % STEPS_EACH == 0:
-            self._take()
+        self._take()
         self.talking = [item for item in self.talking if item.uses < TALK_USES][-POOL:]
         self.asking = [item for item in self.asking if item.uses < QUESTION_USES][-POOL:]
         self.unrelated = self.unrelated[-POOL // 2 :]
@@ -202,7 +201,7 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Take one step; return the terms of the loss."""
         started = time.process_time()
-        self.pools.refill(self.step)
+        self.pools.refill()
         rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
@@ -283,12 +282,22 @@ class Trainer:
         """One term, from the texts of its kind by their row in the last hidden states, `[B, T, W]`."""
         on_answers = kind in ("questions", "other questions")
         places = {row: read.asked if on_answers else torch.arange(len(read.below)) for row, read in reads.items()}
-        index = torch.cat([row * hidden.shape[1] + place for row, place in places.items()])
-        found = hidden.flatten(0, 1).index_select(0, index)
+        found = _at(hidden, places)
         if kind == "questions":
             return F.cross_entropy(self.upper.logits(found), torch.cat([read.labels[read.asked] for read in reads.values()]))
-        expected = [(read.informed if kind == "talk" else read.bare).at(places[row]) for row, read in reads.items()]
-        return self.upper.divergence(found, Words.joined(expected)).mean()
+        if kind.startswith("other"):
+            with torch.no_grad():
+                bare = self.upper.read([read.below for read in reads.values()], None, headed=True, bare=True)
+                expected = Words.likeliest(self.upper.logits(_at(bare, dict(enumerate(places.values())))))
+        else:
+            expected = Words.joined([read.expected for read in reads.values() if read.expected is not None])
+        return self.upper.divergence(found, expected).mean()
+
+
+def _at(hidden: Tensor, places: Mapping[int, Tensor]) -> Tensor:
+    """Hidden states `[B, T, W]` at some positions of some rows, `[positions, W]`."""
+    index = torch.cat([row * hidden.shape[1] + place for row, place in places.items()])
+    return hidden.flatten(0, 1).index_select(0, index)
 
 
 def _piece(rng: random.Random, text: str) -> str:
