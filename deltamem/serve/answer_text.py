@@ -27,13 +27,16 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tokens: list[int] = []
+        # The text of the first `_read` tokens, which are not decoded again: the text of a token may depend on the one before it
+        # (a space between words), so later tokens are decoded with those from `_start` on.
+        self._decoded, self._start, self._read = "", 0, 0
         self.text = ""
         self.stopped = False
 
     def add(self, token: int) -> str:
         """Add a token, and return the new text."""
         self._tokens.append(token)
-        text = self._decoded()
+        text = self._text_so_far()
         places = [place for place in map(text.find, self._stop) if place >= 0]
         if places:
             self.stopped = True
@@ -42,10 +45,18 @@ class AnswerText:
 
     def end(self) -> str:
         """End the answer, and return the text that was held back."""
-        return "" if self.stopped else self._show(self._decoded().rstrip())
+        return "" if self.stopped else self._show(self._text_so_far().rstrip())
 
-    def _decoded(self) -> str:
-        return str(self._tokenizer.decode(self._tokens, skip_special_tokens=True)).lstrip()
+    def _text_so_far(self) -> str:
+        known = self._decode(self._tokens[self._start : self._read])
+        new = self._decode(self._tokens[self._start :])[len(known) :]
+        text = self._decoded + new
+        if new and not new.endswith(INCOMPLETE):
+            self._decoded, self._start, self._read = text, self._read, len(self._tokens)
+        return text.lstrip()
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _show(self, text: str) -> str:
         new, self.text = text[len(self.text) :], text
