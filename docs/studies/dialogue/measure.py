@@ -62,6 +62,8 @@ class HeldOut:
         self.prose = maker.unrelated(prose, headed=False)
         self.small_talk = maker.unrelated([render(maker.backbone.tokenizer, chat) for chat in chats], headed=True)
         self.ceilings = {name: _in_context(maker, items) for name, items in self.talks.items()}
+        head = maker.backbone.head
+        self.bare = {name: torch.stack([_nats(maker, head, item) for item in items]) for name, items in self.talks.items()}
 
     @torch.no_grad()
     def measure(self, upper: UpperLayers) -> dict[str, str]:
@@ -72,7 +74,8 @@ class HeldOut:
             specific, ceiling = other - own, self.ceilings[name].mean()
             error = float(specific.std() / len(items) ** 0.5)
             share = f"bound {specific.mean() / ceiling:.0%} of {ceiling:.3f}"
-            figures[name] = f"{own.mean():.3f} ({other.mean():.3f}), {share} (± {error / ceiling:.0%})"
+            nats = f"{own.mean():.3f} ({other.mean():.3f}, bare {self.bare[name].mean():.3f})"
+            figures[name] = f"{nats}, {share} (± {error / ceiling:.0%})"
         for name, items in self.facts.items():
             own, other = (score(upper, items, shift) for shift in (0, 1))
             figures[name] = f"{own.nats.mean():.2f} ({other.nats.mean():.2f}), {own.right.mean():.0%}"
@@ -142,15 +145,15 @@ def _slots(maker: Maker, record: dict[str, object]) -> Item | None:
 
 def _in_context(maker: Maker, items: Sequence[Item]) -> Tensor:
     """The bare backbone's cross-entropy with another's history in its context minus with its own, `[items]`."""
-    others = [*items[1:], *items[:1]]
+    histories = [item.tokens[: item.reads[0].written] for item in items]
+    others = [*histories[1:], *histories[:1]]
     return torch.stack(
-        [_nats(maker, other, item) - _nats(maker, item, item) for item, other in zip(items, others, strict=True)]
+        [_nats(maker, other, item) - _nats(maker, own, item) for item, own, other in zip(items, histories, others, strict=True)]
     )
 
 
-def _nats(maker: Maker, told: Item, item: Item) -> Tensor:
+def _nats(maker: Maker, before: Tensor, item: Item) -> Tensor:
+    """The bare backbone's cross-entropy of an item's first read after some tokens."""
     read = item.reads[0]
-    asked = read.labels[read.asked]
-    ids = torch.cat([told.tokens[: told.reads[0].written], read.tokens])
-    at = len(ids) - len(read.tokens) + read.asked
-    return F.cross_entropy(maker.backbone([ids], at).logits[0].float(), asked)
+    ids = torch.cat([before, read.tokens])
+    return F.cross_entropy(maker.backbone([ids], len(before) + read.asked).logits[0].float(), read.labels[read.asked])
