@@ -31,7 +31,7 @@ from deltamem.training.texts import chitchat_talk
 HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
 WRITTEN, READ = (96, 160, 256, 352), 48  # tokens of a history and of what is read after it
 UNRELATED, UNRELATED_CHAT = 40, 48  # tokens of an unrelated text
-VALUES, SENTENCES = 0.25, 0.35  # of the answers about facts: the value alone, whole sentences; in others, from the value on
+VALUES, SENTENCES = 0.25, 0.35  # of the answers about facts: the value alone, sentences; in others, from the value on
 SLOT_QUESTIONS = (
     "Remind me, what was the {slot}?",
     "What was the {slot}?",
@@ -235,7 +235,7 @@ def _fact_question(rng: random.Random, episode: FactEpisode, split: Split, value
     fact, text = episode.asked, episode.question["content"]
     whole, asked = _asked(rng, value_only)
     if not whole:
-        return Question(text, fact.value, fact.value, asked)
+        return Question(text + rng.choice(VALUE_ALONE), fact.value, fact.value, asked)
     told = templates(fact.attribute, "statements", split, fact.name)
     template = told[0] if asked == "all" else rng.choice(told)
     if fact.name == USER:
