@@ -32,14 +32,13 @@ HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
 WRITTEN, READ = (96, 160, 256, 352), 48  # tokens of a history and of what is read after it
 UNRELATED, UNRELATED_CHAT = 40, 48  # tokens of an unrelated text
 VALUES, SENTENCES = 0.25, 0.35  # of the answers about facts: the value alone, sentences; in others, from the value on
-SLOT_QUESTIONS = (
-    "Remind me, what was the {slot}?",
+SLOT_QUESTIONS = (  # not in the words of `deltamem eval dialogue`
     "What was the {slot}?",
     "Which {slot} did we settle on?",
     "Can you tell me the {slot} again?",
     "What did we say about the {slot}?",
 )
-VALUE_ALONE = (" Answer with that alone.", " Just the answer, please.")
+VALUE_ALONE = (" Just the answer, please.", " Tell me only that.")
 Asked = Literal["all", "rest", "value"]
 ANSWER, BATCH = 28, 32  # tokens of the backbone's own answers, and how many are generated at once
 
