@@ -24,7 +24,7 @@ class Batch(Protocol):
         Args:
             cache: the keys and values of the row's prompt.
             tokens: number of tokens of the prompt.
-            memory: the memory that the row reads, with one row.
+            memory: the memory that the row reads, with one row; the prompt was read with it.
         """
         ...
 
@@ -54,7 +54,7 @@ class JoinedRows:
     def add(self, cache: Cache, tokens: int, memory: DeltaMemState) -> None:
         """See `Batch.add`."""
         self._table.add(cache, tokens)
-        self._memories.append(memory)
+        self._memories.append(_checked(memory))
         self._stacked = None
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class SeparateRows:
 
     def add(self, cache: Cache, tokens: int, memory: DeltaMemState) -> None:
         """See `Batch.add`."""
-        self._rows.append((cache, memory))
+        self._rows.append((cache, _checked(memory)))
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -105,6 +105,11 @@ class SeparateRows:
     def remove(self, row: int) -> None:
         """See `Batch.remove`."""
         _remove(self._rows, row)
+
+
+def _checked(memory: DeltaMemState) -> DeltaMemState:
+    """The memory without its fingerprint, which the prompt's pass has checked: a check hashes all weights of the adapter."""
+    return DeltaMemState(memory.snapshot)
 
 
 def _remove(rows: list[Any], row: int) -> None:

@@ -6,7 +6,7 @@ import copy
 import functools
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,9 +95,18 @@ class _WrittenDown(pickle.Pickler):
         return len(self.tensors) - 1
 
     def copy(self) -> nn.Module:
-        reader, copied = pickle.Unpickler(io.BytesIO(self.file.getvalue())), {}
-        reader.persistent_load = lambda index: copy.deepcopy(self.tensors[index], copied)  # what is shared stays shared
-        return reader.load()
+        return _Copied(self.file.getvalue(), self.tensors).load()
+
+
+class _Copied(pickle.Unpickler):
+    """Reads a model that was written down; what shares a tensor there shares its copy here."""
+
+    def __init__(self, written: bytes, tensors: Sequence[Tensor]) -> None:
+        super().__init__(io.BytesIO(written))
+        self._tensors, self._copied = tensors, {}
+
+    def persistent_load(self, index: int) -> Tensor:
+        return copy.deepcopy(self._tensors[index], self._copied)
 
 
 @functools.cache

@@ -121,6 +121,23 @@ def test_draws_depend_on_the_seed_and_not_on_the_company(engine):
     assert all(choice.logprob <= choice.top[0][1] <= 0 and len(choice.top) == 2 for choice in choices)
 
 
+def test_only_the_pass_over_the_prompt_hashes_the_adapter(engine, monkeypatch):
+    told = Watched([user("Bob lives in Oslo.")], engine.model.new_memory(), sampling=None)
+    engine.submit(told.turn)
+    memory, model = told.finished().memory, engine.model.base_model
+    counts, hashed = [], model.fingerprint
+    monkeypatch.setattr(model, "fingerprint", lambda: counts.append(1) or hashed())
+    for tokens in (2, 12):
+        watched = Watched([user("Anna likes teal.")], memory, write=False, sampling=Sampling(max_tokens=tokens, temperature=0))
+        engine.submit(watched.turn)
+        watched.finished()
+    assert len(counts) == 2
+    memory.fingerprint = "another"
+    refused = Watched([user("Anna likes teal.")], memory, write=False)
+    engine.submit(refused.turn)
+    assert "written by the adapter another" in str(refused.end().error)
+
+
 def test_a_cancelled_turn_changes_nothing_for_others(engine):
     memory = engine.model.new_memory()
     left = Watched([user("Hello there")], memory, max_tokens=200)

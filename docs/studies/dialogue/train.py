@@ -48,7 +48,7 @@ UPDATED, LONG_AGO = 0.15, 0.12  # of histories: those with replaced facts, and t
 WORDS_AFTER = 600
 SLOTS = 0.35  # of the histories with questions: dialogues with a service
 OWN_ANSWERS = 0.65  # of unrelated chats; the others are small talk
-WEIGHTS = {"talk": 1.0, "questions": 0.35, "other talk": 0.5, "other questions": 0.2}
+WEIGHTS = {"talk": 1.5, "questions": 0.35, "other talk": 0.5, "other questions": 0.2}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
