@@ -62,6 +62,7 @@ class HeldOut:
         self.prose = maker.unrelated(prose, headed=False)
         self.small_talk = maker.unrelated([render(maker.backbone.tokenizer, chat) for chat in chats], headed=True)
         self.ceilings = {name: _in_context(maker, items) for name, items in self.talks.items()}
+        self.harm_in_context = _harm_in_context(maker, self.small_talk, self.talks["sgd"])
         head = maker.backbone.head
         self.bare = {name: torch.stack([_nats(maker, head, item) for item in items]) for name, items in self.talks.items()}
 
@@ -81,7 +82,8 @@ class HeldOut:
             figures[name] = f"{own.nats.mean():.2f} ({other.nats.mean():.2f}), {own.right.mean():.0%}"
         figures["harm to prose, filled with talk"] = f"{harm(upper, self.prose, self.talks['chitchat'], False):.4f}"
         figures["harm to prose, filled with facts"] = f"{harm(upper, self.prose, self.facts['4 facts'], False):.4f}"
-        figures["harm to small talk"] = f"{harm(upper, self.small_talk, self.talks['sgd'], True):.4f}"
+        small_talk = harm(upper, self.small_talk, self.talks["sgd"], headed=True)
+        figures["harm to small talk"] = f"{small_talk:.4f} (in the context {self.harm_in_context:.4f})"
         return figures
 
 
@@ -155,5 +157,19 @@ def _in_context(maker: Maker, items: Sequence[Item]) -> Tensor:
 def _nats(maker: Maker, before: Tensor, item: Item) -> Tensor:
     """The bare backbone's cross-entropy of an item's first read after some tokens."""
     read = item.reads[0]
-    ids = torch.cat([before, read.tokens])
-    return F.cross_entropy(maker.backbone([ids], len(before) + read.asked).logits[0].float(), read.labels[read.asked])
+    return F.nll_loss(_predictions(maker, before, read)[read.asked], read.labels[read.asked])
+
+
+def _harm_in_context(maker: Maker, reads: Sequence[Read], items: Sequence[Item]) -> float:
+    """What `harm` measures, of the bare backbone with the items' histories in its context."""
+    head, divergences = maker.backbone.head, []
+    for read, item in zip(reads, items, strict=False):
+        said, bare = (_predictions(maker, before, read) for before in (item.tokens[: item.reads[0].written], head))
+        divergences.append(F.kl_div(said, bare, log_target=True, reduction="none").sum(-1).mean())
+    return float(torch.stack(divergences).mean())
+
+
+def _predictions(maker: Maker, before: Tensor, read: Read) -> Tensor:
+    """The bare backbone's log-probabilities at each token of a text after some tokens, `[T, vocabulary]`."""
+    positions = len(before) + torch.arange(len(read.tokens))
+    return maker.backbone([torch.cat([before, read.tokens])], positions).logits[0].float().log_softmax(-1)
