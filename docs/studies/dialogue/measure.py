@@ -111,7 +111,7 @@ def harm(upper: UpperLayers, reads: Sequence[Read], items: Sequence[Item], heade
         said, bare = upper.read(below, memory, headed), upper.read(below, None, headed, bare=True)
         for row, read in enumerate(texts):
             logits = [upper.logits(hidden[row, : len(read.below)]).log_softmax(-1) for hidden in (said, bare)]
-            divergences.append(F.kl_div(*logits, log_target=True, reduction="none").sum(-1).mean())
+            divergences.append(_divergence(*logits))
     return float(torch.stack(divergences).mean())
 
 
@@ -165,8 +165,13 @@ def _harm_in_context(maker: Maker, reads: Sequence[Read], items: Sequence[Item])
     head, divergences = maker.backbone.head, []
     for read, item in zip(reads, items, strict=False):
         said, bare = (_predictions(maker, before, read) for before in (item.tokens[: item.reads[0].written], head))
-        divergences.append(F.kl_div(said, bare, log_target=True, reduction="none").sum(-1).mean())
+        divergences.append(_divergence(said, bare))
     return float(torch.stack(divergences).mean())
+
+
+def _divergence(said: Tensor, bare: Tensor) -> Tensor:
+    """KL(bare || said) in nats per token, from log-probabilities `[T, vocabulary]`."""
+    return F.kl_div(said, bare, log_target=True, reduction="none").sum(-1).mean()
 
 
 def _predictions(maker: Maker, before: Tensor, read: Read) -> Tensor:
