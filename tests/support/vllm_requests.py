@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
-from vllm_engine import Engine, Request, random_prompt
+from vllm_engine import Engine, Request, difference, random_prompt
 from vllm_oracle import answered
 
 from deltamem import DeltaMemState
+
+# How many random requests are sent to an engine.
+REQUESTS = int(os.environ.get("DELTAMEM_VLLM_REQUESTS", "24"))
+TOLERANCE = 1e-4
 
 
 def random_requests(number: int, seed: int) -> list[Request]:
@@ -62,3 +67,16 @@ def run_in_changing_batches(engine: Engine, requests: Sequence[Request], seed: i
             ended[ids[name]] = output
             busy -= {requests[ids[name]].memory}
     return [ended[number] for number in range(len(requests))]
+
+
+def check_random_requests(model: PeftModel, engine: Engine) -> None:
+    """Send random requests in changing batches: tokens and memories are those that transformers gives."""
+    requests = random_requests(REQUESTS, seed=0)
+    outputs = run_in_changing_batches(engine, requests, seed=1)
+    memories: dict[str, DeltaMemState | None] = {}
+    for request, output in zip(requests, outputs, strict=True):
+        assert output.token_ids == expected(model, memories, request)
+        assert output.finish_reason == ("stop" if request.stop in output.token_ids else "length")
+    assert {*memories} == {"anna", "bob"}
+    for name, memory in memories.items():
+        assert difference(engine.memory(name), memory) < TOLERANCE

@@ -10,7 +10,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm_engine import LONGEST, Engine, Request, difference, random_prompt, strong
 from vllm_oracle import written
-from vllm_requests import expected, random_requests, run_in_changing_batches
+from vllm_requests import check_random_requests
 
 from deltamem import DeltaMemState
 
@@ -36,12 +36,7 @@ def generate(engine, tokens, **params):
 
 
 def test_random_requests_in_changing_batches(pair):
-    model, engine = pair
-    requests, memories = random_requests(16, seed=3), {}
-    outputs = run_in_changing_batches(engine, requests, seed=4)
-    assert [output.token_ids for output in outputs] == [expected(model, memories, request) for request in requests]
-    for name, memory in memories.items():
-        assert difference(engine.memory(name), memory) < 1e-4
+    check_random_requests(*pair)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from nightly import by_day
 pytest.importorskip("vllm", reason="vLLM is not installed; .ci/vllm installs it")
 
 from vllm_engine import Engine, Request, difference, random_prompt, strong
-from vllm_requests import expected, random_requests, run_in_changing_batches
+from vllm_requests import TOLERANCE, check_random_requests, expected
 
 from deltamem.vllm import step
 from deltamem.vllm.batch import Use
@@ -20,8 +20,6 @@ from deltamem.vllm.batch import Use
 EVERY = ("llama", "qwen3", "mistral", "qwen2", "phi3", "gemma3_text", "granite")
 FAMILIES = os.environ.get("DELTAMEM_VLLM_FAMILIES", " ".join(by_day(EVERY[:3], EVERY))).split()
 OPTIONS = {"mistral": {"sliding_window": 64}, "qwen2": {"hidden_size": 128}}
-REQUESTS = int(os.environ.get("DELTAMEM_VLLM_REQUESTS", "24"))
-TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -34,16 +32,7 @@ def pair(request, tmp_path_factory):
 
 
 def test_random_requests_in_changing_batches(pair):
-    model, engine = pair
-    requests = random_requests(REQUESTS, seed=0)
-    outputs = run_in_changing_batches(engine, requests, seed=1)
-    memories = {}
-    for request, output in zip(requests, outputs, strict=True):
-        assert output.token_ids == expected(model, memories, request)
-        assert output.finish_reason == ("stop" if request.stop in output.token_ids else "length")
-    assert {*memories} == {"anna", "bob"}
-    for name, memory in memories.items():
-        assert difference(engine.memory(name), memory) < TOLERANCE
+    check_random_requests(*pair)
 
 
 def test_requests_on_one_memory_wait_for_each_other(pair):

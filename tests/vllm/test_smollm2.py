@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed; .ci/vllm installs it")
 
 from vllm_engine import Engine, Request, difference
-from vllm_requests import expected
+from vllm_requests import TOLERANCE, check_random_requests, expected
 
 from deltamem.backbones import load_adapted
 from deltamem.vllm import engine_options
@@ -41,6 +41,11 @@ def test_facts_are_told_and_asked(pair):
         outputs = engine.run(requests)
         assert [output.token_ids for output in outputs] == [expected(model, memories, request) for request in requests]
     for name, memory in memories.items():
-        assert difference(engine.memory(name), memory) < 1e-4
+        assert difference(engine.memory(name), memory) < TOLERANCE
     without = engine.run([Request(request.prompt, 12, None, False, end) for request in asked])
     assert [output.token_ids for output in outputs] != [output.token_ids for output in without[:1]]
+
+
+def test_random_requests_in_changing_batches(pair):
+    (model, _), engine = pair
+    check_random_requests(model, engine)
