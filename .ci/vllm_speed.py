@@ -15,7 +15,7 @@ import tempfile
 import time
 
 PROMPT, ROUNDS = 64, 5
-LENGTHS = {1: 32, 8: 16, 32: 8}  # the length of an answer by the size of the batch
+LENGTHS = {1: 64, 8: 64, 32: 32}  # the length of an answer by the size of the batch
 # What the memories do, by the name of a row; None for requests without a memory.
 WRITES = {"no memory": None, "read": False, "during": "during", "after": "after"}
 

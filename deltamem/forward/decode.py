@@ -10,7 +10,7 @@ Shapes: L layers, B batch rows, r width of a state.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,12 @@ class DecodeStep(MemoryPass):
     Args:
         weights: the adapter's weights.
         options: see `MemoryPass`.
+
+    Attributes:
+        takes_padding: whether some of the rows may be padding.
     """
+
+    takes_padding: ClassVar[bool]
 
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(**options)
@@ -155,8 +160,8 @@ def decode_step_for(new: Tensor, valid: Tensor | None) -> type[DecodeStep] | Non
         new: [B, 1], or embeddings.
         valid: [B, 1], False for padding; None if every token is real.
     """
-    backend = choose("auto", new.device.type)
-    if backend == "compiled" and valid is not None:
+    place = BACKENDS[choose("auto", new.device.type)].decode_step
+    if place is None:
         return None
-    place = BACKENDS[backend].decode_step
-    return None if place is None else load(place)
+    step: type[DecodeStep] = load(place)
+    return step if valid is None or step.takes_padding else None

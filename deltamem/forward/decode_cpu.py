@@ -22,6 +22,8 @@ class CpuDecodeStep(DecodeStep):
     Its buffers are [B, L, ...] in memory, so that a row's part is in one piece, and [L, B, ...] as tensors.
     """
 
+    takes_padding = False
+
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(weights, **options)
         self._rows = weights.once(self.write, partial(_table, writes=self.write)).rows

@@ -14,6 +14,8 @@ from deltamem.rule.gpu.decode import correct_token, read_and_write_token
 class GpuDecodeStep(DecodeStep):
     """A decode step for any number of rows; each layer takes one launch to read and write, and one per correction."""
 
+    takes_padding = True
+
     def __init__(self, weights: DecodeWeights, **options: Any) -> None:
         super().__init__(weights, **options)
         self._kind, self._reads_of = weights.kind, self._reads.unbind()

@@ -83,9 +83,13 @@ class ServedMemories:
         task.add_done_callback(self._tasks.discard)
         return answer
 
-    async def tell(self, key: Key, messages: Sequence[Message]) -> Finished:
-        """Write messages to a memory without an answer; it is made if it does not exist."""
-        answer = self.ask(key, messages, TurnOptions(key.tenant, "after", None))
+    async def tell(self, key: Key, messages: Sequence[Message], deadline: float | None = None) -> Finished:
+        """Write messages to a memory without an answer; it is made if it does not exist.
+
+        Raises:
+            CancelledTurnError: the deadline, a time on `time.monotonic`'s clock, passed first.
+        """
+        answer = self.ask(key, messages, TurnOptions(key.tenant, "after", None, deadline))
         return await answer.end()
 
     async def load(self, key: Key) -> Memory:

@@ -5,7 +5,7 @@ Shapes: S slots, T tokens of a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,12 @@ from vllm.v1.attention.backends.registry import MambaAttentionBackendEnum
 from vllm.v1.kv_cache_interface import MambaSpec
 
 from deltamem.rule import MemoryKind
+from deltamem.rule.kind import STATE
 from deltamem.vllm.adapter import LayerWeights
 from deltamem.vllm.batch import Entrance, Use, read_and_write
 from deltamem.vllm.places import Place
 from deltamem.vllm.step import MemoryBackend, Step
+from deltamem.vllm.token_step import TokenStep
 
 
 class MemoryLayer(MambaBase):
@@ -47,7 +49,7 @@ class MemoryLayer(MambaBase):
         self.states: dict[str, Tensor] = {}
         self.kv_cache = ()
         self._weights, self._scale = weights, scale
-        self._reads: Tensor | None = None
+        self._corrections: Mapping[str, Tensor] = {}
 
     def attach(self, projections: Mapping[str, Place]) -> None:
         """Take the projections of the attention module over.
@@ -66,45 +68,53 @@ class MemoryLayer(MambaBase):
                 "trained on"
             )
         device = next(module.parameters()).device
-        self._entrance = Entrance(self.kind, entrance.to(device), self._weights.bias.to(device))
-        # The maps of this rank's features, transposed and scaled, [read_width, features].
-        maps = {role: (self._scale * projections[role].own_rows(weight)).to(device).t() for role, weight in corrections.items()}
-        packed = [(projections[role].start, matrix) for role, matrix in maps.items() if role != "o"]
+        # The maps of this rank's features, scaled, [features, read_width].
+        maps = {role: (self._scale * projections[role].own_rows(weight)).to(device) for role, weight in corrections.items()}
+        weights = LayerWeights(entrance.to(device), self._weights.bias.to(device), maps)
+        self._entrance, self._maps = Entrance(self.kind, weights.entrance, weights.bias), maps
+        self._token_step = TokenStep.of(self.kind, weights, device)
+        packed = {role: projections[role].start for role in maps if role != "o"}
         module.forward = partial(self._enter, module.forward, packed)
         if "o" in maps:
             output: Any = projections["o"].module
-            output.forward = partial(self._leave, output.forward, maps["o"])
+            output.forward = partial(self._leave, output.forward)
 
-    def _enter(self, run: Callable[..., Any], packed: Sequence[tuple[int, Tensor]], hidden: Tensor, *args: Any) -> Any:
+    def _enter(self, run: Callable[..., Any], packed: Mapping[str, int], hidden: Tensor, *args: Any) -> Any:
         """Run the packed projection, read and write the memory, and correct the output in place."""
         output = run(hidden, *args)
-        self._reads = reads = self.read_and_write(hidden)
-        if reads is not None:
-            for start, matrix in packed:
-                _add(reads, matrix, _flat(output).narrow(1, start, matrix.shape[1]))
+        self._corrections = corrections = self.read_and_write(hidden)
+        for role, start in packed.items() if corrections else ():
+            correction = corrections[role]
+            _flat(output).narrow(1, start, correction.shape[1]).add_(correction)  # rounded once, on adding
         return output
 
-    def _leave(self, run: Callable[..., Any], matrix: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _leave(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the output projection, and correct the output in place."""
-        output, reads = run(*args, **kwargs), self._reads
-        if reads is not None:
-            _add(reads, matrix, _flat(output))
-            self._reads = None
+        output = run(*args, **kwargs)
+        if self._corrections:
+            _flat(output).add_(self._corrections["o"])
+            self._corrections = {}
         return output
 
-    def read_and_write(self, hidden: Tensor) -> Tensor | None:
+    def read_and_write(self, hidden: Tensor) -> Mapping[str, Tensor]:
         """Pass the tokens of this step through the memory.
 
         Args:
             hidden: what enters the packed projection, [..., width].
 
         Returns:
-            The reads, float32 [T, read_width]; None if no request of this step has a memory.
+            The corrections by role, float32 [T, features]; none if no request of this step has a memory.
         """
         steps = get_forward_context().attn_metadata
         step: Step | None = None if steps is None else steps[self.prefix]
         groups = None if step is None else step.groups(self.uses)
-        return read_and_write(self._entrance, _flat(hidden), self.states, groups) if groups else None
+        if not groups:
+            return {}
+        hidden = _flat(hidden)
+        if self._token_step is not None and self._token_step.takes(len(hidden), groups):
+            return self._token_step(hidden, self.states[STATE], groups[0])
+        reads = read_and_write(self._entrance, hidden, self.states, groups)
+        return {role: reads @ weight.T for role, weight in self._maps.items()}
 
     # ------------------------------------------------------------------------------------ what vLLM asks a recurrent layer
 
@@ -144,14 +154,6 @@ class MemoryLayer(MambaBase):
             mamba_type=self.mamba_type,
             tp_replicated=True,
         )
-
-
-def _add(reads: Tensor, matrix: Tensor, output: Tensor) -> None:
-    """Add a correction to features [T, features] in place."""
-    if output.dtype is torch.float32:
-        output.addmm_(reads, matrix)
-    else:
-        output.add_(reads @ matrix)  # rounded once, on adding
 
 
 def _flat(tensor: Any) -> Tensor:

@@ -197,6 +197,7 @@ def test_a_turn_that_takes_too_long_leaves_nothing(tmp_path):
         body = {"model": "tiny", "messages": [user("Hello")], "user": "late", "max_tokens": 200}
         for stream in (False, True):
             assert client.post(COMPLETIONS, json={**body, "stream": stream}).status_code == 504
+        assert client.post("/v1/memories/late/messages", json={"messages": [user("Hello")]}).status_code == 504
         assert client.get("/v1/memories/late").json()["turn"] == 0
         asyncio.run(asyncio.wait_for(until_idle(served), 60))
         check_nothing_is_left(served, file)

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltamem import DeltaMemConfig
+from deltamem.vllm.adapter import LayerWeights
 from deltamem.vllm.batch import Entrance, Use, grouped, read_and_write
+from deltamem.vllm.token_step import MOST_REQUESTS, TokenStep
 
 WIDTH, SLOTS = 12, 9
 CPU = torch.device("cpu")
@@ -67,3 +69,36 @@ def test_swapped_slots_are_seen():
     there = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [1, 2], uses, CPU))
     swapped = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [2, 1], uses, CPU))
     assert not torch.allclose(there, swapped, atol=1e-2)
+
+
+@given(st.sampled_from(KINDS), st.integers(1, MOST_REQUESTS), st.sampled_from([Use.READ, Use.WRITE]), st.integers(0, 99))
+def test_one_token_of_each_request_in_one_call(kind, requests, use, seed):
+    weight, bias = weights(kind, seed)
+    generator = torch.Generator().manual_seed(seed)
+    maps = {role: torch.randn(features, kind.read_width, generator=generator) for role, features in (("q", 6), ("o", WIDTH))}
+    slots = torch.randperm(MOST_REQUESTS + 2, generator=generator)[:requests].tolist()
+    # A slot is padded, as in vLLM's cache.
+    whole = torch.randn(MOST_REQUESTS + 2, 3 + kind.num_states * kind.r**2, generator=generator)
+    states = whole[:, 3:].unflatten(1, kind.state_parts["state"])
+    expected = states.clone()
+    hidden = torch.randn(requests, WIDTH, generator=generator)
+    groups = grouped(range(requests + 1), slots, dict.fromkeys(slots, use), CPU)
+    reads = read_and_write(Entrance(kind, weight, bias), hidden, {"state": expected}, groups)
+
+    step = TokenStep.of(kind, LayerWeights(weight, bias, maps), CPU)
+    assert step.takes(requests, groups)
+    corrections = step(hidden, states, groups[0])
+
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-5)
+    assert [*corrections] == ["q", "o"]
+    for role, correction in corrections.items():
+        torch.testing.assert_close(correction, reads @ maps[role].T, atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_step_is_for_one_token_of_each_request():
+    kind = KINDS[0]
+    step = TokenStep.of(kind, LayerWeights(*weights(kind, 0), {}), CPU)
+    read, both = {1: Use.READ, 2: Use.READ}, {1: Use.READ, 2: Use.WRITE}
+    for bounds, uses in (([0, 1, 3], read), ([0, 1, 2], both), ([0, 1, 2], {1: Use.READ})):
+        assert not step.takes(bounds[-1], grouped(bounds, [1, 2], uses, CPU))
+    assert step.takes(2, grouped([0, 1, 2], [1, 2], read, CPU))

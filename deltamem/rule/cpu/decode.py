@@ -81,47 +81,81 @@ def _dot(left: Any, at: Any, right: Any, count: Any) -> Any:
 
 
 @part
-def _map(matrix: Any, rows: Any, columns: Any, source: Any, target: Any) -> None:
-    """Multiply a matrix `[rows, columns]` by a vector.
-
-    The loop is bound by memory latency, so it reads the matrix in four places at once.
-    """
-    quarter = rows // 4 if columns % LANES == 0 else 0
-    for row in range(quarter):
-        a = b = c = d = spread(_ZERO)
-        at, step = row * columns, quarter * columns
-        for i in range(0, columns, LANES):
-            x = load(source, i)
-            a += load(matrix, at + i) * x
-            b += load(matrix, at + step + i) * x
-            c += load(matrix, at + 2 * step + i) * x
-            d += load(matrix, at + 3 * step + i) * x
-        target[row], target[row + quarter] = total(a), total(b)
-        target[row + 2 * quarter], target[row + 3 * quarter] = total(c), total(d)
-    for row in range(4 * quarter, rows):
-        target[row] = _dot(matrix, row * columns, source, columns)
+def _vector(address: Any, step: Any, number: Any, size: Any) -> Any:
+    """A batch row's vector, from the address of the first row's and the distance between two rows in bytes."""
+    return carray(floats(address + number * step), size)
 
 
 @part
-def _add_mapped(matrix: Any, rows: Any, columns: Any, source: Any, factor: Any, target: Any) -> None:
-    """Add `factor` times the product of a matrix `[rows, columns]` and a vector to another vector."""
+def _map(
+    matrix: Any, rows: Any, columns: Any, batch: Any, source: Any, source_step: Any, target: Any, target_step: Any
+) -> None:
+    """Multiply a matrix `[rows, columns]` by a vector of each batch row.
+
+    The loop is bound by memory latency, so it reads the matrix in four places at once, and each of them for all batch rows.
+
+    Args:
+        matrix, rows, columns: the matrix.
+        batch: B.
+        source, target: addresses of the first row's vectors.
+        source_step, target_step: the distances between those of two rows, in bytes.
+    """
+    quarter = rows // 4 if columns % LANES == 0 else 0
+    for row in range(quarter):
+        at, step = row * columns, quarter * columns
+        for n in range(batch):
+            given, made = _vector(source, source_step, n, columns), _vector(target, target_step, n, rows)
+            a = b = c = d = spread(_ZERO)
+            for i in range(0, columns, LANES):
+                x = load(given, i)
+                a += load(matrix, at + i) * x
+                b += load(matrix, at + step + i) * x
+                c += load(matrix, at + 2 * step + i) * x
+                d += load(matrix, at + 3 * step + i) * x
+            made[row], made[row + quarter] = total(a), total(b)
+            made[row + 2 * quarter], made[row + 3 * quarter] = total(c), total(d)
+    for row in range(4 * quarter, rows):
+        for n in range(batch):
+            given = _vector(source, source_step, n, columns)
+            _vector(target, target_step, n, rows)[row] = _dot(matrix, row * columns, given, columns)
+
+
+@part
+def _add_mapped(
+    matrix: Any, rows: Any, columns: Any, factor: Any,
+    batch: Any, source: Any, source_step: Any, target: Any, target_step: Any,
+) -> None:  # fmt: skip
+    """Add `factor` times the product of a matrix and a vector to another vector of each batch row; see `_map`."""
     together = rows // LANES * LANES if columns % LANES == 0 else 0
     for row in range(0, together, LANES):
-        a = b = c = d = e = f = g = h = spread(_ZERO)
         at = row * columns
-        for i in range(0, columns, LANES):
-            x = load(source, i)
-            a += load(matrix, at + i) * x
-            b += load(matrix, at + columns + i) * x
-            c += load(matrix, at + 2 * columns + i) * x
-            d += load(matrix, at + 3 * columns + i) * x
-            e += load(matrix, at + 4 * columns + i) * x
-            f += load(matrix, at + 5 * columns + i) * x
-            g += load(matrix, at + 6 * columns + i) * x
-            h += load(matrix, at + 7 * columns + i) * x
-        store(target, row, load(target, row) + spread(factor) * totals(a, b, c, d, e, f, g, h))
+        for n in range(batch):
+            given, made = _vector(source, source_step, n, columns), _vector(target, target_step, n, rows)
+            a = b = c = d = e = f = g = h = spread(_ZERO)
+            for i in range(0, columns, LANES):
+                x = load(given, i)
+                a += load(matrix, at + i) * x
+                b += load(matrix, at + columns + i) * x
+                c += load(matrix, at + 2 * columns + i) * x
+                d += load(matrix, at + 3 * columns + i) * x
+                e += load(matrix, at + 4 * columns + i) * x
+                f += load(matrix, at + 5 * columns + i) * x
+                g += load(matrix, at + 6 * columns + i) * x
+                h += load(matrix, at + 7 * columns + i) * x
+            store(made, row, load(made, row) + spread(factor) * totals(a, b, c, d, e, f, g, h))
     for row in range(together, rows):
-        target[row] += factor * _dot(matrix, row * columns, source, columns)
+        for n in range(batch):
+            given = _vector(source, source_step, n, columns)
+            _vector(target, target_step, n, rows)[row] += factor * _dot(matrix, row * columns, given, columns)
+
+
+@part
+def _pass_row(given: Any, projected: Any, state: Any, reads: Any, end: Any, opened: Any) -> None:
+    """Pass one token through a row's memories, all given by their addresses."""
+    _forward(
+        projected, given[BIAS], state, reads, end, opened.ctypes.data, 0, 0, 1, given[ROWS], given[R], given[STATES],
+        given[GATE_ROWS], given[DECAY], given[DECAY_FIRST], 1, given[WRITING], 0, given[STATES],
+    )  # fmt: skip
 
 
 @entry
@@ -137,17 +171,13 @@ def read_and_write_token(row: int, batch: int, state: int, projected: int, reads
         hidden: address of the hidden states, `[B, width]`.
     """
     given = carray(integers(row), CORRECTIONS)
-    width, rows, states = given[WIDTH], given[ROWS], given[STATES]
-    matrix, opened = carray(floats(given[WEIGHT]), rows * width), np.empty(states, np.float32)
+    width, rows = given[WIDTH], given[ROWS]
+    matrix, opened = carray(floats(given[WEIGHT]), rows * width), np.empty(given[STATES], np.float32)
+    own, own_step = projected + given[PROJECTED], given[PROJECTED_STEP]
+    _map(matrix, rows, width, batch, hidden, width * _FLOAT_BYTES, own, own_step)
     for b in range(batch):
-        source = carray(floats(hidden + b * width * _FLOAT_BYTES), width)
-        own = projected + given[PROJECTED] + b * given[PROJECTED_STEP]
         place = given[STATE] + b * given[STATE_STEP]
-        _map(matrix, rows, width, source, carray(floats(own), rows))
-        _forward(
-            own, given[BIAS], state + place, reads + given[READS] + b * given[READS_STEP], end + place, opened.ctypes.data,
-            0, 0, 1, rows, given[R], states, given[GATE_ROWS], given[DECAY], given[DECAY_FIRST], 1, given[WRITING], 0, states,
-        )  # fmt: skip
+        _pass_row(given, own + b * own_step, state + place, reads + given[READS] + b * given[READS_STEP], end + place, opened)
 
 
 @entry
@@ -166,7 +196,40 @@ def correct_token(row: int, number: int, batch: int, scale: float, reads: int, o
     given = carray(integers(row), column + 2)
     rows, features = given[STATES] * given[R], given[column + 1]
     matrix, factor = carray(floats(given[column]), rows * features), np.float32(scale)
+    source, source_step = reads + given[READS], given[READS_STEP]
+    _add_mapped(matrix, features, rows, factor, batch, source, source_step, output, features * _FLOAT_BYTES)
+
+
+@entry
+def pass_slots(
+    row: int, corrections: int, batch: int, slots: int, states: int, slot_step: int,
+    projected: int, reads: int, hidden: int, output: int,
+) -> None:  # fmt: skip
+    """Like `read_and_write_token` for states that lie in slots, which are changed in place, with all corrections.
+
+    Args:
+        row: address of the layer's row in the table.
+        corrections: how many the layer has.
+        batch: B.
+        slots: address of the rows' slots, int64 `[B]`.
+        states: address of the states in slot 0, `[states, r, r]`.
+        slot_step: the distance between two slots, in bytes.
+        projected, reads: addresses of room for the projections `[B, rows]` and the reads `[B, states * r]`.
+        hidden: address of the hidden states, `[B, width]`.
+        output: address of the corrections, correction after correction, `[B, features]` each.
+    """
+    given = carray(integers(row), CORRECTIONS + 2 * corrections)
+    width, rows, reading = given[WIDTH], given[ROWS], given[STATES] * given[R]
+    matrix, opened = carray(floats(given[WEIGHT]), rows * width), np.empty(given[STATES], np.float32)
+    rows_step, reads_step = rows * _FLOAT_BYTES, reading * _FLOAT_BYTES
+    _map(matrix, rows, width, batch, hidden, width * _FLOAT_BYTES, projected, rows_step)
     for b in range(batch):
-        source = carray(floats(reads + given[READS] + b * given[READS_STEP]), rows)
-        target = carray(floats(output + b * features * _FLOAT_BYTES), features)
-        _add_mapped(matrix, features, rows, source, factor, target)
+        state = states + carray(integers(slots), batch)[b] * slot_step
+        _pass_row(given, projected + b * rows_step, state, reads + b * reads_step, state, opened)
+    for number in range(corrections):
+        column = CORRECTIONS + 2 * number
+        features = given[column + 1]
+        carray(floats(output), batch * features)[:] = _ZERO
+        correction, step = carray(floats(given[column]), reading * features), features * _FLOAT_BYTES
+        _add_mapped(correction, features, reading, np.float32(1), batch, reads, reads_step, output, step)
+        output += batch * step

@@ -100,7 +100,7 @@ def memories(service: Service) -> APIRouter:
         told: list[Message] = [message.message() for message in body.messages]
         check_no_special_tokens(served.engine.tokenizer, told)
         name = key(request, memory)
-        end = await served.tell(name, told)
+        end = await served.tell(name, told, service.deadline())
         return {**_described(await served.load(name)), "written": end.written}
 
     @router.delete("/{memory}/messages/{message}")

@@ -79,13 +79,17 @@ class Service:
         refuse_unsupported(body, unsupported)
         return tenant
 
+    def deadline(self) -> float:
+        """When a turn that begins now must be over."""
+        return time.monotonic() + self.seconds
+
     async def answer(
         self, tenant: str, key: Key | None, messages: Sequence[Message], write: Write, sampling: Sampling
     ) -> AsyncIterator[Piece | Finished]:
         """The events of a turn."""
         chat = [*messages] if system_prompt(messages) else with_system(self.system, messages)
         check_no_special_tokens(self.memories.engine.tokenizer, chat)
-        options = TurnOptions(tenant, write, sampling, time.monotonic() + self.seconds)
+        options = TurnOptions(tenant, write, sampling, self.deadline())
         answer = self.memories.ask(key, chat, options)
         async for event in self.metrics.timed(answer.pieces()):
             yield event

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -151,6 +152,11 @@ class UpperLayers:
         """Take the weights of the whole model's adapter."""
         for own, other in self._pairs():
             own.copy_(other)
+
+    def load(self, adapter: Path) -> None:
+        """Take the weights of an adapter in a folder."""
+        set_peft_model_state_dict(self.whole, load_peft_weights(str(adapter)))
+        self.pull()
 
     @torch.no_grad()
     def push(self) -> None:

@@ -1,26 +1,33 @@
-"""Held-out measurements of a memory while it is trained: does it bind, does it recall, does it harm?"""
+"""Held-out measurements of a memory: does it bind, does it recall, does it harm?
+
+`train.py` measures during the training; `python measure.py ADAPTER --data FOLDER` measures a trained adapter.
+"""
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from episodes import Item, Maker, Read, Sources, draw_questions
-from layers import UpperLayers
+from layers import FrozenBackbone, UpperLayers
 from torch import Tensor
 
+from deltamem import DeltaMemConfig
 from deltamem.chat.tokens import render
-from deltamem.memory.snapshot import Snapshot
+from deltamem.training.chats import Chat
 
 TALKS = {"chitchat": 32, "sgd": 24, "qmsum": 16}
 WRITTEN, READ = 160, 48
 FACTS = {"1 fact": (1, "held_out", 40), "4 facts": (4, "held_out", 40), "8 facts": (8, "held_out", 24)}
 FACTS["1 fact, unseen word"] = (1, "unseen_values", 40)
 SLOTS, SLOTS_WRITTEN = 40, 256
+LONG_TALK, PIECE, LONG_CHATS = 4096, 512, 40  # tokens, read in pieces of so many, of at most so many dialogues
 ROWS = 8
 
 
@@ -47,7 +54,8 @@ class HeldOut:
 
     def __init__(self, maker: Maker, sources: Sources) -> None:
         maker.rng = rng = random.Random(7)
-        self.talks = {name: [*_talks(maker, chats, TALKS[name])] for name, chats in sources.talks(held_out=True).items()}
+        talks = sources.talks(held_out=True)
+        self.talks = {name: [*_talks(maker, chats, TALKS[name])] for name, chats in talks.items()}
         self.facts = {
             name: [
                 maker.questions(draw_questions(rng, facts, split, maker.words, 0.0), split, 1, value_only=True)
@@ -55,16 +63,17 @@ class HeldOut:
             ]
             for name, (facts, split, episodes) in FACTS.items()
         }
-        slots = (_slots(maker, record) for record in rng.sample(sources.talks(held_out=True)["sgd"], 200))
+        slots = (_slots(maker, record) for record in rng.sample(talks["sgd"], 200))
         self.facts["slots"] = [*islice(filter(None, slots), SLOTS)]
         prose = [" ".join(text.split(" ")[:80]) for text in rng.sample(sources.prose(held_out=True), 24)]
-        chats = [chat["messages"][:2] for chat in rng.sample(sources.talks(held_out=True)["chitchat"], 16)]
+        chats = [chat["messages"][:2] for chat in rng.sample(talks["chitchat"], 16)]
         self.prose = maker.unrelated(prose, headed=False)
         self.small_talk = maker.unrelated([render(maker.backbone.tokenizer, chat) for chat in chats], headed=True)
         self.ceilings = {name: _in_context(maker, items) for name, items in self.talks.items()}
         self.harm_in_context = _harm_in_context(maker, self.small_talk, self.talks["sgd"])
         head = maker.backbone.head
         self.bare = {name: torch.stack([_nats(maker, head, item) for item in items]) for name, items in self.talks.items()}
+        self.long_talk = [_long_talk(maker, talks[name]) for name in ("chitchat", "qmsum")]
 
     @torch.no_grad()
     def measure(self, upper: UpperLayers) -> dict[str, str]:
@@ -80,10 +89,13 @@ class HeldOut:
         for name, items in self.facts.items():
             own, other = (score(upper, items, shift) for shift in (0, 1))
             figures[name] = f"{own.nats.mean():.2f} ({other.nats.mean():.2f}), {own.right.mean():.0%}"
-        figures["harm to prose, filled with talk"] = f"{harm(upper, self.prose, self.talks['chitchat'], False):.4f}"
-        figures["harm to prose, filled with facts"] = f"{harm(upper, self.prose, self.facts['4 facts'], False):.4f}"
-        small_talk = harm(upper, self.small_talk, self.talks["sgd"], headed=True)
+        talk, facts, services = map(_histories, (self.talks["chitchat"], self.facts["4 facts"], self.talks["sgd"]))
+        figures["harm to prose, filled with talk"] = f"{harm(upper, self.prose, talk, False):.4f}"
+        figures["harm to prose, filled with facts"] = f"{harm(upper, self.prose, facts, False):.4f}"
+        small_talk = harm(upper, self.small_talk, services, headed=True)
         figures["harm to small talk"] = f"{small_talk:.4f} (in the context {self.harm_in_context:.4f})"
+        for name, texts, headed in (("prose", self.prose, False), ("small talk", self.small_talk, True)):
+            figures[f"harm to {name} after {LONG_TALK:,} tokens"] = f"{harm(upper, texts, self.long_talk, headed):.4f}"
         return figures
 
 
@@ -92,7 +104,7 @@ def score(upper: UpperLayers, items: Sequence[Item], shift: int) -> Scores:
     nats, right = [], []
     for rows in _batches(len(items)):
         reads = [items[row].reads[0] for row in rows]
-        memory = _memory(upper, [items[(row + shift) % len(items)] for row in rows])
+        memory = upper.write(_histories([items[(row + shift) % len(items)] for row in rows]))
         hidden = upper.read([read.below for read in reads], memory, headed=True)
         for row, read in enumerate(reads):
             logits, labels = upper.logits(hidden[row, read.asked]), read.labels[read.asked]
@@ -101,12 +113,12 @@ def score(upper: UpperLayers, items: Sequence[Item], shift: int) -> Scores:
     return Scores(torch.stack(nats), torch.stack(right))
 
 
-def harm(upper: UpperLayers, reads: Sequence[Read], items: Sequence[Item], headed: bool) -> float:
-    """KL(bare backbone || model) of unrelated texts with the memories of items, in nats per token."""
+def harm(upper: UpperLayers, reads: Sequence[Read], histories: Sequence[Tensor], headed: bool) -> float:
+    """KL(bare backbone || model) of unrelated texts with the memories of histories, `[L, T, W]` each, in nats per token."""
     divergences = []
     for rows in _batches(len(reads)):
         texts = [reads[row] for row in rows]
-        memory = _memory(upper, [items[row % len(items)] for row in rows])
+        memory = upper.write([histories[row % len(histories)] for row in rows])
         below = [read.below for read in texts]
         said, bare = upper.read(below, memory, headed), upper.read(below, None, headed, bare=True)
         for row, read in enumerate(texts):
@@ -115,8 +127,16 @@ def harm(upper: UpperLayers, reads: Sequence[Read], items: Sequence[Item], heade
     return float(torch.stack(divergences).mean())
 
 
-def _memory(upper: UpperLayers, items: Sequence[Item]) -> Snapshot | None:
-    return upper.write([item.before(item.reads[0]) for item in items])
+def _histories(items: Sequence[Item]) -> list[Tensor]:
+    """What comes before each item's first read, `[L, T, W]` each."""
+    return [item.before(item.reads[0]) for item in items]
+
+
+def _long_talk(maker: Maker, chats: Sequence[Chat]) -> Tensor:
+    """Dialogues, one after another, as the attentions read them in pieces, `[L, T, W]`."""
+    messages = [message for chat in maker.rng.sample([*chats], min(LONG_CHATS, len(chats))) for message in chat["messages"]]
+    pieces = maker.backbone.ids(render(maker.backbone.tokenizer, messages))[:LONG_TALK].split(PIECE)
+    return torch.cat([maker.backbone([piece], torch.arange(1)).attended[:, 0] for piece in pieces], 1)
 
 
 def _batches(count: int) -> list[range]:
@@ -178,3 +198,21 @@ def _predictions(maker: Maker, before: Tensor, read: Read) -> Tensor:
     """The bare backbone's log-probabilities at each token of a text after some tokens, `[T, vocabulary]`."""
     positions = len(before) + torch.arange(len(read.tokens))
     return maker.backbone([torch.cat([before, read.tokens])], positions).logits[0].float().log_softmax(-1)
+
+
+def main() -> None:
+    """Measure a trained adapter."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("adapter", type=Path, help="folder of an adapter with a memory")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the files that README.md names")
+    options = parser.parse_args()
+    config = DeltaMemConfig.from_pretrained(str(options.adapter))
+    backbone = FrozenBackbone(config.base_model_name_or_path, min(config.layers_to_transform))
+    upper = UpperLayers(backbone, replace(config, layers_to_transform=None, backbone=None, inference_mode=False))
+    upper.load(options.adapter)
+    for name, figures in HeldOut(Maker(backbone, random.Random(7)), Sources(options.data)).measure(upper).items():
+        print(f"{name}: {figures}")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions, own_answers
 from layers import FrozenBackbone, UpperLayers, Words
 from measure import HeldOut
-from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, IterableDataset
@@ -34,7 +34,7 @@ from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.start import start_from_attention
 
 # In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts.
-TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 12, 4, 2, 3, 6
+TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 12, 4, 4, 3, 6
 QUESTIONS_EACH = 2
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
@@ -47,8 +47,8 @@ ANY_WORD = 0.5
 UPDATED, LONG_AGO = 0.15, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
 WORDS_AFTER = 600
 SLOTS = 0.35  # of the histories with questions: dialogues with a service
-OWN_ANSWERS = 0.65  # of unrelated chats; the others are small talk
-WEIGHTS = {"talk": 1.5, "questions": 0.35, "other talk": 0.5, "other questions": 0.2}
+OWN_ANSWERS = 0.5  # of unrelated chats; the others are small talk
+WEIGHTS = {"talk": 1.5, "questions": 0.35, "other talk": 1.0, "other questions": 0.5}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -363,8 +363,7 @@ def main() -> None:
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif options.adapter is not None:
-        set_peft_model_state_dict(upper.whole, load_peft_weights(str(options.adapter)))
-        upper.pull()
+        upper.load(options.adapter)
     elif upper.memories:
         start(upper, sources.talks(held_out=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
