@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class DeltaMemModel(BaseTuner):
     _decode_weights: DecodeWeights | None
     # For adapters that were cast to another dtype: from the fingerprint after the cast to that before it.
     _cast_from: dict[str, str]
+    # By adapter, while `weights_held`; None otherwise.
+    _held_fingerprints: dict[str, str] | None
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         shared = getattr(model, "peft_config", {})
@@ -69,7 +71,7 @@ class DeltaMemModel(BaseTuner):
 
     def __getstate__(self) -> dict[str, Any]:
         """The content of a copy or a pickle of the model: everything but the open memories."""
-        return {**vars(self), "open_scopes": [], "_decode_weights": None}
+        return {**vars(self), "open_scopes": [], "_decode_weights": None, "_held_fingerprints": None}
 
     @classmethod
     def of(cls, model: nn.Module) -> DeltaMemModel:
@@ -161,10 +163,11 @@ class DeltaMemModel(BaseTuner):
         weights = [weight for layer in layers.values() for weight in layer.adapter_weights(self.active_adapters[0]).values()]
         if not weights or weights[0].is_meta or is_sharded(self.model):
             return super()._apply(fn, recurse)
-        before, dtype = self.fingerprint(), weights[0].dtype
+        adapter = self.active_adapters[0]
+        before, dtype = self._fingerprint_of(adapter), weights[0].dtype
         super()._apply(fn, recurse)
-        if next(iter(layers.values())).adapter_weights(self.active_adapters[0])["gate_bias"].dtype != dtype:
-            self._cast_from[self.fingerprint()] = before
+        if next(iter(layers.values())).adapter_weights(adapter)["gate_bias"].dtype != dtype:
+            self._cast_from[self._fingerprint_of(adapter)] = before
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -196,9 +199,29 @@ class DeltaMemModel(BaseTuner):
         """A hash that identifies the active adapter: its options, its weights and the kind of its backbone.
 
         Every call hashes the weights, because changes cannot be detected reliably: fused optimizers and writes to `weight.data`
-        do not increment the version counter.
+        do not increment the version counter. `weights_held` spares that.
         """
-        adapter = self.active_adapters[0]
+        adapter, held = self.active_adapters[0], self._held_fingerprints
+        if held is None:
+            return self._fingerprint_of(adapter)
+        if adapter not in held:
+            held[adapter] = self._fingerprint_of(adapter)
+        return held[adapter]
+
+    @contextmanager
+    def weights_held(self) -> Iterator[None]:
+        """Hash each adapter at most once within the block, in all threads: the caller keeps the weights as they are.
+
+        A server opens it, because a hash takes milliseconds and every pass with a memory asks for one.
+        """
+        before = self._held_fingerprints
+        self._held_fingerprints = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._held_fingerprints = before
+
+    def _fingerprint_of(self, adapter: str) -> str:
         weights = {
             f"{name}.{key}": weight
             for name, layer in self._active_layers().items()
@@ -299,7 +322,7 @@ class DeltaMemModel(BaseTuner):
             )
         if layers:  # empty layers, which delete_adapter leaves behind with the last adapter
             self.of(model)._take_off_layers()
-        self._layers, self._decode_weights, self._cast_from = {}, None, {}
+        self._layers, self._decode_weights, self._cast_from, self._held_fingerprints = {}, None, {}, None
         self.open_scopes = []
         self._hook = hook_for(model)
         self._attention = attention_modules(model, self._hook)

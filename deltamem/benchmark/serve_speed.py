@@ -38,6 +38,9 @@ class _BareServed:
     def memory(self, *given: Any, **options: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def weights_held(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def __call__(self, **given: Any) -> Any:
         return self._model(**given)
 

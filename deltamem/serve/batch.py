@@ -54,7 +54,7 @@ class JoinedRows:
     def add(self, cache: Cache, tokens: int, memory: DeltaMemState) -> None:
         """See `Batch.add`."""
         self._table.add(cache, tokens)
-        self._memories.append(_already_checked(memory))
+        self._memories.append(memory)
         self._stacked = None
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class SeparateRows:
 
     def add(self, cache: Cache, tokens: int, memory: DeltaMemState) -> None:
         """See `Batch.add`."""
-        self._rows.append((cache, _already_checked(memory)))
+        self._rows.append((cache, memory))
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -105,11 +105,6 @@ class SeparateRows:
     def remove(self, row: int) -> None:
         """See `Batch.remove`."""
         _remove(self._rows, row)
-
-
-def _already_checked(memory: DeltaMemState) -> DeltaMemState:
-    """The memory without its fingerprint, which the prompt's pass has checked: a check hashes all weights of the adapter."""
-    return DeltaMemState(memory.snapshot)
 
 
 def _remove(rows: list[Any], row: int) -> None:

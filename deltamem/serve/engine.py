@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class Engine:
     when fewer than `rows` turns run; tenants take turns.
 
     Args:
-        model: a model with a δ-mem adapter, which nothing else uses meanwhile.
+        model: a model with a δ-mem adapter, which nothing else uses or changes meanwhile.
         tokenizer: its tokenizer, with a chat template.
         rows: the maximum number of turns that run.
         waiting: the maximum number of turns that wait.
@@ -62,6 +63,8 @@ class Engine:
         self._ends = _end_tokens(model, tokenizer)
         self._changed = threading.Condition()
         self._closed = False
+        self._held = ExitStack()
+        self._held.enter_context(model.weights_held())
         self._thread = threading.Thread(target=self._run, name="deltamem-engine", daemon=True)
         self._thread.start()
 
@@ -97,6 +100,7 @@ class Engine:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self._held.close()
 
     def _run(self) -> None:
         while True:

@@ -137,6 +137,16 @@ def test_the_fingerprint_follows_the_weights():
     assert model.base_model.fingerprint() != before
 
 
+def test_held_weights_are_hashed_once():
+    model = tiny_adapted()
+    with model.weights_held():
+        before = model.base_model.fingerprint()
+        with model.weights_held(), torch.no_grad():
+            next(p for p in model.parameters() if p.requires_grad).add_(1e-3)
+        assert model.base_model.fingerprint() == before  # what the caller promised is not looked at
+    assert model.base_model.fingerprint() != before
+
+
 def by_a_fused_optimizer(model, weight):
     weight.grad = torch.ones_like(weight)
     torch.optim.AdamW([weight], lr=0.1, fused=True).step()

@@ -9,6 +9,7 @@ from tiny import FAMILIES, tiny_adapted, tiny_backbone, tiny_config
 from tiny_chat import WORDS, chat_model, chat_tokenizer
 from turns import Watched, assistant, user
 
+import deltamem.model
 from deltamem import ChatSession
 from deltamem.serve.engine import BusyError, Engine
 from deltamem.serve.turn import CancelledTurnError, Failed, Piece, Sampling
@@ -121,17 +122,16 @@ def test_draws_depend_on_the_seed_and_not_on_the_company(engine):
     assert all(choice.logprob <= choice.top[0][1] <= 0 and len(choice.top) == 2 for choice in choices)
 
 
-def test_only_the_pass_over_the_prompt_hashes_the_adapter(engine, monkeypatch):
-    told = Watched([user("Bob lives in Oslo.")], engine.model.new_memory(), sampling=None)
-    engine.submit(told.turn)
-    memory, model = told.finished().memory, engine.model.base_model
-    counts, hashed = [], model.fingerprint
-    monkeypatch.setattr(model, "fingerprint", lambda: counts.append(1) or hashed())
+def test_the_adapter_is_hashed_once(engine, monkeypatch):
+    counts, hashed = [], deltamem.model.fingerprint_of
+    monkeypatch.setattr(deltamem.model, "fingerprint_of", lambda *given: counts.append(1) or hashed(*given))
+    memory = engine.model.new_memory()
     for tokens in (2, 12):
-        watched = Watched([user("Anna likes teal.")], memory, write=False, sampling=Sampling(max_tokens=tokens, temperature=0))
-        engine.submit(watched.turn)
-        watched.finished()
-    assert len(counts) == 2
+        told = Watched([user("Bob lives in Oslo.")], memory, sampling=Sampling(max_tokens=tokens, temperature=0))
+        engine.submit(told.turn)
+        memory = told.finished().memory
+    assert memory.fingerprint is not None
+    assert len(counts) <= 1  # none if an earlier turn of this engine has done it
     memory.fingerprint = "another"
     refused = Watched([user("Anna likes teal.")], memory, write=False)
     engine.submit(refused.turn)
