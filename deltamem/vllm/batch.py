@@ -24,6 +24,21 @@ class Use(IntEnum):
     WRITE = 2  # every token reads, and then writes
 
 
+class SlotUse(NamedTuple):
+    """What a request does with the memory in its slot.
+
+    Args:
+        use: what its tokens do.
+        known: how many of them, from the first, only read where the others write.
+    """
+
+    use: Use
+    known: int = 0
+
+
+_NOTHING = SlotUse(Use.NONE)
+
+
 class Group(NamedTuple):
     """Requests of a step with equally many tokens and the same use, which pass through a memory together.
 
@@ -40,20 +55,29 @@ class Group(NamedTuple):
     writes: bool
 
 
-def grouped(bounds: Sequence[int], slots: Sequence[int], uses: Mapping[int, Use], device: torch.device) -> list[Group]:
-    """Sort the requests of a step into groups; requests without a use are left out.
+def grouped(
+    bounds: Sequence[int], passed: Sequence[int], slots: Sequence[int], uses: Mapping[int, SlotUse], device: torch.device
+) -> list[Group]:
+    """Sort the requests of a step into groups, those that read first; requests without a use are left out.
+
+    A request is in two groups if some of its tokens in this step only read, and those after them write.
 
     Args:
         bounds: where the tokens of each request begin, and where those of the last one end, [R + 1].
+        passed: how many tokens of each request were passed through the model before this step, [R].
         slots: the slot of each request, [R].
         uses: the use of the request in each slot; a slot that is missing has none.
         device: the device of the states.
     """
-    found: dict[tuple[int, bool], list[tuple[int, int]]] = {}
-    for start, end, slot in zip(bounds[:-1], bounds[1:], slots, strict=True):
-        use = uses.get(slot, Use.NONE)
-        if use is not Use.NONE and end > start:
-            found.setdefault((end - start, use is Use.WRITE), []).append((start, slot))
+    found: dict[tuple[bool, int], list[tuple[int, int]]] = {}
+    for start, end, before, slot in zip(bounds[:-1], bounds[1:], passed, slots, strict=True):
+        use, known = uses.get(slot, _NOTHING)
+        if use is Use.NONE:
+            continue
+        written = min(start + max(known - before, 0), end) if use is Use.WRITE else end
+        for first, last, writes in ((start, written, False), (written, end, True)):
+            if last > first:
+                found.setdefault((writes, last - first), []).append((first, slot))
     return [
         Group(
             _places([start for start, _ in requests], length, device),
@@ -61,7 +85,7 @@ def grouped(bounds: Sequence[int], slots: Sequence[int], uses: Mapping[int, Use]
             length,
             writes,
         )
-        for (length, writes), requests in found.items()
+        for (writes, length), requests in sorted(found.items())
     ]
 
 

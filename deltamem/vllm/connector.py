@@ -21,7 +21,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from deltamem.vllm.adapter import Adapter
-from deltamem.vllm.batch import Use
+from deltamem.vllm.batch import SlotUse, Use
 from deltamem.vllm.keeper import open_keeper
 from deltamem.vllm.memory_layer import MemoryLayer
 from deltamem.vllm.options import MemoryOptions
@@ -36,12 +36,12 @@ class Start(NamedTuple):
 
     Args:
         slots: its slots.
-        use: what its tokens do.
+        use: what it does with its memory.
         states: the states before them; None if they are empty.
     """
 
     slots: Slots
-    use: Use
+    use: SlotUse
     states: States | None
 
 
@@ -111,7 +111,7 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):
         """See `KVConnectorBase_V1`: the request starts in this step, and its slots are known."""
         name, ids = request.request_id, blocks.get_block_ids()
         slots = self._slots[name] = {number: ids[number][0] for number in {*self._group_of.values()}}
-        self._moves.starts.append(Start(slots, self.turns[name].tokens_do, self.turns.start(name)))
+        self._moves.starts.append(Start(slots, self.turns[name].slot_use, self.turns.start(name)))
 
     def build_connector_meta(self, scheduler_output: Any) -> Moves:
         """See `KVConnectorBase_V1`."""
@@ -146,7 +146,7 @@ class MemoryConnector(KVConnectorBase_V1, SupportsHMA):
         for number, (name, layer) in enumerate(self._layers()):
             slot = start.slots[self._group_of[name]]
             layer.uses[slot] = start.use
-            if start.use is not Use.NONE:
+            if start.use.use is not Use.NONE:
                 for part, states in layer.states.items():
                     states[slot] = 0 if start.states is None else start.states[part][number]
 

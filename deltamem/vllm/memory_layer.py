@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_interface import MambaSpec
 from deltamem.rule import MemoryKind
 from deltamem.rule.kind import STATE
 from deltamem.vllm.adapter import LayerWeights
-from deltamem.vllm.batch import Entrance, Use, read_and_write
+from deltamem.vllm.batch import Entrance, SlotUse, read_and_write
 from deltamem.vllm.places import Place
 from deltamem.vllm.step import MemoryBackend, Step
 from deltamem.vllm.token_step import TokenStep
@@ -43,7 +43,7 @@ class MemoryLayer(MambaBase):
         states: the states by part, float32 [S, ...]: views of vLLM's cache; none before it is there.
     """
 
-    def __init__(self, name: str, kind: MemoryKind, weights: LayerWeights, scale: float, uses: dict[int, Use]) -> None:
+    def __init__(self, name: str, kind: MemoryKind, weights: LayerWeights, scale: float, uses: dict[int, SlotUse]) -> None:
         self.name, self.kind, self.uses = name, kind, uses
         self.prefix = f"{name}.delta_mem"
         self.states: dict[str, Tensor] = {}

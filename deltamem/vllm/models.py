@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deltamem.adapter.checks import check_fits
 from deltamem.hook.backbone_identity import backbone_numbers, check_backbone
 from deltamem.vllm.adapter import Adapter
-from deltamem.vllm.batch import Use
+from deltamem.vllm.batch import SlotUse
 from deltamem.vllm.memory_layer import MemoryLayer
 from deltamem.vllm.options import MemoryOptions
 from deltamem.vllm.places import hook_of, places
@@ -56,7 +56,7 @@ def attach(model: nn.Module, adapter: Adapter, vllm_config: Any) -> None:
         )
     projections = {name: places(modules[name], hook) for name in adapter.layers}
     check_fits(adapter.config, config.hidden_size, config.num_hidden_layers, projections)
-    uses: dict[int, Use] = {}
+    uses: dict[int, SlotUse] = {}
     for name, weights in adapter.layers.items():
         place = projections[name]
         layer = MemoryLayer(name, adapter.config.memory_kind, weights, adapter.config.alpha / adapter.config.r, uses)

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from deltamem.store.records import Key
 
-Write = Literal["after", "during", False]
-WRITES: tuple[Write, ...] = ("after", "during", False)
-MEMORY, WRITE, TENANT = "memory", "write", "tenant"
+Write = Literal["after", "during", "prompt", False]
+WRITES: tuple[Write, ...] = ("after", "during", "prompt", False)
+MEMORY, WRITE, KNOWN, TENANT = "memory", "write", "known", "tenant"
 # The tenant of `deltamem serve` without keys, so that both servers find the same memories.
 LOCAL = "local"
 
@@ -19,11 +19,14 @@ class MemoryUse(NamedTuple):
 
     Args:
         key: its name in the store.
-        write: whether the tokens are written: "after" the answer; "during", as they are read and generated; or not at all.
+        write: whether the tokens are written: "after" the answer; "during", as they are read and generated; those of the
+            "prompt", without an answer; or not at all.
+        known: how many of the prompt's tokens, from the first, are read and not written.
     """
 
     key: Key
     write: Write
+    known: int = 0
 
 
 def memory_use(extra_args: Mapping[str, Any] | None) -> MemoryUse | None:
@@ -37,17 +40,18 @@ def memory_use(extra_args: Mapping[str, Any] | None) -> MemoryUse | None:
     """
     given = extra_args or {}
     if given.get(MEMORY) is None:
-        if WRITE in given or TENANT in given:
-            raise ValueError(
-                f"a request with {WRITE!r} or {TENANT!r} needs the name of a memory; add 'memory': NAME, or leave both out"
-            )
+        alone = [name for name in (WRITE, KNOWN, TENANT) if name in given]
+        if alone:
+            raise ValueError(f"a request with {alone[0]!r} needs the name of a memory; add 'memory': NAME, or leave it out")
         return None
     key = Key(given.get(TENANT, LOCAL), given[MEMORY])
-    write = given.get(WRITE, "after")
+    write, known = given.get(WRITE, "after"), given.get(KNOWN, 0)
+    if not isinstance(known, int) or isinstance(known, bool) or known < 0:
+        raise ValueError(f"'known': {known!r} is not accepted; give the number of the first tokens that are not written")
     for accepted in WRITES:
         if write == accepted:
-            return MemoryUse(key, accepted)
-    raise ValueError(f"'write': {write!r} is not accepted; give 'after', 'during' or false")
+            return MemoryUse(key, accepted, known)
+    raise ValueError(f"'write': {write!r} is not accepted; give 'after', 'during', 'prompt' or false")
 
 
 def check_sampling(use: MemoryUse | None, choices: int, stop: object, prompt_logprobs: int | None) -> None:

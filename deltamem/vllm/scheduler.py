@@ -16,7 +16,7 @@ class MemoryScheduler(Scheduler):
     """Runs on after an answer that is written is complete, and holds back its end until its memory is stored.
 
     For "after", the request starts again from its memory, as after a preemption, and now its tokens write. For "during", only
-    its last token is left to pass through the model.
+    its last token is left to pass through the model. For "prompt", the request ends when its prompt is written.
     """
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -48,7 +48,8 @@ class MemoryScheduler(Scheduler):
         """See `Scheduler`. A request whose answer is complete goes on if it is to be written."""
         turn = self.connector.turns[request.request_id]
         if turn.writing:
-            request.status, held_back, _ = turn.ended
+            status, held_back, _ = turn.ended
+            request.status = status or RequestStatus.FINISHED_LENGTH_CAPPED
             if turn.error is not None:
                 request.status, request.stop_reason = RequestStatus.FINISHED_ERROR, turn.error
             return held_back, True

@@ -10,7 +10,7 @@ from torch import Tensor
 from vllm.v1.attention.backend import AttentionMetadataBuilder
 from vllm.v1.attention.backends.linear_attn import LinearAttentionBackend
 
-from deltamem.vllm.batch import Group, Use, grouped
+from deltamem.vllm.batch import Group, SlotUse, grouped
 
 
 class Step:
@@ -18,17 +18,20 @@ class Step:
 
     Args:
         bounds: where the tokens of each request begin, and where those of the last one end, [R + 1].
+        lengths: how many tokens of each request have been passed through the model after this step, [R].
         slots: the slots of the requests, [R], on the device of the states.
     """
 
-    def __init__(self, bounds: Sequence[int], slots: Tensor) -> None:
-        self._bounds, self._slots = bounds, slots
+    def __init__(self, bounds: Sequence[int], lengths: Tensor, slots: Tensor) -> None:
+        self._bounds, self._lengths, self._slots = bounds, lengths, slots
         self._groups: list[Group] | None = None
 
-    def groups(self, uses: Mapping[int, Use]) -> list[Group]:
+    def groups(self, uses: Mapping[int, SlotUse]) -> list[Group]:
         """The groups of requests; see `grouped`. The first layer of a step makes them, when the uses are known."""
         if self._groups is None:
-            self._groups = grouped(self._bounds, self._slots.tolist(), uses, self._slots.device)
+            bounds, lengths = self._bounds, self._lengths.tolist()
+            passed = [length - end + start for length, start, end in zip(lengths, bounds[:-1], bounds[1:], strict=True)]
+            self._groups = grouped(bounds, passed, self._slots.tolist(), uses, self._slots.device)
         return self._groups
 
 
@@ -56,4 +59,5 @@ class StepBuilder(AttentionMetadataBuilder):
         """See `AttentionMetadataBuilder`. A request's only block is its slot."""
         requests = common_attn_metadata.num_reqs
         bounds = common_attn_metadata.query_start_loc_cpu[: requests + 1].tolist()
-        return Step(bounds, common_attn_metadata.block_table_tensor[:requests, 0])
+        lengths, tables = common_attn_metadata.seq_lens, common_attn_metadata.block_table_tensor
+        return Step(bounds, lengths[:requests], tables[:requests, 0])

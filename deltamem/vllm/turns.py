@@ -19,7 +19,7 @@ from deltamem.memory.soundness import check_fits_adapter
 from deltamem.memory.state import DeltaMemState
 from deltamem.store import Key
 from deltamem.vllm.adapter import Adapter
-from deltamem.vllm.batch import Use
+from deltamem.vllm.batch import SlotUse, Use
 from deltamem.vllm.keeper import LEASE, Keeper, Kept
 from deltamem.vllm.request import MemoryUse, check_sampling, memory_use
 
@@ -39,10 +39,10 @@ class Turn:
 
     Attributes:
         kept: the memory before the turn; None until it is loaded.
-        writing: whether the answer is complete, and what is left is to write it.
+        writing: whether the answer is complete, or none is wanted, and what is left is to write.
         error: why the turn failed, if it did.
-        ended: what was held back of the answer's end until everything is written: vLLM's status, the last tokens, and their
-            log-probabilities.
+        ended: what was held back of the answer's end until everything is written: vLLM's status, None without an answer; the
+            last tokens; and their log-probabilities.
     """
 
     request: Any
@@ -60,13 +60,13 @@ class Turn:
         return self.use is not None and bool(self.use.write)
 
     @property
-    def tokens_do(self) -> Use:
+    def slot_use(self) -> SlotUse:
         """What the tokens do now; those that only read an empty memory need not read."""
         if self.use is None:
-            return Use.NONE
+            return SlotUse(Use.NONE)
         if self.writing or self.use.write == "during":
-            return Use.WRITE
-        return Use.NONE if self.kept is None or self.kept.state is None else Use.READ
+            return SlotUse(Use.WRITE, self.use.known)
+        return SlotUse(Use.NONE if self.kept is None or self.kept.state is None else Use.READ)
 
 
 class Turns:
@@ -109,13 +109,18 @@ class Turns:
             if use is not None:
                 check_sampling(use, sampling.n, sampling.stop, sampling.prompt_logprobs)
             turn.use = use
+            if use is not None and use.known > request.num_prompt_tokens:
+                prompt = f"a prompt of {request.num_prompt_tokens} tokens"
+                raise ValueError(f"'known': {use.known} is not accepted for {prompt}; give at most these")
+            turn.writing = use is not None and use.write == "prompt"
+            longest = room - 1 if turn.writing else room - 2
+            if turn.writes and (request.resumable or request.num_prompt_tokens > longest):
+                raise ValueError(
+                    f"a prompt of {request.num_prompt_tokens} tokens is not accepted with a memory that is written; give one "
+                    f"that is complete and has at most {longest}, or 'write': false"
+                )
             if turn.writes:
-                if request.resumable or request.num_prompt_tokens >= room - 1:
-                    raise ValueError(
-                        f"a prompt of {request.num_prompt_tokens} tokens is not accepted with a memory that is written; give "
-                        f"one that is complete and has at most {room - 2}, or 'write': false"
-                    )
-                request.max_tokens = min(request.max_tokens, room - 1 - request.num_prompt_tokens)
+                request.max_tokens = min(request.max_tokens, longest + 1 - request.num_prompt_tokens)
         except ValueError as error:
             self._refuse(turn, str(error))
 
@@ -148,16 +153,17 @@ class Turns:
         Args:
             request_id: the request.
             states: the states after its last token.
-            tokens: how many tokens it wrote.
+            tokens: how many tokens it has.
         """
         turn = self._turns.get(request_id)
-        if turn is None or turn.kept is None:
+        if turn is None or turn.use is None or turn.kept is None:
             return
+        written = tokens - turn.use.known
         before = 0 if turn.kept.state is None else turn.kept.state.tokens[0]
         parts = {part: tensor[:, None] for part, tensor in states.items()}  # [L, 1, ...]
         try:
             snapshot = Snapshot(
-                tuple(self._adapter.layers), parts, torch.tensor([before + tokens], dtype=torch.int64, device="cpu")
+                tuple(self._adapter.layers), parts, torch.tensor([before + written], dtype=torch.int64, device="cpu")
             )
             self._keeper.save(turn.kept, DeltaMemState(snapshot, self._adapter.fingerprint))
         except (ValueError, OSError) as error:

@@ -41,6 +41,7 @@ class Request:
         length: the length of its answer.
         memory: the name of its memory; None for none.
         write: when it is written.
+        known: how many of the prompt's tokens are read and not written.
         stop: the token at which the answer ends.
     """
 
@@ -49,11 +50,12 @@ class Request:
     memory: str | None = None
     write: Write = False
     stop: int | None = None
+    known: int = 0
 
     @property
     def extra_args(self) -> dict[str, Any]:
         """What vLLM is told of the memory."""
-        return {} if self.memory is None else {"memory": self.memory, "write": self.write}
+        return {} if self.memory is None else {"memory": self.memory, "write": self.write, "known": self.known}
 
 
 class Engine:

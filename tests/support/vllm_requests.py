@@ -25,23 +25,25 @@ def random_requests(number: int, seed: int) -> list[Request]:
     def pick(*choices: Any) -> Any:
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
-    return [
-        Request(
-            random_prompt(pick(1, 2, 7, 40, 130, int(torch.randint(1, 800, (), generator=generator))), generator),
+    def request() -> Request:
+        prompt = random_prompt(pick(1, 2, 7, 40, 130, int(torch.randint(1, 800, (), generator=generator))), generator)
+        return Request(
+            prompt,
             length=pick(1, 2, 9, 25),
             memory=pick(None, "anna", "anna", "bob", "bob"),
-            write=pick("after", "during", False),
+            write=pick("after", "during", "prompt", False),
+            known=pick(0, 0, int(torch.randint(len(prompt), (), generator=generator))),
             stop=pick(None, None, 5),
         )
-        for _ in range(number)
-    ]
+
+    return [request() for _ in range(number)]
 
 
 def expected(model: PeftModel, memories: dict[str, DeltaMemState | None], request: Request) -> list[int]:
     """The tokens of a request; its memory is changed in the dictionary."""
     before = None if request.memory is None else memories.get(request.memory)
     write = request.write if request.memory is not None else False
-    result = answered(model, before, request.prompt, request.length, write, request.stop)
+    result = answered(model, before, request.prompt, request.length, write, request.stop, request.known)
     if request.memory is not None and write:
         memories[request.memory] = result.memory
     return result.tokens

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from deltamem import DeltaMemConfig
 from deltamem.vllm.adapter import LayerWeights
-from deltamem.vllm.batch import Entrance, Use, grouped, read_and_write
+from deltamem.vllm.batch import Entrance, SlotUse, Use, grouped, read_and_write
 from deltamem.vllm.token_step import MOST_REQUESTS, TokenStep
 
 WIDTH, SLOTS = 12, 9
@@ -28,32 +28,39 @@ def weights(kind, seed):
 
 @given(
     st.sampled_from(KINDS),
-    st.lists(st.tuples(st.sampled_from([1, 1, 1, 2, 5, 40]), st.sampled_from([*Use])), min_size=1, max_size=SLOTS - 1),
+    st.lists(
+        st.tuples(st.sampled_from([1, 1, 1, 2, 5, 40]), st.sampled_from([*Use]), st.integers(0, 9), st.integers(0, 9)),
+        min_size=1,
+        max_size=SLOTS - 1,
+    ),
     st.randoms(use_true_random=False),
 )
 def test_a_step_equals_each_request_on_its_own(kind, requests, random):
     weight, bias = weights(kind, random.randrange(1000))
     slots = random.sample(range(SLOTS), len(requests))
     bounds = [0]
-    for length, _ in requests:
+    for length, *_ in requests:
         bounds.append(bounds[-1] + length)
     hidden = torch.randn(bounds[-1] + 3, WIDTH)  # three tokens of padding
     states = {part: torch.randn(SLOTS, *shape) for part, shape in kind.state_parts.items()}
     before = {part: tensor.clone() for part, tensor in states.items()}
-    uses = {slot: use for slot, (_, use) in zip(slots, requests, strict=True)}
+    uses = {slot: SlotUse(use, known) for slot, (_, use, known, _) in zip(slots, requests, strict=True)}
+    passed = [number for *_, number in requests]
 
-    reads = read_and_write(Entrance(kind, weight, bias), hidden, states, grouped(bounds, slots, uses, CPU))
+    reads = read_and_write(Entrance(kind, weight, bias), hidden, states, grouped(bounds, passed, slots, uses, CPU))
 
     expected_reads = torch.zeros_like(reads)
     expected = {part: tensor.clone() for part, tensor in before.items()}
-    for start, end, slot in zip(bounds[:-1], bounds[1:], slots, strict=True):
+    for start, (length, use, known, number), slot in zip(bounds[:-1], requests, slots, strict=True):
         own = {part: tensor[slot][None] for part, tensor in before.items()}
-        projected = (hidden[start:end] @ weight.T)[None]
-        if uses[slot] is Use.READ:
-            expected_reads[start:end] = kind.read(projected[..., : kind.read_rows], own, None)[0]
-        if uses[slot] is Use.WRITE:
-            outcome = kind.read_and_write(projected, bias, own, None)
-            expected_reads[start:end] = outcome.reads[0]
+        only_read = {Use.NONE: 0, Use.READ: length, Use.WRITE: min(max(known - number, 0), length)}[use]
+        written = start + only_read
+        if only_read:
+            projected = (hidden[start:written] @ weight[: kind.read_rows].T)[None]
+            expected_reads[start:written] = kind.read(projected, own, None)[0]
+        if use is Use.WRITE and only_read < length:
+            outcome = kind.read_and_write((hidden[written : start + length] @ weight.T)[None], bias, own, None)
+            expected_reads[written : start + length] = outcome.reads[0]
             for part, tensor in expected.items():
                 tensor[slot] = outcome.state[part][0]
     torch.testing.assert_close(reads, expected_reads, atol=1e-5, rtol=1e-5)
@@ -65,9 +72,11 @@ def test_swapped_slots_are_seen():
     kind = KINDS[0]
     weight, bias = weights(kind, 0)
     hidden, states = torch.randn(2, WIDTH), torch.randn(SLOTS, *kind.state_parts["state"])
-    uses = {1: Use.READ, 2: Use.READ}
-    there = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [1, 2], uses, CPU))
-    swapped = read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [2, 1], uses, CPU))
+    uses = dict.fromkeys((1, 2), SlotUse(Use.READ))
+    there, swapped = (
+        read_and_write(Entrance(kind, weight, bias), hidden, {"state": states}, grouped([0, 1, 2], [0, 0], slots, uses, CPU))
+        for slots in ([1, 2], [2, 1])
+    )
     assert not torch.allclose(there, swapped, atol=1e-2)
 
 
@@ -82,7 +91,7 @@ def test_one_token_of_each_request_in_one_call(kind, requests, use, seed):
     states = whole[:, 3:].unflatten(1, kind.state_parts["state"])
     expected = states.clone()
     hidden = torch.randn(requests, WIDTH, generator=generator)
-    groups = grouped(range(requests + 1), slots, dict.fromkeys(slots, use), CPU)
+    groups = grouped(range(requests + 1), [0] * requests, slots, dict.fromkeys(slots, SlotUse(use)), CPU)
     reads = read_and_write(Entrance(kind, weight, bias), hidden, {"state": expected}, groups)
 
     step = TokenStep.of(kind, LayerWeights(weight, bias, maps), CPU)
@@ -98,7 +107,7 @@ def test_one_token_of_each_request_in_one_call(kind, requests, use, seed):
 def test_a_token_step_is_for_one_token_of_each_request():
     kind = KINDS[0]
     step = TokenStep.of(kind, LayerWeights(*weights(kind, 0), {}), CPU)
-    read, both = {1: Use.READ, 2: Use.READ}, {1: Use.READ, 2: Use.WRITE}
-    for bounds, uses in (([0, 1, 3], read), ([0, 1, 2], both), ([0, 1, 2], {1: Use.READ})):
-        assert not step.takes(bounds[-1], grouped(bounds, [1, 2], uses, CPU))
-    assert step.takes(2, grouped([0, 1, 2], [1, 2], read, CPU))
+    read, write = SlotUse(Use.READ), SlotUse(Use.WRITE)
+    for bounds, uses in (([0, 1, 3], [read, read]), ([0, 1, 2], [read, write]), ([0, 1, 2], [read, SlotUse(Use.NONE)])):
+        assert not step.takes(bounds[-1], grouped(bounds, [0, 0], [0, 1], dict(enumerate(uses)), CPU))
+    assert step.takes(2, grouped([0, 1, 2], [0, 0], [0, 1], dict(enumerate([write, write])), CPU))

@@ -9,6 +9,7 @@ def test_a_request_names_its_memory():
     assert memory_use({"other": 1}) is None
     assert memory_use({"memory": "anna"}) == MemoryUse(Key("local", "anna"), "after")
     assert memory_use({"memory": "anna", "write": "during", "tenant": "shop"}) == MemoryUse(Key("shop", "anna"), "during")
+    assert memory_use({"memory": "anna", "write": "prompt", "known": 3}) == MemoryUse(Key("local", "anna"), "prompt", 3)
     assert memory_use({"memory": "anna", "write": 0}) == MemoryUse(Key("local", "anna"), False)
 
 
@@ -18,10 +19,13 @@ def test_a_request_names_its_memory():
         ({"memory": "an na"}, "memory 'an na' is not accepted"),
         ({"memory": 7}, "memory 7 is not accepted"),
         ({"memory": "anna", "tenant": ""}, "tenant '' is not accepted"),
-        ({"memory": "anna", "write": "always"}, "give 'after', 'during' or false"),
-        ({"memory": "anna", "write": True}, "give 'after', 'during' or false"),
-        ({"memory": "anna", "write": None}, "give 'after', 'during' or false"),
+        ({"memory": "anna", "write": "always"}, "give 'after', 'during', 'prompt' or false"),
+        ({"memory": "anna", "write": True}, "give 'after', 'during', 'prompt' or false"),
+        ({"memory": "anna", "write": None}, "give 'after', 'during', 'prompt' or false"),
+        ({"memory": "anna", "known": -1}, "give the number of the first tokens"),
+        ({"memory": "anna", "known": True}, "give the number of the first tokens"),
         ({"write": "after"}, "needs the name of a memory"),
+        ({"known": 3}, "'known' needs the name of a memory"),
     ],
 )
 def test_other_requests_are_refused(given, message):

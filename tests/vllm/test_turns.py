@@ -10,7 +10,7 @@ from tiny import tiny_adapted
 from deltamem import DeltaMemConfig, DeltaMemState
 from deltamem.store import Key, Store
 from deltamem.vllm.adapter import Adapter
-from deltamem.vllm.batch import Use
+from deltamem.vllm.batch import SlotUse, Use
 from deltamem.vllm.keeper import open_keeper
 from deltamem.vllm.turns import Turns
 
@@ -65,10 +65,10 @@ def test_what_a_turn_wrote_is_what_the_next_one_reads(model, turns, keeper):
     memory = told(model, [3, 4, 5])
     turns.add(request("1", memory="anna"), ROOM)
     assert turns.ready("1")
-    assert turns["1"].tokens_do is Use.NONE  # it is empty
+    assert turns["1"].slot_use.use is Use.NONE  # it is empty
     assert turns.start("1") is None
     turns["1"].writing = True
-    assert turns["1"].tokens_do is Use.WRITE
+    assert turns["1"].slot_use.use is Use.WRITE
     turns.keep("1", states_of(memory), tokens=3)
     turns.end("1")
     kept = keeper.load(Key("local", "anna"), True).state
@@ -77,7 +77,7 @@ def test_what_a_turn_wrote_is_what_the_next_one_reads(model, turns, keeper):
     assert all(torch.equal(kept.tensors[name], tensor) for name, tensor in memory.tensors.items())
     turns.add(request("2", memory="anna", write=False), ROOM)
     assert turns.ready("2")
-    assert turns["2"].tokens_do is Use.READ
+    assert turns["2"].slot_use.use is Use.READ
     assert torch.equal(turns.start("2")["state"], states_of(memory)["state"])
 
 
@@ -161,10 +161,24 @@ def test_the_last_token_has_room(turns):
     assert "at most 62" in turns["2"].error
 
 
+def test_a_prompt_is_written_without_an_answer(model, turns, keeper):
+    memory = told(model, [3, 4, 5])
+    for number, (tokens, known) in enumerate(((ROOM - 1, 2), (ROOM, 2), (5, 6))):
+        turns.add(request(str(number), tokens, memory=f"m{number}", write="prompt", known=known), ROOM)
+    assert turns.refused == {"1", "2"}
+    assert "at most 63" in turns["1"].error
+    assert "'known': 6" in turns["2"].error
+    assert turns.ready("0")
+    assert turns["0"].writing
+    assert turns["0"].slot_use == SlotUse(Use.WRITE, 2)
+    turns.keep("0", states_of(memory), tokens=5)
+    assert keeper.load(Key("local", "m0"), True).state.tokens == [3]
+
+
 def test_a_request_without_a_memory_leaves_nothing(turns):
     turns.add(request("1"), ROOM)
     assert turns.ready("1")
-    assert turns["1"].tokens_do is Use.NONE
+    assert turns["1"].slot_use.use is Use.NONE
     turns.keep("1", {}, 3)
     turns.end("1")
     assert turns.get("1") is None
