@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from deltamem.serve.command import Load
 
 from deltamem_cli.common import Adapter, Backbone, Device, Dtype, app, errors_in_words
 
@@ -38,6 +42,7 @@ def serve(
         str | None, typer.Option(help="System prompt of chats without one. By default as in `deltamem chat`.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in requests. By default the backbone's.")] = None,
+    engine: Annotated[str, typer.Option(help="What runs the model: transformers or vllm.")] = "transformers",
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -45,21 +50,40 @@ def serve(
 
     Every user has one: the field `user` of a request names it. The page at / shows it.
     """
-    from deltamem.backbones import Placement
-
     with errors_in_words():
         if write not in ("after", "during", "never"):
             raise ValueError(f"--write {write} is not accepted; choose after, during or never")
         _check_extras()
         from deltamem.serve.command import Options, run
 
+        load = _loader(engine, model, adapter, dtype, device, write)
         chosen = cast("Literal['after', 'during', False]", False if write == "never" else write)
-        run(
-            model,
-            adapter,
-            Options(host, port, store, keys, journal, ttl, chosen, rows, waiting, rate, seconds, system, name),
-            Placement(dtype, device),
+        run(load, Options(host, port, store, keys, journal, ttl, chosen, rows, waiting, rate, seconds, system, name))
+
+
+def _loader(engine: str, model: str | None, adapter: str | None, dtype: str, device: str, write: str) -> Load:
+    """What loads the engine.
+
+    Raises:
+        ValueError: there is no such engine, or an option is not accepted with it.
+    """
+    if engine == "transformers":
+        from deltamem.backbones import Placement
+        from deltamem.serve.command import load_engine
+
+        return partial(load_engine, model, adapter, Placement(dtype, device))
+    if engine != "vllm":
+        raise ValueError(f"--engine {engine} is not accepted; choose transformers or vllm")
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError("--engine vllm needs vLLM in this environment; docs/vllm.md says how to install both")
+    if write == "during" or device != "cpu":
+        given = "--write during" if write == "during" else f"--device {device}"
+        raise ValueError(
+            f"{given} is not accepted with --engine vllm, which writes after an answer and finds its device; leave it out"
         )
+    from deltamem.vllm.serving import load_engine as load_vllm_engine
+
+    return partial(load_vllm_engine, model, adapter, dtype)
 
 
 def _check_extras() -> None:

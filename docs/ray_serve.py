@@ -7,6 +7,7 @@ Any replica can take any turn: the database has the memories, and says which rep
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray import serve
 
 from deltamem.backbones import Placement
 from deltamem.serve.api.app import make_app
-from deltamem.serve.command import Options, service
+from deltamem.serve.command import Options, load_engine, service
 
 
 def options() -> Options:
@@ -44,7 +45,7 @@ class Replica:
     def __init__(self) -> None:
         self._open = ExitStack()
         model, adapter = os.environ.get("DELTAMEM_MODEL"), os.environ.get("DELTAMEM_ADAPTER")
-        self._service = self._open.enter_context(service(model, adapter, options(), Placement()))
+        self._service = self._open.enter_context(service(partial(load_engine, model, adapter, Placement()), options()))
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, for Ray."""

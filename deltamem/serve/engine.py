@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict, deque
+from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from deltamem.memory.state import DeltaMemState
 from deltamem.serve.batch import new_batch
-from deltamem.serve.passes import LONGEST_ANSWER, Decoding, Steps, TurnPasses
+from deltamem.serve.passes import Decoding, Steps, TurnPasses
 from deltamem.serve.sampling import Sampler
-from deltamem.serve.turn import CancelledTurnError, Failed, Piece, TokenChoice, Turn
-
-
-class BusyError(RuntimeError):
-    """Too many turns wait already."""
+from deltamem.serve.turn import Failed, Turn
+from deltamem.serve.turn_queue import reason_to_end
+from deltamem.serve.turn_runner import TurnRunner
 
 
 @dataclass
@@ -37,109 +34,56 @@ class _Row:
     decoding: Decoding
     sampler: Sampler
     token: int = 0
-    unsent: list[TokenChoice] = field(default_factory=list)
 
 
-class Engine:
-    """Runs turns. Between two tokens, turns enter and leave the batch.
+class Engine(TurnRunner):
+    """Runs turns with a model of transformers. Between two tokens, turns enter and leave the batch.
 
-    Each round runs one piece of one turn's prompt or write, and then one decode step for all answers. A waiting turn begins
-    when fewer than `rows` turns run; tenants take turns.
+    Each round runs one piece of one turn's prompt or write, and then one decode step for all answers.
 
     Args:
         model: a model with a δ-mem adapter, which nothing else uses or changes meanwhile.
-        tokenizer: its tokenizer, with a chat template.
-        rows: the maximum number of turns that run.
-        waiting: the maximum number of turns that wait.
+        tokenizer: see `TurnRunner`.
+        rows: see `TurnRunner`.
+        waiting: see `TurnRunner`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, rows: int = 32, waiting: int = 256) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self._rows, self._most_waiting = rows, waiting
-        self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()  # by tenant, the one whose turn it is first
+        super().__init__(tokenizer, rows, waiting)
+        self.model = model
         self._pieces: deque[_Running] = deque()  # turns with a piece to run
         self._decoding: list[_Row] = []  # in the order of the batch's rows
         self._batch = new_batch(model)
-        self._ends = _end_tokens(model, tokenizer)
-        self._changed = threading.Condition()
-        self._closed = False
+        self._ends = end_tokens(model.generation_config.eos_token_id, tokenizer)
         self._held = ExitStack()
         self._held.enter_context(model.weights_held())
-        self._thread = threading.Thread(target=self._run, name="deltamem-engine", daemon=True)
         self._thread.start()
+
+    def new_memory(self) -> DeltaMemState:
+        """See `TurnRunner`."""
+        memory: DeltaMemState = self.model.new_memory()
+        return memory
+
+    def accepted(self, state: DeltaMemState) -> DeltaMemState:
+        """See `TurnRunner`."""
+        self.model.memory(state, write=False)  # refuses one of another adapter
+        return state.to(self.model.device)
 
     @property
     def running(self) -> int:
-        """How many turns run."""
+        """See `TurnRunner`."""
         return len(self._pieces) + len(self._decoding)
 
-    @property
-    def waiting(self) -> int:
-        """How many turns wait."""
-        with self._changed:
-            return sum(map(len, self._waiting.values()))
-
-    def submit(self, turn: Turn) -> None:
-        """Add a turn; its events follow.
-
-        Raises:
-            BusyError: too many turns wait.
-            RuntimeError: the engine was closed.
-        """
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("the engine was closed; it runs no more turns")
-            if self.waiting >= self._most_waiting:
-                raise BusyError(f"{self.waiting} turns wait already, and no more are accepted; try again later")
-            self._waiting.setdefault(turn.tenant, deque()).append(turn)
-            self._changed.notify()
-
     def close(self) -> None:
-        """Cancel all turns, and end the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        """See `TurnRunner`."""
+        super().close()
         self._held.close()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._closed or self.waiting or self.running):
-                    self._changed.wait()
-                if self._closed:
-                    break
-                ended = self._take_ended()
-                self._begin_turns()
-            for turn, error in ended:
-                turn.emit(Failed(error))
-            self._round()
-        error = CancelledTurnError("the server is shutting down; the memory is as it was before this turn")
-        for turn in [*(row.running.turn for row in self._decoding), *(running.turn for running in self._pieces)]:
-            turn.emit(Failed(error))
-        for turns in self._waiting.values():
-            for turn in turns:
-                turn.emit(Failed(error))
+    def _running_turns(self) -> list[Turn]:
+        return [*(row.running.turn for row in self._decoding), *(running.turn for running in self._pieces)]
 
-    def _take_ended(self) -> list[tuple[Turn, CancelledTurnError]]:
-        """Take the turns out of the queue whose consumer left or whose time is over: they neither wait nor keep others out."""
-        ended: list[tuple[Turn, CancelledTurnError]] = []
-        for tenant, turns in [*self._waiting.items()]:
-            reasons = {turn: error for turn in turns if (error := _reason_to_end(turn)) is not None}
-            ended += reasons.items()
-            self._waiting[tenant] = deque(turn for turn in turns if turn not in reasons)
-            if not self._waiting[tenant]:
-                del self._waiting[tenant]
-        return ended
-
-    def _begin_turns(self) -> None:
-        while self._waiting and self.running < self._rows:
-            tenant, turns = next(iter(self._waiting.items()))
-            turn = turns.popleft()
-            self._waiting.move_to_end(tenant)
-            if not turns:
-                del self._waiting[tenant]
-            self._pieces.append(_Running(turn, _steps(self.model, self.tokenizer, turn)))
+    def _begin(self, turn: Turn) -> None:
+        self._pieces.append(_Running(turn, _steps(self.model, self.tokenizer, turn)))
 
     def _round(self) -> None:
         """Run one piece of one turn, and one decode step of all answers."""
@@ -147,7 +91,7 @@ class Engine:
             self._advance(self._pieces.popleft())
         for number in range(len(self._decoding) - 1, -1, -1):
             row = self._decoding[number]
-            error = _reason_to_end(row.running.turn)
+            error = reason_to_end(row.running.turn)
             if error is not None:
                 self._leave(number)
                 row.running.turn.emit(Failed(error))
@@ -156,7 +100,7 @@ class Engine:
 
     def _advance(self, running: _Running) -> None:
         """Run a turn up to its next pause; what fails is the turn's own."""
-        error: BaseException | None = _reason_to_end(running.turn)
+        error: BaseException | None = reason_to_end(running.turn)
         if error is None:
             try:
                 with torch.no_grad():
@@ -216,28 +160,9 @@ class Engine:
 
     def _goes_on(self, row: _Row, logits: torch.Tensor) -> bool:
         """Choose an answer's next token from its logits, [vocabulary]; return whether the answer goes on after it."""
-        decoding, choice = row.decoding, row.sampler.choose(logits)
-        decoding.tokens += 1
+        choice = row.sampler.choose(logits)
         row.token = choice.token
-        if choice.token in self._ends:
-            decoding.reason, new = "stop", decoding.text.end()
-        else:
-            row.unsent.append(choice)
-            new = decoding.text.add(choice.token)
-            if decoding.text.stopped:
-                decoding.reason = "stop"
-            elif decoding.tokens < (decoding.sampling.max_tokens or LONGEST_ANSWER):
-                self._send(row, new)
-                return True
-            else:
-                decoding.reason, new = "length", new + decoding.text.end()
-        self._send(row, new, last=True)
-        return False
-
-    def _send(self, row: _Row, text: str, last: bool = False) -> None:
-        if text or (last and row.unsent):
-            row.running.turn.emit(Piece(text, tuple(row.unsent)))
-            row.unsent.clear()
+        return row.decoding.answer.add(choice, self._ends)
 
 
 def _steps(model: Any, tokenizer: Any, turn: Turn) -> Steps:
@@ -245,16 +170,7 @@ def _steps(model: Any, tokenizer: Any, turn: Turn) -> Steps:
     return (yield from TurnPasses(model, tokenizer, turn).steps())
 
 
-def _reason_to_end(turn: Turn) -> CancelledTurnError | None:
-    if turn.is_cancelled:
-        return CancelledTurnError("the turn was cancelled; the memory is as it was before it")
-    if turn.deadline is not None and time.monotonic() > turn.deadline:
-        return CancelledTurnError("the turn took longer than allowed; the memory is as it was before it")
-    return None
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end an answer."""
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
+def end_tokens(given: int | list[int] | None, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: those of the generation's configuration, or else the tokenizer's."""
+    ends = tokenizer.eos_token_id if given is None else given
     return {*ends} if isinstance(ends, list) else {ends}

@@ -12,6 +12,7 @@ from deltamem.inspection.conversation import replay as write_again
 from deltamem.memory.state import DeltaMemState
 from deltamem.serve.engine import Engine
 from deltamem.serve.memories import messages_of
+from deltamem.serve.turn_runner import TurnRunner
 from deltamem.store import Entry
 
 
@@ -20,7 +21,7 @@ def norms(state: DeltaMemState) -> dict[str, float]:
     return {layer: float(tensor.norm()) for layer, tensor in state.tensors.items()}
 
 
-def writes(engine: Engine, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def writes(engine: TurnRunner, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What the last messages of a journal write, as many as fit into the model's context.
 
     The messages are written again to an empty memory, as one chat, so the figures are those of this chat.
@@ -34,8 +35,14 @@ def writes(engine: Engine, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         `words`: pieces of text with the norm of what each wrote.
 
     Raises:
-        ValueError: the adapter is not of the delta rule, or the chat template refuses the messages.
+        ValueError: the engine runs no model of transformers, the adapter is not of the delta rule, or the chat template refuses
+            the messages.
     """
+    if not isinstance(engine, Engine):
+        raise ValueError(
+            "what each word wrote is computed with a model of transformers, and this server runs vLLM; a server without "
+            "--engine vllm on the same store shows it"
+        )
     shown = _fitting(engine, [entry for entry in entries if entry.written])
     if not shown:
         return []

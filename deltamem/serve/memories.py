@@ -12,10 +12,10 @@ from deltamem.chat.tokens import Message
 from deltamem.memory.state import DeltaMemState
 from deltamem.serve.answers import Answer
 from deltamem.serve.claims import Claims
-from deltamem.serve.engine import Engine
 from deltamem.serve.plan import Plan
 from deltamem.serve.seen import FORGOTTEN, Seen
 from deltamem.serve.turn import Event, Failed, Finished, Sampling, Turn, Write
+from deltamem.serve.turn_runner import TurnRunner
 from deltamem.store import Entry, Key, Memory, NotFound, Store
 from deltamem.store import Turn as StoredTurn
 
@@ -59,7 +59,7 @@ class ServedMemories:
         new: what new memories get.
     """
 
-    def __init__(self, engine: Engine, store: Store, new: NewMemory) -> None:
+    def __init__(self, engine: TurnRunner, store: Store, new: NewMemory) -> None:
         self.engine, self.store, self.new = engine, store, new
         self.claims = Claims(store)
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop keeps no reference to a task
@@ -116,9 +116,7 @@ class ServedMemories:
         Raises:
             ValueError: another adapter wrote it.
         """
-        opened = DeltaMemState.from_bytes(state)
-        self.engine.model.memory(opened, write=False)  # refuses one of another adapter
-        return opened.to(self.engine.model.device)
+        return self.engine.accepted(DeltaMemState.from_bytes(state))
 
     async def _run(self, answer: Answer, key: Key | None, messages: Sequence[Message], options: TurnOptions) -> None:
         try:
@@ -135,7 +133,7 @@ class ServedMemories:
 
     async def _without_memory(self, answer: Answer, messages: Sequence[Message], options: TurnOptions) -> None:
         inner = Answer()
-        turn = replace(options, write=False).turn(messages, len(messages), self.engine.model.new_memory(), inner.put)
+        turn = replace(options, write=False).turn(messages, len(messages), self.engine.new_memory(), inner.put)
         answer.begin(turn)
         self.engine.submit(turn)
         async for event in inner.pieces():
@@ -177,7 +175,7 @@ class ServedMemories:
         Raises:
             Exists: there is one of this name.
         """
-        state = self.engine.model.new_memory().to_bytes()
+        state = self.engine.new_memory().to_bytes()
         journal = self.new.journal if journal is None else journal
         ttl = self.new.ttl if ttl is None else ttl
         return await asyncio.to_thread(self.store.create, key, state, journal=journal, ttl=ttl)

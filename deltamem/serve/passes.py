@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,22 +12,16 @@ from torch import Tensor
 from transformers import Cache
 
 from deltamem.chat.context import forward
-from deltamem.chat.continuation import new_from
 from deltamem.chat.tokens import ChatTokens, Message
 from deltamem.hook.text_decoder import longest_context
 from deltamem.memory.state import DeltaMemState
-from deltamem.serve.answer_text import AnswerText
+from deltamem.serve.answer_stream import AnswerStream
 from deltamem.serve.caches import can_be_cut, first_tokens, new_cache
-from deltamem.serve.turn import Finished, FinishReason, Sampling, Turn
+from deltamem.serve.turn import Finished, Sampling, Turn
+from deltamem.serve.turn_tokens import TurnTokens
 
 # Tokens per piece: about as long as a few decode steps, so that a long prompt does not stop other users' answers.
 PIECE = 128
-# Tokens of an answer whose length the request leaves open.
-LONGEST_ANSWER = 1024
-
-
-class TooLongError(ValueError):
-    """A chat does not fit into the model's context."""
 
 
 @dataclass
@@ -35,26 +29,20 @@ class Decoding:
     """An answer that is ready to be decoded.
 
     Args:
-        turn: the turn.
         sampling: how the tokens are chosen.
         memory: the memory that is read.
         cache: the keys and values of the prompt; not changed.
         prompt: number of tokens of the prompt.
         logits: [vocabulary], for the first token.
-        text: the answer's text, filled in by the decoding.
-        tokens: number of tokens of the answer.
-        reason: why the answer ended.
+        answer: the answer, filled in by the decoding.
     """
 
-    turn: Turn
     sampling: Sampling
     memory: DeltaMemState
     cache: Cache
     prompt: int
     logits: Tensor
-    text: AnswerText
-    tokens: int = 0
-    reason: FinishReason = "length"
+    answer: AnswerStream
 
 
 # Yields None between two pieces, and a Decoding that must have ended before the generator goes on; returns the result.
@@ -71,9 +59,9 @@ class TurnPasses:
     """
 
     def __init__(self, model: Any, tokenizer: Any, turn: Turn) -> None:
-        self._model, self._tokenizer, self._turn = model, tokenizer, turn
+        self._model, self._turn = model, turn
+        self._tokens = TurnTokens(tokenizer, model.active_peft_config.write, longest_context(model) or sys.maxsize)
         self._memory = turn.memory.clone()
-        self._context = longest_context(model) or sys.maxsize
         self._ids: list[int] = []  # the tokens whose keys and values are in the cache
         self._cache = new_cache(model)
 
@@ -81,55 +69,36 @@ class TurnPasses:
         """The steps of the turn."""
         turn, messages, known = self._turn, [*self._turn.messages], self._turn.known
         before = self._memory.tokens[0]
-        answer = None
+        decoded = None
         if turn.sampling is not None:
             if turn.write == "during":
                 yield from self._write(messages, known)
                 known = len(messages)
-            answer = yield from self._answer(messages, turn.sampling)
-            messages.append({"role": "assistant", "content": answer.text.text})
+            decoded = yield from self._answer(messages, turn.sampling)
+            messages.append({"role": "assistant", "content": decoded.answer.text})
         if turn.write:
             yield from self._write(messages, known)
         written = self._memory.tokens[0] - before
-        if answer is None:
+        if decoded is None:
             return Finished("", "stop", self._memory, written, 0, 0)
-        return Finished(answer.text.text, answer.reason, self._memory, written, answer.prompt, answer.tokens)
+        answer = decoded.answer
+        return Finished(answer.text, answer.reason, self._memory, written, decoded.prompt, answer.tokens)
 
     def _answer(self, messages: list[Message], sampling: Sampling) -> Generator[Decoding | None, None, Decoding]:
         """Read the chat, and have the answer decoded."""
-        prompt = self._tokens(messages, add_generation_prompt=True)
-        ending = len(self._tokens([*messages, {"role": "assistant", "content": ""}]).ids) - len(prompt.ids)
-        sampling = self._fitting(sampling, len(prompt.ids) + ending)
-        logits = yield from self._pass(prompt, len(prompt.ids) - 1, len(prompt.ids), write=False)
-        text = AnswerText(self._tokenizer, sampling.stop)
-        decoding = Decoding(self._turn, sampling, self._memory, self._cache, len(prompt.ids), logits, text)
+        prompt = self._tokens.prompt(messages, sampling)
+        length, sampling = len(prompt.tokens.ids), prompt.sampling
+        logits = yield from self._pass(prompt.tokens, length - 1, length, write=False)
+        answer = AnswerStream(self._tokens.tokenizer, sampling, self._turn.emit)
+        decoding = Decoding(sampling, self._memory, self._cache, length, logits, answer)
         if not can_be_cut(self._cache):  # the decoding goes on with the cache itself
             self._forget_context()
         yield decoding
         return decoding
 
-    def _fitting(self, sampling: Sampling, tokens: int) -> Sampling:
-        """The sampling with a length that fits into the context behind so many tokens.
-
-        Raises:
-            TooLongError: the context is too short.
-        """
-        room = self._context - tokens
-        if room < (sampling.max_tokens or 1):
-            raise TooLongError(
-                f"this chat has {tokens} tokens and asks for {sampling.max_tokens or 1} more, and the model's context is "
-                f"{self._context}; send fewer messages (the memory keeps what the others said) or ask for fewer tokens"
-            )
-        return replace(sampling, max_tokens=sampling.max_tokens or min(room, LONGEST_ANSWER))
-
     def _write(self, messages: list[Message], known: int) -> Generator[None, None, None]:
         """Read the known messages, and write the others."""
-        tokens = self._tokens(messages)
-        if len(tokens.ids) > self._context:
-            raise TooLongError(
-                f"these messages have {len(tokens.ids)} tokens, and the model's context is {self._context}; send fewer at once"
-            )
-        new = self._first_new(tokens, messages, known)
+        tokens, new = self._tokens.written(messages, known)
         yield from self._pass(tokens, new, new, write=False)
         yield from self._pass(tokens, new, len(tokens.ids), write=True)
 
@@ -167,16 +136,3 @@ class TurnPasses:
 
     def _forget_context(self) -> None:
         self._ids, self._cache = [], new_cache(self._model)
-
-    def _first_new(self, tokens: ChatTokens, messages: list[Message], known: int) -> int:
-        """The first token of a chat that does not belong to its known messages."""
-        if not known:
-            return 0
-        before = self._tokens(messages[:known]).ids
-        if torch.equal(tokens.ids[: len(before)], before):
-            return len(before)
-        return new_from(self._tokenizer, messages, known)
-
-    def _tokens(self, messages: list[Message], add_generation_prompt: bool = False) -> ChatTokens:
-        write = self._model.active_peft_config.write
-        return ChatTokens.from_messages(self._tokenizer, messages, write, add_generation_prompt)

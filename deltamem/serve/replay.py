@@ -100,7 +100,7 @@ async def move(memories: ServedMemories, key: Key) -> Memory:
                 f"the journal of the memory {key} does not have everything that was written to it, so it cannot be written "
                 "again; only a memory that was made with a journal, and empty, can"
             )
-        replayed = await _replay(memories, kept, memories.engine.model.new_memory(), kept.turns[0].number, (), ())
+        replayed = await _replay(memories, kept, memories.engine.new_memory(), kept.turns[0].number, (), ())
         return await _rewrite(memories, kept.memory, replayed, (), ())
 
 

@@ -14,6 +14,9 @@ from deltamem.adapter.files import read_config, read_weights
 from deltamem.adapter.fingerprint import fingerprint_of
 from deltamem.config import DeltaMemConfig
 from deltamem.hook.attention_hook import ROLES
+from deltamem.memory.snapshot import Snapshot, state_shapes
+from deltamem.memory.soundness import check_fits_adapter
+from deltamem.memory.state import DeltaMemState
 
 # A weight's name in the file: the layer's name, and the kind of weight.
 NAMED = re.compile(rf"base_model\.model\.(?P<layer>.+)\.delta_mem_(?P<part>gate_bias|(?P<map>in|{'|'.join(ROLES)})\.weight)")
@@ -75,6 +78,32 @@ class Adapter:
         named = {f"{layer}.{part}": weight for layer, weights in parts.items() for part, weight in weights.items()}
         layers = {layer: _layer(f"{name}: {layer}", config, weights) for layer, weights in parts.items()}
         return cls(name, config, layers, fingerprint_of(config, named))
+
+    def new_memory(self) -> DeltaMemState:
+        """An empty memory."""
+        parts = {
+            part: torch.zeros((len(self.layers), 1, *shape), dtype=torch.float32, device="cpu")
+            for part, shape in self.config.memory_kind.state_parts.items()
+        }
+        return DeltaMemState(Snapshot(tuple(self.layers), parts, torch.zeros(1, dtype=torch.int64, device="cpu")))
+
+    def accepted(self, state: DeltaMemState, name: str) -> DeltaMemState:
+        """A memory with its layers in the order of the adapter's.
+
+        Args:
+            state: the memory.
+            name: what an error calls it.
+
+        Raises:
+            ValueError: it does not fit the adapter, or another adapter wrote it.
+        """
+        check_fits_adapter(state.snapshot, state_shapes(self.layers, self.config.memory_kind.state_parts, 1), self.name)
+        if state.fingerprint not in (None, self.fingerprint):
+            raise ValueError(
+                f"{name} was written by the adapter {state.fingerprint}, and this engine's is {self.fingerprint}: its numbers "
+                "mean nothing to other weights. Use another name, or start the engine with the adapter that wrote it"
+            )
+        return DeltaMemState(state.snapshot.ordered(tuple(self.layers)), state.fingerprint)
 
 
 def _layer(place: str, config: DeltaMemConfig, weights: Mapping[str, Tensor]) -> LayerWeights:

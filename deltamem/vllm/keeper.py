@@ -14,6 +14,8 @@ from deltamem.store import Key, NotFound, Store, Unavailable
 # Seconds: how long a lease outlives its process; the same as the server's.
 LEASE = 20.0
 FILES = "files:"
+# Whoever runs an engine in its own process keeps the memories, and hands each over for one request.
+IN_PROCESS = "process:"
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class Keeper(Protocol):
 
 
 def open_keeper(place: str) -> Keeper:
-    """Open the place where memories are kept: "files:FOLDER", or the URL of a store.
+    """Open the place where memories are kept: "files:FOLDER", `IN_PROCESS`, or the URL of a store.
 
     Raises:
         ValueError, OSError: it cannot be opened; see `Store`.
     """
+    if place == IN_PROCESS:
+        return HANDED_OVER
     if place.startswith(FILES):
         return FileKeeper(Path(place.removeprefix(FILES)))
     return StoreKeeper(Store(place))
@@ -146,3 +150,41 @@ class FileKeeper:
     def _path(self, key: Key) -> Path:
         # A name may be "." or "..", but no name has a slash, and none is a path once it has an ending.
         return self._folder / f"{key.tenant}.tenant" / f"{key.memory}.safetensors"
+
+
+class ProcessKeeper:
+    """Memories that are handed over within a process, each under a name that only one request has."""
+
+    def __init__(self) -> None:
+        self._states: dict[Key, DeltaMemState] = {}
+
+    def put(self, key: Key, state: DeltaMemState) -> None:
+        """Hand a memory over."""
+        self._states[key] = state
+
+    def get(self, key: Key) -> DeltaMemState:
+        """Look at a memory."""
+        return self._states[key]
+
+    def drop(self, key: Key) -> None:
+        """Forget a memory."""
+        del self._states[key]
+
+    def claim(self, key: Key) -> bool:
+        """See `Keeper`."""
+        return True
+
+    def release(self, key: Key) -> None:
+        """See `Keeper`."""
+
+    def load(self, key: Key, writes: bool) -> Kept:
+        """See `Keeper`."""
+        state = self._states[key]
+        return Kept(key, state if state.tokens[0] else None)
+
+    def save(self, kept: Kept, state: DeltaMemState) -> None:
+        """See `Keeper`."""
+        self._states[kept.key] = state
+
+
+HANDED_OVER = ProcessKeeper()

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem.memory.snapshot import Snapshot, state_shapes
-from deltamem.memory.soundness import check_fits_adapter
+from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
 from deltamem.store import Key
 from deltamem.vllm.adapter import Adapter
@@ -203,16 +202,7 @@ class Turns:
         kept = self._keeper.load(key, writes)
         if kept.state is None:
             return kept
-        parts = self._adapter.config.memory_kind.state_parts
-        check_fits_adapter(kept.state.snapshot, state_shapes(self._adapter.layers, parts, 1), self._adapter.name)
-        if kept.state.fingerprint not in (None, self._adapter.fingerprint):
-            raise ValueError(
-                f"the memory {key} was written by the adapter {kept.state.fingerprint}, and this engine's is "
-                f"{self._adapter.fingerprint}: its numbers mean nothing to other weights. Use another name, or start the "
-                "engine with the adapter that wrote it"
-            )
-        ordered = kept.state.snapshot.ordered(tuple(self._adapter.layers))
-        return Kept(key, DeltaMemState(ordered, kept.state.fingerprint), kept.record)
+        return Kept(key, self._adapter.accepted(kept.state, f"the memory {key}"), kept.record)
 
     def _refuse(self, turn: Turn, error: str) -> None:
         turn.error = error

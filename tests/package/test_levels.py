@@ -19,7 +19,8 @@ LEVELS = (
     ("chat",),
     ("__init__", "training"),
     ("inspection",),
-    ("evaluation", "serve", "vllm"),
+    ("evaluation", "serve"),
+    ("vllm",),
     ("study", "benchmark"),
     ("cli",),
 )

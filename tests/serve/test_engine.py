@@ -11,8 +11,9 @@ from turns import Watched, assistant, user
 
 import deltamem.model
 from deltamem import ChatSession
-from deltamem.serve.engine import BusyError, Engine
+from deltamem.serve.engine import Engine
 from deltamem.serve.turn import CancelledTurnError, Failed, Piece, Sampling
+from deltamem.serve.turn_queue import BusyError
 
 WORD = [word for word in WORDS if word.isalnum()]
 

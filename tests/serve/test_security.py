@@ -210,7 +210,7 @@ def test_a_file_of_keys_is_checked(tmp_path):
 def test_without_keys_only_this_machine_is_served(host):
     options = Options(host, 0, "no.db", None, False, None, "after", 1, 1, None, 1.0, None, None)
     with pytest.raises(ValueError, match="not accepted without keys"):
-        run(None, None, options, None)
+        run(None, options)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "[", "testserver"])

@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from deltamem.serve.claims import InUseError
-from deltamem.serve.engine import BusyError
-from deltamem.serve.passes import TooLongError
 from deltamem.serve.turn import CancelledTurnError
+from deltamem.serve.turn_queue import BusyError
+from deltamem.serve.turn_tokens import TooLongError
 from deltamem.store import Exists, NotFound, Stale, Unavailable
 
 

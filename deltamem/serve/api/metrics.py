@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deltamem.serve.engine import Engine
 from deltamem.serve.turn import Finished, Piece
+from deltamem.serve.turn_runner import TurnRunner
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -18,7 +18,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 class Metrics:
     """What the server counts; no label names a user or a tenant."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: TurnRunner) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter("deltamem_requests", "Requests.", ["method", "route", "status"], registry=self._registry)
         self._prompt = Counter("deltamem_prompt_tokens", "Tokens of prompts.", registry=self._registry)
