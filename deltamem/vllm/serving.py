@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
+from deltamem.adapter.files import backbone_of
 from deltamem.chat.tokens import Message
 from deltamem.memory.state import DeltaMemState
 from deltamem.serve.answer_stream import AnswerStream
@@ -99,7 +100,7 @@ class VllmEngine(TurnRunner):
         self._adapter = Adapter.read(given["additional_config"][NAME]["adapter"])
         self._llm = LLM(**given, **{"max_num_seqs": rows, **options}).llm_engine
         config = self._llm.model_config
-        self.backbone = str(config.model)
+        self.backbone = model or backbone_of(self._adapter.name)
         self._tokens = TurnTokens(self.tokenizer, self._adapter.config.write, config.max_model_len - RESERVED)
         self._ends = end_tokens(config.try_get_generation_config().get("eos_token_id"), self.tokenizer)
         self._running: dict[str, _Running] = {}  # by the id of the request under way
