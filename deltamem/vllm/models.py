@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deltamem.adapter.checks import check_fits
-from deltamem.hook.backbone_identity import backbone_numbers, check_backbone
+from deltamem.hook.backbone_identity import NUMBERS, backbone_numbers, check_backbone
 from deltamem.vllm.adapter import Adapter
 from deltamem.vllm.batch import SlotUse
 from deltamem.vllm.memory_layer import MemoryLayer
@@ -67,10 +67,13 @@ def attach(model: nn.Module, adapter: Adapter, vllm_config: Any) -> None:
 def identity(model: Any, config: Any) -> dict[str, Any]:
     """Describe the backbone as an adapter does; see `backbone_identity`.
 
-    vLLM pads the embedding, and gives each rank a part of its rows; only the first rank has those that are compared.
+    vLLM pads the embedding, and gives each rank a part of its rows; only the first rank has those that are compared, unless the
+    vocabulary is tiny.
     """
     embedding = next((module for name, module in model.named_modules() if name.endswith("embed_tokens")), None)
     weight = None if getattr(embedding, "tp_rank", 0) else getattr(embedding, "weight", None)
+    if weight is not None and len(weight) < min(config.vocab_size, NUMBERS):
+        weight = None
     return {
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
