@@ -74,13 +74,13 @@ def _loader(engine: str, model: str | None, adapter: str | None, dtype: str, dev
         return partial(load_engine, model, adapter, Placement(dtype, device))
     if engine != "vllm":
         raise ValueError(f"--engine {engine} is not accepted; choose transformers or vllm")
-    if importlib.util.find_spec("vllm") is None:
-        raise ValueError("--engine vllm needs vLLM in this environment; docs/vllm.md says how to install both")
     if write == "during" or device != "cpu":
         given = "--write during" if write == "during" else f"--device {device}"
         raise ValueError(
             f"{given} is not accepted with --engine vllm, which writes after an answer and finds its device; leave it out"
         )
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError("--engine vllm needs vLLM in this environment; docs/vllm.md says how to install both")
     from deltamem.vllm.serving import load_engine as load_vllm_engine
 
     return partial(load_vllm_engine, model, adapter, dtype)

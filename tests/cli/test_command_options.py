@@ -1,5 +1,6 @@
 """`--dtype` and `--device` of every command that loads a backbone by itself: refused before anything is read."""
 
+import importlib.util
 from dataclasses import dataclass
 
 import pytest
@@ -66,3 +67,24 @@ def test_a_backbone_that_there_is_not_is_named(command, name, tmp_path, monkeypa
     result = CliRunner().invoke(app, [*command.split(), name])
     assert result.exit_code == 2, result.output
     assert f"there is no backbone {name!r}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "other"], "choose transformers or vllm"),
+        (["--engine", "vllm", "--write", "during"], "--write during is not accepted with --engine vllm"),
+        (["--engine", "vllm", "--device", "cuda"], "--device cuda is not accepted with --engine vllm"),
+    ],
+)
+def test_what_an_engine_does_not_take_is_refused(options, message):
+    result = CliRunner().invoke(app, ["serve", *options])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_is_refused():
+    result = CliRunner().invoke(app, ["serve", "--engine", "vllm"])
+    assert result.exit_code == 2, result.output
+    assert "--engine vllm needs vLLM" in result.stderr
