@@ -163,11 +163,10 @@ class DeltaMemModel(BaseTuner):
         weights = [weight for layer in layers.values() for weight in layer.adapter_weights(self.active_adapters[0]).values()]
         if not weights or weights[0].is_meta or is_sharded(self.model):
             return super()._apply(fn, recurse)
-        adapter = self.active_adapters[0]
-        before, dtype = self._fingerprint_of(adapter), weights[0].dtype
+        before, dtype = self.fingerprint(), weights[0].dtype
         super()._apply(fn, recurse)
-        if next(iter(layers.values())).adapter_weights(adapter)["gate_bias"].dtype != dtype:
-            self._cast_from[self._fingerprint_of(adapter)] = before
+        if next(iter(layers.values())).adapter_weights(self.active_adapters[0])["gate_bias"].dtype != dtype:
+            self._cast_from[self.fingerprint()] = before
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -202,33 +201,28 @@ class DeltaMemModel(BaseTuner):
         do not increment the version counter. `weights_held` spares that.
         """
         adapter, held = self.active_adapters[0], self._held_fingerprints
-        if held is None:
-            return self._fingerprint_of(adapter)
-        if adapter not in held:
-            held[adapter] = self._fingerprint_of(adapter)
-        return held[adapter]
-
-    @contextmanager
-    def weights_held(self) -> Iterator[None]:
-        """Hash each adapter at most once within the block, in all threads: the caller keeps the weights as they are.
-
-        A server opens it, because a hash takes milliseconds and every pass with a memory asks for one.
-        """
-        before = self._held_fingerprints
-        self._held_fingerprints = {} if before is None else before
-        try:
-            yield
-        finally:
-            self._held_fingerprints = before
-
-    def _fingerprint_of(self, adapter: str) -> str:
+        if held is not None and adapter in held:
+            return held[adapter]
         weights = {
             f"{name}.{key}": weight
             for name, layer in self._active_layers().items()
             for key, weight in layer.adapter_weights(adapter).items()
         }
         found = fingerprint_of(self.active_peft_config, weights)
-        return self._cast_from.get(found, found)
+        found = self._cast_from.get(found, found)
+        if held is not None:
+            held[adapter] = found
+        return found
+
+    @contextmanager
+    def weights_held(self) -> Iterator[None]:
+        """Hash each adapter at most once within the block, in all threads: the caller keeps the weights as they are."""
+        before = self._held_fingerprints
+        self._held_fingerprints = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._held_fingerprints = before
 
     # -------------------------------------------------------------------------------------------- checks and look-ups
 
