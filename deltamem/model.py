@@ -109,12 +109,8 @@ class DeltaMemModel(BaseTuner):
             raise ValueError(f"batch_size={batch_size!r} is not accepted; give a whole number of at least 1")
         layers = self._layers_in_use()
         device = next(iter(layers.values())).device
-        kind = self.active_peft_config.memory_kind
-        parts = {
-            part: torch.zeros((len(layers), batch_size, *shape), dtype=torch.float32, device=device)
-            for part, shape in kind.state_parts.items()
-        }
-        return DeltaMemState(Snapshot(tuple(layers), parts, torch.zeros(batch_size, dtype=torch.int64, device=device)))
+        parts = self.active_peft_config.memory_kind.state_parts
+        return DeltaMemState(Snapshot.zeros(tuple(layers), parts, batch_size, device))
 
     def memory(
         self,

@@ -63,6 +63,14 @@ class Snapshot:
         return cls((), {}, torch.zeros(batch, dtype=torch.int64, device=device))
 
     @classmethod
+    def zeros(cls, layers: tuple[str, ...], parts: Mapping[str, tuple[int, ...]], batch: int, device: torch.device) -> Snapshot:
+        """A memory before its first write, from the shapes of a state's parts."""
+        zeros = {
+            part: torch.zeros((len(layers), batch, *shape), dtype=torch.float32, device=device) for part, shape in parts.items()
+        }
+        return cls(layers, zeros, torch.zeros(batch, dtype=torch.int64, device=device))
+
+    @classmethod
     def from_layers(
         cls, states: Mapping[str, Mapping[str, Tensor]], tokens: Tensor, open_segment: OpenSegment | None = None
     ) -> Snapshot:

@@ -47,7 +47,7 @@ class TurnRunner(ABC):
 
     @abstractmethod
     def _begin(self, turn: Turn) -> None:
-        """Let a turn run."""
+        """Let a turn run, without doing its work yet: the queue is locked meanwhile."""
 
     @abstractmethod
     def _round(self) -> None:

@@ -81,11 +81,8 @@ class Adapter:
 
     def new_memory(self) -> DeltaMemState:
         """An empty memory."""
-        parts = {
-            part: torch.zeros((len(self.layers), 1, *shape), dtype=torch.float32, device="cpu")
-            for part, shape in self.config.memory_kind.state_parts.items()
-        }
-        return DeltaMemState(Snapshot(tuple(self.layers), parts, torch.zeros(1, dtype=torch.int64, device="cpu")))
+        parts = self.config.memory_kind.state_parts
+        return DeltaMemState(Snapshot.zeros(tuple(self.layers), parts, 1, torch.device("cpu")))
 
     def accepted(self, state: DeltaMemState, name: str) -> DeltaMemState:
         """A memory with its layers in the order of the adapter's.

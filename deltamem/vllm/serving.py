@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -103,6 +104,7 @@ class VllmEngine(TurnRunner):
         self.backbone = model or backbone_of(self._adapter.name)
         self._tokens = TurnTokens(self.tokenizer, self._adapter.config.write, config.max_model_len - RESERVED)
         self._ends = end_tokens(config.try_get_generation_config().get("eos_token_id"), self.tokenizer)
+        self._begun: deque[_Running] = deque()  # turns without a request yet
         self._running: dict[str, _Running] = {}  # by the id of the request under way
         self._thread.start()
 
@@ -117,7 +119,7 @@ class VllmEngine(TurnRunner):
     @property
     def running(self) -> int:
         """See `TurnRunner`."""
-        return len(self._running)
+        return len(self._begun) + len(self._running)
 
     def close(self) -> None:
         """See `TurnRunner`."""
@@ -125,12 +127,14 @@ class VllmEngine(TurnRunner):
         self._llm.engine_core.shutdown()
 
     def _running_turns(self) -> list[Turn]:
-        return [running.turn for running in self._running.values()]
+        return [running.turn for running in (*self._begun, *self._running.values())]
 
     def _begin(self, turn: Turn) -> None:
-        self._advance(_Running(turn, self._steps(turn)))
+        self._begun.append(_Running(turn, self._steps(turn)))  # its first step tokenises, which must not hold up `submit`
 
     def _round(self) -> None:
+        while self._begun:
+            self._advance(self._begun.popleft())
         for name, running in [*self._running.items()]:
             error = reason_to_end(running.turn)
             if error is not None:
