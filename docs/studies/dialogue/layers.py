@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -27,6 +27,8 @@ from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
 
 K = 64
+# What knows nothing of a history, to compare a memory with.
+Control = LoraConfig | PrefixTuningConfig
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class FrozenBackbone:
     def below(self, rows: Sequence[Tensor]) -> Tensor:
         """The hidden states, `[B, T, W]`, of texts that follow the head, `[tokens]` each, below the first upper layer."""
         ids = padded(rows, self.tokenizer.pad_token_id or 0)
-        return self._lower(input_ids=ids, **_context(rows, self._lower_head)).logits
+        return self._lower(input_ids=ids, **_context(rows, _repeated(self._lower_head, len(rows)), len(self.head))).logits
 
     def _head(self) -> str:
         """What the chat template puts before a first message: the system prompt."""
@@ -125,14 +127,16 @@ class UpperLayers:
 
     Args:
         backbone: the frozen backbone.
-        config: the adapter, without its layers: one with a memory, or a LoRA, which knows nothing of a history, as a control.
+        config: the adapter, without its layers: one with a memory, or a control.
     """
 
-    def __init__(self, backbone: FrozenBackbone, config: DeltaMemConfig | LoraConfig) -> None:
+    def __init__(self, backbone: FrozenBackbone, config: DeltaMemConfig | Control) -> None:
         self.backbone = backbone
         layers = [*range(backbone.first, backbone.first + len(backbone.upper))]
-        whole = replace(config, layers_to_transform=layers)
-        self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
+        self.has_prefix = isinstance(config, PrefixTuningConfig)
+        if not self.has_prefix:
+            whole = replace(config, layers_to_transform=layers)
+            self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
         base = _part(backbone.model, slice(backbone.first, None))
         self.words = backbone.model.get_output_embeddings().weight.detach()  # [vocabulary, W]
         self.model = get_peft_model(base, config)
@@ -159,13 +163,36 @@ class UpperLayers:
         self.pull()
 
     @torch.no_grad()
-    def push(self) -> None:
-        """Give the weights to the whole model's adapter."""
+    def start_prefix(self, text: Tensor) -> None:
+        """Let the prefix start as the keys and values of a text, `[tokens]`."""
+        base = self.model.get_base_model()
+        cache, below = DynamicCache(config=base.config), self.backbone([text], torch.arange(1)).below
+        before_the_head = torch.arange(-len(text), 0)[None]
+        base(inputs_embeds=below, position_ids=before_the_head, past_key_values=cache, use_cache=True)
+        both = torch.stack([part[0] for layer in cache.layers for part in (layer.keys, layer.values)])  # [2 L, heads, T, D]
+        (prefix,) = self.weights.values()
+        prefix.copy_(both.permute(2, 0, 1, 3).flatten(1))
+
+    @torch.no_grad()
+    def save(self, folder: Path) -> None:
+        """Save the adapter, as one of the whole model; a prefix is one of the upper layers alone."""
+        if self.has_prefix:
+            self.model.save_pretrained(folder)
+            return
         for own, other in self._pairs():
             other.copy_(own)
+        self.whole.save_pretrained(folder)
 
-    def write(self, histories: Sequence[Tensor]) -> Snapshot | None:
-        """Write histories, given as what the attentions read, `[L, T, W]` each, to one row of the memory each; None if none."""
+    def write(self, histories: Sequence[Tensor], before: Snapshot | None = None) -> Snapshot | None:
+        """Write histories, given as what the attentions read, `[L, T, W]` each, to one row of the memory each.
+
+        Args:
+            histories: a history for each row.
+            before: what the rows hold already; an empty memory if None.
+
+        Returns:
+            The memory after the histories; None without a memory.
+        """
         if not self.memories:
             return None
         lengths = [history.shape[1] for history in histories]
@@ -176,7 +203,7 @@ class UpperLayers:
             weights = layer.active_weights
             projected = F.linear(hidden, weights.in_weight[weights.kind.read_rows :].to(hidden.dtype)).float()
             rows = padded(projected.split(lengths))  # padded after the projection, which is most of the work
-            states[layer.name] = weights.kind.write(rows, weights.gate_bias, None, valid).state
+            states[layer.name] = weights.kind.write(rows, weights.gate_bias, before and before.state(layer.name), valid).state
         return Snapshot.from_layers(states, tokens)
 
     def read(self, below: Sequence[Tensor], memory: Snapshot | None, headed: bool, bare: bool = False) -> Tensor:
@@ -191,7 +218,9 @@ class UpperLayers:
         Returns:
             The last hidden states, `[B, T, W]`.
         """
-        context = _context(below, self._head if headed else None)
+        context = _context(below, self._before(len(below), headed, bare), len(self.backbone.head) if headed else 0)
+        if self.has_prefix:
+            return self.model.get_base_model()(inputs_embeds=padded(below), **context).logits
         with ExitStack() as stack:
             if bare:
                 stack.enter_context(self.model.disable_adapter())
@@ -209,6 +238,16 @@ class UpperLayers:
         expected = words.log_probabilities.float()
         return (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
 
+    def _before(self, rows: int, headed: bool, bare: bool) -> DynamicCache | None:
+        """The keys and values that are before the texts: the prefix's, if there is one, and the head's."""
+        head = _repeated(self._head, rows) if headed else None
+        if bare or not self.has_prefix:
+            return head
+        before: DynamicCache = self.model.get_prompt(rows)
+        for place, layer in enumerate(head.layers if head else ()):
+            before.update(layer.keys, layer.values, place)
+        return before
+
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(_trained(self.model).values(), _trained(self.whole).values(), strict=True)  # in the same order
 
@@ -222,14 +261,21 @@ def padded(rows: Sequence[Tensor], fill: int = 0) -> Tensor:
     return nn.utils.rnn.pad_sequence([*rows], batch_first=True, padding_value=fill)
 
 
-def _context(rows: Sequence[Tensor], head: DynamicCache | None) -> dict[str, Any]:
-    """The arguments of a pass over rows that are padded on the right, and follow a head if there is one."""
+def _repeated(cache: DynamicCache, rows: int) -> DynamicCache:
+    """The keys and values of one row for many."""
+    cache = copy.deepcopy(cache)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def _context(rows: Sequence[Tensor], before: DynamicCache | None, start: int) -> dict[str, Any]:
+    """The arguments of a pass over rows that are padded on the right, after keys and values; `start` is the first position."""
     mask = padded([row.new_ones(len(row), dtype=torch.long) for row in rows])
-    if head is None:
+    if before is None:
         return {"attention_mask": mask, "use_cache": False}
-    cache = copy.deepcopy(head)
-    cache.batch_repeat_interleave(len(rows))
-    return {"attention_mask": F.pad(mask, (head.get_seq_length(), 0), value=1), "past_key_values": cache, "use_cache": True}
+    positions = start + torch.arange(mask.shape[1]).expand(len(rows), -1)
+    mask = F.pad(mask, (before.get_seq_length(), 0), value=1)
+    return {"attention_mask": mask, "position_ids": positions, "past_key_values": before, "use_cache": True}
 
 
 def _part(model: nn.Module, layers: slice) -> nn.Module:

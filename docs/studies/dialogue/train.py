@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions, own_answers
-from layers import FrozenBackbone, UpperLayers, Words
+from layers import Control, FrozenBackbone, UpperLayers, Words
 from measure import HeldOut
-from peft import LoraConfig
+from peft import LoraConfig, PrefixTuningConfig
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, IterableDataset
@@ -34,8 +34,9 @@ from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.start import start_from_attention
 
 # In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts.
-TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 12, 4, 4, 3, 6
+TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 11, 6, 4, 3, 6
 QUESTIONS_EACH = 2
+FULL_EVERY, KEPT = 3, 0.85  # of so many rows, one keeps what the step before left in it, with this probability
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
 AHEAD, PARTS = 12, 8  # how many new ones the worker prepares, and the reads of a dialogue
@@ -44,11 +45,11 @@ START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
 TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
 FACT_SHARES = (4.0, 2.0, 1.0, 2.0, 0.5, 1.0, 0.5, 1.0)  # of histories with one fact, two, ...
 ANY_WORD = 0.5
-UPDATED, LONG_AGO = 0.15, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
+UPDATED, LONG_AGO = 0.25, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
 WORDS_AFTER = 600
 SLOTS = 0.35  # of the histories with questions: dialogues with a service
 OWN_ANSWERS = 0.5  # of unrelated chats; the others are small talk
-WEIGHTS = {"talk": 1.5, "questions": 0.35, "other talk": 1.0, "other questions": 0.5}
+WEIGHTS = {"talk": 1.5, "questions": 0.5, "other talk": 1.0, "other questions": 0.5}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -192,6 +193,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.upper.weights.values(), weight_decay=0.0, betas=(0.9, 0.99))
         self.step, self.seconds = 0, 0.0
         self.rng = random.Random(self.options.seed)
+        self.before: Snapshot | None = None  # what some rows hold before they write
 
     @property
     def progress(self) -> float:
@@ -263,7 +265,8 @@ class Trainer:
         headed, texts = rng.choice(self.pools.unrelated)
         rows = rng.sample(range(len(histories)), UNRELATED)
         unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
-        memory = self.upper.write(histories)
+        memory = self.upper.write(histories, self.before)
+        self.before = memory and self._kept(memory)
         read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
         terms = {}
         for part in read_together:
@@ -273,6 +276,12 @@ class Trainer:
                 rows_of[one.kind][row] = one.read
             terms |= {kind: self._term(kind, reads, hidden) for kind, reads in rows_of.items()}
         return terms
+
+    def _kept(self, memory: Snapshot) -> Snapshot:
+        """What the rows keep for the next step, so that some memories are filled by many histories; most begin anew."""
+        full = [row % FULL_EVERY == 0 and self.rng.random() < KEPT for row in range(memory.rows)]
+        kept = torch.tensor(full)
+        return memory.map_rows(lambda tensor, dim: tensor.detach() * _along(kept, dim, tensor.ndim))
 
     def _read(self, asked: Sequence[Asked], memory: Snapshot | None, headed: bool) -> Tensor:
         rows = torch.tensor([one.memory for one in asked])
@@ -292,6 +301,11 @@ class Trainer:
         else:
             expected = Words.joined([read.expected for read in reads.values() if read.expected is not None])
         return self.upper.divergence(found, expected).mean()
+
+
+def _along(rows: Tensor, dim: int, dims: int) -> Tensor:
+    """A vector with this dimension of a tensor with so many."""
+    return rows.view(*(-1 if place == dim else 1 for place in range(dims)))
 
 
 def _at(hidden: Tensor, places: Mapping[int, Tensor]) -> Tensor:
@@ -318,7 +332,9 @@ def start(upper: UpperLayers, talks: Mapping[str, Sequence[Any]]) -> None:
     upper.pull()
 
 
-def _adapter(options: argparse.Namespace) -> DeltaMemConfig | LoraConfig:
+def _adapter(options: argparse.Namespace) -> DeltaMemConfig | Control:
+    if options.prefix:
+        return PrefixTuningConfig(num_virtual_tokens=options.prefix, task_type="CAUSAL_LM")
     if options.lora:
         modules = ["q_proj", "o_proj"]  # as a memory's corrections
         return LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules=modules, task_type="CAUSAL_LM")
@@ -338,6 +354,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-states", type=int, default=4, help="states in each layer")
     parser.add_argument("--decay", default="learned", choices=("coupled", "learned", "none"), help="what a write keeps")
     parser.add_argument("--lora", type=int, default=0, help="train a LoRA of this rank in place of a memory, as a control")
+    parser.add_argument("--prefix", type=int, default=0, help="train a prefix of so many tokens in its place, as a control")
     parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="the peak")
     parser.add_argument("--minutes", type=float, default=120.0, help="time to train, without measuring")
     parser.add_argument("--measure-minutes", type=float, default=10.0, help="time between two measurements")
@@ -366,6 +383,9 @@ def main() -> None:
         upper.load(options.adapter)
     elif upper.memories:
         start(upper, sources.talks(held_out=False))
+    elif upper.has_prefix:
+        (meeting, *_) = sources.talks(held_out=False)["qmsum"]
+        upper.start_prefix(backbone.ids(render(backbone.tokenizer, meeting["messages"]))[: options.prefix])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     saved = measured = time.monotonic()
     terms: dict[str, list[float]] = defaultdict(list)
@@ -391,8 +411,7 @@ def main() -> None:
                 measured = time.monotonic()
     finally:
         trainer.save(checkpoint)
-        upper.push()
-        upper.whole.save_pretrained(options.output)
+        upper.save(options.output)
 
 
 if __name__ == "__main__":
