@@ -37,6 +37,28 @@ SLOT_QUESTIONS = (  # not in the words of `deltamem eval dialogue`
     "Which {slot} did we settle on?",
     "Can you tell me the {slot} again?",
     "What did we say about the {slot}?",
+    "Which {slot} did I ask for?",
+    "I forgot the {slot}. What was it?",
+    "Do you remember the {slot}?",
+    "Tell me the {slot} once more.",
+)
+# Besides the library's six wordings of a question, so that a question is known by what it asks for. None is held out.
+OTHER_WORDINGS = 0.5  # of the questions about facts
+FACT_QUESTIONS = (
+    "Do you know {whose} {attribute}?",
+    "Could you remind me of {whose} {attribute}?",
+    "Tell me {whose} {attribute}.",
+    "What did I tell you about {whose} {attribute}?",
+    "I forgot {whose} {attribute}. What is it?",
+    "I would like to know {whose} {attribute}.",
+    "About {whose} {attribute}: what was it again?",
+    "Do you still know {whose} {attribute}?",
+    "By the way, what is {whose} {attribute}?",
+    "Tell me again. {question}",
+    "One more question: {question}",
+    "{question} I have forgotten.",
+    "I am curious. {question}",
+    "Do you remember? {question}",
 )
 VALUE_ALONE = (" Just the answer, please.", " Tell me only that.")
 Asked = Literal["all", "rest", "value"]
@@ -232,6 +254,10 @@ class Maker:
 
 def _fact_question(rng: random.Random, episode: FactEpisode, split: Split, value_only: bool) -> Question:
     fact, text = episode.asked, episode.question["content"]
+    if split == "train" and rng.random() < OTHER_WORDINGS:
+        whose = "my" if fact.name == USER else f"{fact.name}'s"
+        attribute = fact.attribute.removesuffix(" played")
+        text = rng.choice(FACT_QUESTIONS).format(whose=whose, attribute=attribute, question=text)
     whole, asked = _asked(rng, value_only)
     if not whole:
         return Question(text + rng.choice(VALUE_ALONE), fact.value, fact.value, asked)
