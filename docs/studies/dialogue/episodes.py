@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from layers import FrozenBackbone, Words
@@ -62,6 +62,13 @@ FACT_QUESTIONS = (
 )
 VALUE_ALONE = (" Just the answer, please.", " Tell me only that.")
 Asked = Literal["all", "rest", "value"]
+PASSAGE_QUESTIONS = (
+    "{passage}\n\n{question}",
+    "{question}\n\n{passage}",
+    "Read this text, and answer with a few words.\n\n{passage}\n\n{question}",
+    "Here is what I found: {passage}\n{question} Answer briefly.",
+)
+PASSAGE_WORDS = 80
 ANSWER, BATCH = 28, 32  # tokens of the backbone's own answers, and how many are generated at once
 
 
@@ -126,6 +133,13 @@ class Question:
     answer: str
     value: str
     asked: Asked
+
+
+class Answered(NamedTuple):
+    """A question as a rendered chat, without and with the bare backbone's answer."""
+
+    prompt: str
+    text: str
 
 
 @dataclass
@@ -232,6 +246,15 @@ class Maker:
             for row, ids in enumerate(rows)
         ]
 
+    def in_context(self, answered: Answered) -> Item:
+        """A question with a text that answers it, all of which the history has as well."""
+        ids, head, written = self.backbone.ids(answered.text), len(self.backbone.head), len(self.backbone.ids(answered.prompt))
+        seen = self.backbone([ids], torch.arange(head, len(ids)))
+        labels = _next(ids)[head:]
+        labels[: written - head - 1] = IGNORED
+        read = Read(ids[head:], seen.below[0, head:].clone(), labels, written, Words.likeliest(seen.logits[0]))
+        return Item(seen.attended[:, 0, :written].clone(), ids[:written], [read])
+
     def _answered(self, question: Question) -> tuple[Tensor, Tensor]:
         """Tokens and labels of a question with its answer, without the template's head."""
         tokenizer = self.backbone.tokenizer
@@ -332,6 +355,17 @@ class Sources:
         kinds = trivia, _part(asked, held_out=False), openings
         return [rng.choice(rng.choice(kinds)) for _ in range(count)]
 
+    def passages(self, rng: random.Random, count: int) -> list[str]:
+        """Questions about the world, each with a passage that answers it."""
+        told = [
+            (_sentence(record["question"]), " ".join(context["text"].split(" ")[:PASSAGE_WORDS]))
+            for record in self._records("nq-open-oracle.jsonl.gz")
+            for context in record["ctxs"]
+            if context.get("isgold")
+        ]
+        drawn = rng.sample(_part(told, held_out=False), count)
+        return [rng.choice(PASSAGE_QUESTIONS).format(question=question, passage=passage) for question, passage in drawn]
+
     def _records(self, name: str) -> Iterator[Any]:
         with gzip.open(self.folder / name, "rt") as file:
             yield from map(json.loads, file)
@@ -353,8 +387,8 @@ def _meeting(turns: Sequence[tuple[str, str]]) -> Chat:
 
 
 @torch.no_grad()
-def own_answers(backbone: FrozenBackbone, questions: Sequence[str]) -> list[str]:
-    """Chats of a question and what the bare backbone answers, at most `ANSWER` tokens of it."""
+def own_answers(backbone: FrozenBackbone, questions: Sequence[str]) -> list[Answered]:
+    """Questions with what the bare backbone answers, at most `ANSWER` tokens of it."""
     tokenizer, chats = backbone.tokenizer, []
     (end,) = backbone.ids(backbone.end).tolist()
     for first in range(0, len(questions), BATCH):
@@ -364,7 +398,7 @@ def own_answers(backbone: FrozenBackbone, questions: Sequence[str]) -> list[str]
         output = backbone.model.generate(**batch, max_new_tokens=ANSWER, do_sample=False, eos_token_id=end)
         for text, ids in zip(texts, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             length = ids.index(end) + 1 if end in ids else len(ids)
-            chats.append(text + tokenizer.decode(ids[:length]))
+            chats.append(Answered(text, text + tokenizer.decode(ids[:length])))
     return chats
 
 

@@ -44,6 +44,10 @@ class Words:
         values, ids = logits.float().topk(K, -1)
         return cls(ids.int(), values.log_softmax(-1).half())
 
+    def at(self, positions: Tensor) -> Words:
+        """Those at some positions."""
+        return Words(self.ids[positions], self.log_probabilities[positions])
+
     @classmethod
     def joined(cls, parts: Sequence[Words]) -> Words:
         """Concatenate positions."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from episodes import READ, WRITTEN, Item, Maker, Read, Sources, draw_questions, own_answers
+from episodes import READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions, own_answers
 from layers import Control, FrozenBackbone, UpperLayers, Words
 from measure import HeldOut
 from peft import LoraConfig, PrefixTuningConfig
@@ -33,23 +33,24 @@ from deltamem.memory.snapshot import Snapshot
 from deltamem.training.episodes import EpisodeCollator, EpisodeEncoder
 from deltamem.training.start import start_from_attention
 
-# In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts.
-TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED = 11, 6, 4, 3, 6
+# In a step: dialogues, histories of facts with up to two questions each, reads with another's memory, unrelated texts, and
+# questions that have in their context what the memory has.
+TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED, IN_CONTEXT = 11, 6, 4, 3, 6, 2
 QUESTIONS_EACH = 2
 FULL_EVERY, KEPT = 3, 0.85  # of so many rows, one keeps what the step before left in it, with this probability
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
 AHEAD, PARTS = 12, 8  # how many new ones the worker prepares, and the reads of a dialogue
-ANSWERS = 352  # of the bare backbone
+ANSWERS, PASSAGES = 352, 128  # the bare backbone's answers to questions, and to those with a passage
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
 TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
 FACT_SHARES = (4.0, 2.0, 1.0, 2.0, 0.5, 1.0, 0.5, 1.0)  # of histories with one fact, two, ...
 ANY_WORD = 0.5
-UPDATED, LONG_AGO = 0.25, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
+UPDATED, LONG_AGO = 0.35, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
 WORDS_AFTER = 600
 SLOTS = 0.35  # of the histories with questions: dialogues with a service
 OWN_ANSWERS = 0.5  # of unrelated chats; the others are small talk
-WEIGHTS = {"talk": 1.5, "questions": 0.5, "other talk": 1.0, "other questions": 0.5}
+WEIGHTS = {"talk": 1.5, "questions": 0.5, "other talk": 1.0, "other questions": 0.5, "in context": 1.0}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -65,12 +66,14 @@ class Fresh:
         asking: histories of facts with questions.
         unrelated: texts to leave alone.
         headed: whether these texts have the template's marks.
+        in_context: a question that has in its context what its history has.
     """
 
     talking: Item
     asking: list[Item]
     unrelated: list[Read]
     headed: bool
+    in_context: Item
 
 
 class Endless(IterableDataset[Fresh]):
@@ -80,11 +83,14 @@ class Endless(IterableDataset[Fresh]):
         maker: makes them.
         sources: the data.
         answers: questions, each with the bare backbone's own answer.
+        passages: the same, with passages that answer them.
         seed: seeds what is drawn.
     """
 
-    def __init__(self, maker: Maker, sources: Sources, answers: Sequence[str], seed: str) -> None:
-        self.maker, self.answers, self.seed = maker, answers, seed
+    def __init__(
+        self, maker: Maker, sources: Sources, answers: Sequence[Answered], passages: Sequence[Answered], seed: str
+    ) -> None:
+        self.maker, self.answers, self.passages, self.seed = maker, answers, passages, seed
         self.talks, self.prose = sources.talks(held_out=False), sources.prose(held_out=False)
 
     def __iter__(self) -> Iterator[Fresh]:
@@ -93,7 +99,8 @@ class Endless(IterableDataset[Fresh]):
         while True:
             headed = self.maker.rng.random() < 0.5
             unrelated = self.maker.unrelated(self._texts(headed), headed)
-            yield Fresh(self._talk(), [self._questions(), self._questions()], unrelated, headed)
+            in_context = self.maker.in_context(self.maker.rng.choice(self.passages))
+            yield Fresh(self._talk(), [self._questions(), self._questions()], unrelated, headed, in_context)
 
     def _talk(self) -> Item:
         rng = self.maker.rng
@@ -123,7 +130,7 @@ class Endless(IterableDataset[Fresh]):
             talk = rng.choice(small_talk)["messages"]
             if headed:
                 own = rng.random() < OWN_ANSWERS
-                texts.append(rng.choice(self.answers) if own else render(self.maker.backbone.tokenizer, talk[:2]))
+                texts.append(rng.choice(self.answers).text if own else render(self.maker.backbone.tokenizer, talk[:2]))
             elif rng.random() < 0.4:
                 texts.append(_piece(rng, " ".join(message["content"] for message in talk)))
             else:
@@ -143,6 +150,7 @@ class Pools:
     talking: list[Item] = field(default_factory=list)
     asking: list[Item] = field(default_factory=list)
     unrelated: list[tuple[bool, list[Read]]] = field(default_factory=list)
+    in_context: list[Item] = field(default_factory=list)
 
     def refill(self) -> None:
         """Drop what is used up and what is oldest, and take new items."""
@@ -151,13 +159,14 @@ class Pools:
         self._take()
         self.talking = [item for item in self.talking if item.uses < TALK_USES][-POOL:]
         self.asking = [item for item in self.asking if item.uses < QUESTION_USES][-POOL:]
-        self.unrelated = self.unrelated[-POOL // 2 :]
+        self.unrelated, self.in_context = self.unrelated[-POOL // 2 :], self.in_context[-POOL // 2 :]
 
     def _take(self) -> None:
         new = next(self.fresh)
         self.talking.append(new.talking)
         self.asking += new.asking
         self.unrelated.append((new.headed, new.unrelated))
+        self.in_context.append(new.in_context)
 
 
 @dataclass(frozen=True)
@@ -265,12 +274,16 @@ class Trainer:
         headed, texts = rng.choice(self.pools.unrelated)
         rows = rng.sample(range(len(histories)), UNRELATED)
         unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
+        in_context = []
+        for item in rng.sample(self.pools.in_context, IN_CONTEXT):
+            in_context.append(Asked("in context", item.reads[0], len(histories)))
+            histories.append(item.before(item.reads[0]))
         memory = self.upper.write(histories, self.before)
         self.before = memory and self._kept(memory)
         read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
         terms = {}
-        for part in read_together:
-            hidden = self._read(part, memory, headed or part is asked)
+        for part in (*read_together, in_context):  # the last are longer
+            hidden = self._read(part, memory, headed or part is not unrelated)
             rows_of: dict[str, dict[int, Read]] = defaultdict(dict)
             for row, one in enumerate(part):
                 rows_of[one.kind][row] = one.read
@@ -289,7 +302,7 @@ class Trainer:
 
     def _term(self, kind: str, reads: Mapping[int, Read], hidden: Tensor) -> Tensor:
         """One term, from the texts of its kind by their row in the last hidden states, `[B, T, W]`."""
-        on_answers = kind in ("questions", "other questions")
+        on_answers = kind in ("questions", "other questions", "in context")
         places = {row: read.asked if on_answers else torch.arange(len(read.below)) for row, read in reads.items()}
         found = _at(hidden, places)
         if kind == "questions":
@@ -299,7 +312,7 @@ class Trainer:
                 bare = self.upper.read([read.below for read in reads.values()], None, headed=True, bare=True)
                 expected = Words.likeliest(self.upper.logits(_at(bare, dict(enumerate(places.values())))))
         else:
-            expected = Words.joined([read.expected for read in reads.values() if read.expected is not None])
+            expected = Words.joined([read.expected.at(places[row]) for row, read in reads.items() if read.expected is not None])
         return self.upper.divergence(found, expected).mean()
 
 
@@ -374,8 +387,9 @@ def main() -> None:
     held_out = HeldOut(maker, sources)
     checkpoint, figures = options.output / "run.pt", options.output / "figures.jsonl"
     answers = own_answers(backbone, sources.questions(maker.rng, ANSWERS))
+    passages = own_answers(backbone, sources.passages(maker.rng, PASSAGES))
     stopped = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0  # a continued run gets other items
-    made = Endless(maker, sources, answers, f"{options.seed}-{stopped}")
+    made = Endless(maker, sources, answers, passages, f"{options.seed}-{stopped}")
     trainer = Trainer(upper, Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD))), options)
     if checkpoint.exists():
         trainer.load(checkpoint)
