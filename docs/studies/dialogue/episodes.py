@@ -106,12 +106,14 @@ class Item:
         tokens: the history's tokens, `[T]`.
         reads: the texts read after it.
         uses: how often it was trained on.
+        lasting: whether its questions still have the same answers after other dialogues.
     """
 
     attended: Tensor
     tokens: Tensor
     reads: list[Read]
     uses: int = field(default=0)
+    lasting: bool = False
 
     def before(self, read: Read) -> Tensor:
         """The history up to where a text continues it, `[L, written, W]`."""
@@ -193,7 +195,9 @@ class Maker:
             value_only: ask for the value within a sentence only.
         """
         drawn = self.rng.sample(asked, min(most, len(asked)))
-        return self._item(asked[0].history, [_fact_question(self.rng, episode, split, value_only) for episode in drawn])
+        item = self._item(asked[0].history, [_fact_question(self.rng, episode, split, value_only) for episode in drawn])
+        item.lasting = True
+        return item
 
     def slots(self, record: Mapping[str, Any], written: int, most: int, value_only: bool = False) -> Item:
         """A dialogue with a service, with questions about what was agreed on.

@@ -37,7 +37,9 @@ from deltamem.training.start import start_from_attention
 # questions that have in their context what the memory has.
 TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED, IN_CONTEXT = 11, 6, 4, 3, 6, 2
 QUESTIONS_EACH = 2
-FULL_EVERY, KEPT = 3, 0.85  # of so many rows, one keeps what the step before left in it, with this probability
+# Of so many rows of the memory, one keeps what it holds for the next step, which writes more to it; with this probability,
+# such a row is kept again. The questions of its facts are asked again after other histories, at most so many in a step.
+FULL_EVERY, KEPT, EARLIER = 3, 0.85, 4
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
 AHEAD, PARTS = 12, 8  # how many new ones the worker prepares, and the reads of a dialogue
@@ -50,7 +52,14 @@ UPDATED, LONG_AGO = 0.35, 0.12  # of histories: those with replaced facts, and t
 WORDS_AFTER = 600
 SLOTS = 0.35  # of the histories with questions: dialogues with a service
 OWN_ANSWERS = 0.5  # of unrelated chats; the others are small talk
-WEIGHTS = {"talk": 1.5, "questions": 0.5, "other talk": 1.0, "other questions": 0.5, "in context": 1.0}
+WEIGHTS = {
+    "talk": 1.5,
+    "questions": 0.5,
+    "earlier questions": 0.3,
+    "other talk": 1.0,
+    "other questions": 0.5,
+    "in context": 1.0,
+}
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -202,7 +211,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.upper.weights.values(), weight_decay=0.0, betas=(0.9, 0.99))
         self.step, self.seconds = 0, 0.0
         self.rng = random.Random(self.options.seed)
-        self.before: Snapshot | None = None  # what some rows hold before they write
+        self.before: Snapshot | None = None  # what the rows hold before they write
+        self.earlier: dict[int, list[Read]] = {}  # of the rows that hold something: the questions to ask again
 
     @property
     def progress(self) -> float:
@@ -279,7 +289,12 @@ class Trainer:
             in_context.append(Asked("in context", item.reads[0], len(histories)))
             histories.append(item.before(item.reads[0]))
         memory = self.upper.write(histories, self.before)
-        self.before = memory and self._kept(memory)
+        earlier = {row: reads for row, reads in self.earlier.items() if reads and not TALKS <= row < TALKS + HISTORIES}
+        for row in rng.sample([*earlier], min(EARLIER, len(earlier))):
+            asked.append(Asked("earlier questions", rng.choice(earlier[row]), row))
+        if memory is not None:
+            told = {TALKS + place: item.reads for place, item in enumerate(asking) if item.lasting}
+            self._keep(memory, {**earlier, **told})
         read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
         terms = {}
         for part in (*read_together, in_context):  # the last are longer
@@ -290,11 +305,21 @@ class Trainer:
             terms |= {kind: self._term(kind, reads, hidden) for kind, reads in rows_of.items()}
         return terms
 
-    def _kept(self, memory: Snapshot) -> Snapshot:
-        """What the rows keep for the next step, so that some memories are filled by many histories; most begin anew."""
-        full = [row % FULL_EVERY == 0 and self.rng.random() < KEPT for row in range(memory.rows)]
-        kept = torch.tensor(full)
-        return memory.map_rows(lambda tensor, dim: tensor.detach() * _along(kept, dim, tensor.ndim))
+    def _keep(self, memory: Snapshot, questions: Mapping[int, list[Read]]) -> None:
+        """Choose the rows that go on in the next step, and where: facts are followed by dialogues, and dialogues by facts.
+
+        Args:
+            memory: what the rows hold.
+            questions: by row, the questions about what it holds that can be asked again.
+        """
+        kept = [row for row in self.earlier if self.rng.random() < KEPT]
+        others = [row for row in range(memory.rows) if row not in self.earlier]
+        kept += self.rng.sample(others, memory.rows // FULL_EVERY - len(kept))
+        places = self.rng.sample(range(memory.rows), len(kept))
+        source, full = torch.zeros(memory.rows, dtype=torch.long), torch.zeros(memory.rows, dtype=torch.bool)
+        source[places], full[places] = torch.tensor(kept), True
+        self.before = memory.select(source).map_rows(lambda tensor, dim: tensor.detach() * _along(full, dim, tensor.ndim))
+        self.earlier = {place: questions.get(row, []) for place, row in zip(places, kept, strict=True)}
 
     def _read(self, asked: Sequence[Asked], memory: Snapshot | None, headed: bool) -> Tensor:
         rows = torch.tensor([one.memory for one in asked])
@@ -302,10 +327,10 @@ class Trainer:
 
     def _term(self, kind: str, reads: Mapping[int, Read], hidden: Tensor) -> Tensor:
         """One term, from the texts of its kind by their row in the last hidden states, `[B, T, W]`."""
-        on_answers = kind in ("questions", "other questions", "in context")
+        on_answers = "questions" in kind or kind == "in context"
         places = {row: read.asked if on_answers else torch.arange(len(read.below)) for row, read in reads.items()}
         found = _at(hidden, places)
-        if kind == "questions":
+        if kind in ("questions", "earlier questions"):
             return F.cross_entropy(self.upper.logits(found), torch.cat([read.labels[read.asked] for read in reads.values()]))
         if kind.startswith("other"):
             with torch.no_grad():
