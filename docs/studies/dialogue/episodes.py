@@ -342,13 +342,7 @@ class Sources:
 
     def prose(self, held_out: bool) -> list[str]:
         """Passages of Wikipedia."""
-        passages = [
-            context["text"]
-            for record in self._records("nq-open-oracle.jsonl.gz")
-            for context in record["ctxs"]
-            if context.get("isgold") and len(context["text"]) > 200
-        ]
-        return _part(passages, held_out)
+        return _part([text for _, text in self._answering() if len(text) > 200], held_out)
 
     def questions(self, rng: random.Random, count: int) -> list[str]:
         """Questions about the world, and openings of small talk."""
@@ -361,14 +355,14 @@ class Sources:
 
     def passages(self, rng: random.Random, count: int) -> list[str]:
         """Questions about the world, each with a passage that answers it."""
-        told = [
-            (_sentence(record["question"]), " ".join(context["text"].split(" ")[:PASSAGE_WORDS]))
-            for record in self._records("nq-open-oracle.jsonl.gz")
-            for context in record["ctxs"]
-            if context.get("isgold")
-        ]
+        told = [(_sentence(asked), " ".join(text.split(" ")[:PASSAGE_WORDS])) for asked, text in self._answering()]
         drawn = rng.sample(_part(told, held_out=False), count)
         return [rng.choice(PASSAGE_QUESTIONS).format(question=question, passage=passage) for question, passage in drawn]
+
+    def _answering(self) -> Iterator[tuple[str, str]]:
+        """Questions of Natural Questions with the passage that answers each."""
+        for record in self._records("nq-open-oracle.jsonl.gz"):
+            yield from ((record["question"], context["text"]) for context in record["ctxs"] if context.get("isgold"))
 
     def _records(self, name: str) -> Iterator[Any]:
         with gzip.open(self.folder / name, "rt") as file:
