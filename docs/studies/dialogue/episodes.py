@@ -30,6 +30,7 @@ from deltamem.training.texts import chitchat_talk
 
 HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
 WRITTEN, READ = (96, 160, 256, 352), 48  # tokens of a history and of what is read after it
+LONG_READ = 192
 UNRELATED, UNRELATED_CHAT = 40, 48  # tokens of an unrelated text
 VALUES, SENTENCES = 0.25, 0.35  # of the answers about facts: the value alone, sentences; in others, from the value on
 SLOT_QUESTIONS = (  # not in the words of `deltamem eval dialogue`
@@ -159,14 +160,15 @@ class Maker:
     def __post_init__(self) -> None:
         self.words = training_words(self.backbone.tokenizer)
 
-    def talk(self, chat: Chat, written: int, read: int, parts: int) -> Item:
-        """A dialogue that is continued from some of its messages.
+    def talk(self, chat: Chat, written: int, read: int, parts: int, first_word: bool = True) -> Item:
+        """A dialogue that is continued from some of its messages; what the messages say is asked for.
 
         Args:
             chat: the dialogue.
             written: maximum tokens of the history.
             read: maximum tokens of what is read.
             parts: how many messages to continue from.
+            first_word: ask for the first word of a text that starts with what the user says as well.
 
         Raises:
             ValueError: it is too short.
@@ -181,7 +183,8 @@ class Maker:
         for part, text, below in zip(reads, texts, self.backbone.below(texts), strict=True):
             at = torch.searchsorted(places, torch.arange(part.written, part.written + part.follows))
             expected = Words.likeliest(whole.logits[0, at])
-            made.append(Read(text, below[: len(text)].clone(), _next(text), part.written, expected))
+            labels = self._labels(text, first_word or not self.backbone.starts_with_user(text))
+            made.append(Read(text, below[: len(text)].clone(), labels, part.written, expected))
         most = max(read.written for read in made)
         return Item(whole.attended[:, 0, :most].clone(), episode.chat.ids[:most], made)
 
@@ -258,6 +261,12 @@ class Maker:
         labels[: written - head - 1] = IGNORED
         read = Read(ids[head:], seen.below[0, head:].clone(), labels, written, Words.likeliest(seen.logits[0]))
         return Item(seen.attended[:, 0, :written].clone(), ids[:written], [read])
+
+    def _labels(self, text: Tensor, first_word: bool) -> Tensor:
+        said = self.backbone.said(text)
+        if not first_word:
+            said[said.nonzero()[0]] = False
+        return _next(torch.where(said, text, IGNORED))
 
     def _answered(self, question: Question) -> tuple[Tensor, Tensor]:
         """Tokens and labels of a question with its answer, without the template's head."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -27,8 +27,6 @@ from deltamem.memory.snapshot import Snapshot
 from deltamem.memory.state import DeltaMemState
 
 K = 64
-# What knows nothing of a history, to compare a memory with.
-Control = LoraConfig | PrefixTuningConfig
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,19 @@ class Seen:
     attended: Tensor
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What the chat template puts around messages.
+
+    Args:
+        openings: the tokens before what an assistant says, and before what a user says.
+        after: how many tokens follow the one that ends a message.
+    """
+
+    openings: list[list[int]]
+    after: int
+
+
 class FrozenBackbone:
     """A backbone in bfloat16, whose layers from `first` on will have memories.
 
@@ -83,6 +94,7 @@ class FrozenBackbone:
         self.upper = list(self.model.get_decoder().layers)[first:]
         self.head = self.ids(self._head())
         self.end = self._end()
+        self.marks = self._marks()
         self._lower = _part(self.model, slice(first))
         self._lower_head = DynamicCache(config=self._lower.config)
         with torch.no_grad():
@@ -114,6 +126,26 @@ class FrozenBackbone:
         ids = padded(rows, self.tokenizer.pad_token_id or 0)
         return self._lower(input_ids=ids, **_context(rows, _repeated(self._lower_head, len(rows)), len(self.head))).logits
 
+    def said(self, ids: Tensor) -> Tensor:
+        """Whether each token belongs to what is said, or ends it, and is no other mark of the chat template, `[T]`."""
+        said, tokens = torch.ones(len(ids), dtype=torch.bool), ids.tolist()
+        for opening in self.marks.openings:
+            for place in range(len(tokens)):
+                if tokens[place : place + len(opening)] == opening:
+                    said[max(place - self.marks.after, 0) : place + len(opening)] = False
+        return said
+
+    def starts_with_user(self, ids: Tensor) -> bool:
+        """Whether a text starts with a user's message."""
+        opening = self.marks.openings[1]
+        return ids[: len(opening)].tolist() == opening
+
+    def _marks(self) -> Marks:
+        asked, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+        *_, answered, asked_again, after = render(self.tokenizer, [asked, answer, asked]).split(self.end)
+        openings = [self.ids(message.removeprefix(after)[:-1]).tolist() for message in (answered, asked_again)]
+        return Marks(openings, len(self.ids(after)))
+
     def _head(self) -> str:
         """What the chat template puts before a first message: the system prompt."""
         first, again = (render(self.tokenizer, [{"role": "user", "content": "x"}] * times) for times in (1, 2))
@@ -131,16 +163,16 @@ class UpperLayers:
 
     Args:
         backbone: the frozen backbone.
-        config: the adapter, without its layers: one with a memory, or a control.
+        config: the adapter, without its layers: one with a memory, or a LoRA to compare it with.
     """
 
-    def __init__(self, backbone: FrozenBackbone, config: DeltaMemConfig | Control) -> None:
+    def __init__(self, backbone: FrozenBackbone, config: DeltaMemConfig | LoraConfig) -> None:
+        whole = replace(config, layers_to_transform=[*range(backbone.first, backbone.first + len(backbone.upper))])
+        self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
+        self._attach(backbone, config)
+
+    def _attach(self, backbone: FrozenBackbone, config: PeftConfig) -> None:
         self.backbone = backbone
-        layers = [*range(backbone.first, backbone.first + len(backbone.upper))]
-        self.has_prefix = isinstance(config, PrefixTuningConfig)
-        if not self.has_prefix:
-            whole = replace(config, layers_to_transform=layers)
-            self.whole = get_peft_model(copy.deepcopy(backbone.model), whole)  # to start from, and to save
         base = _part(backbone.model, slice(backbone.first, None))
         self.words = backbone.model.get_output_embeddings().weight.detach()  # [vocabulary, W]
         self.model = get_peft_model(base, config)
@@ -167,22 +199,8 @@ class UpperLayers:
         self.pull()
 
     @torch.no_grad()
-    def start_prefix(self, text: Tensor) -> None:
-        """Let the prefix start as the keys and values of a text, `[tokens]`."""
-        base = self.model.get_base_model()
-        cache, below = DynamicCache(config=base.config), self.backbone([text], torch.arange(1)).below
-        before_the_head = torch.arange(-len(text), 0)[None]
-        base(inputs_embeds=below, position_ids=before_the_head, past_key_values=cache, use_cache=True)
-        both = torch.stack([part[0] for layer in cache.layers for part in (layer.keys, layer.values)])  # [2 L, heads, T, D]
-        (prefix,) = self.weights.values()
-        prefix.copy_(both.permute(2, 0, 1, 3).flatten(1))
-
-    @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """Save the adapter, as one of the whole model; a prefix is one of the upper layers alone."""
-        if self.has_prefix:
-            self.model.save_pretrained(folder)
-            return
+        """Save the adapter, as one of the whole model."""
         for own, other in self._pairs():
             other.copy_(own)
         self.whole.save_pretrained(folder)
@@ -222,9 +240,7 @@ class UpperLayers:
         Returns:
             The last hidden states, `[B, T, W]`.
         """
-        context = _context(below, self._before(len(below), headed, bare), len(self.backbone.head) if headed else 0)
-        if self.has_prefix:
-            return self.model.get_base_model()(inputs_embeds=padded(below), **context).logits
+        context = _context(below, self._head_for(len(below)) if headed else None, len(self.backbone.head) if headed else 0)
         with ExitStack() as stack:
             if bare:
                 stack.enter_context(self.model.disable_adapter())
@@ -242,18 +258,50 @@ class UpperLayers:
         expected = words.log_probabilities.float()
         return (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
 
-    def _before(self, rows: int, headed: bool, bare: bool) -> DynamicCache | None:
-        """The keys and values that are before the texts: the prefix's, if there is one, and the head's."""
-        head = _repeated(self._head, rows) if headed else None
-        if bare or not self.has_prefix:
-            return head
-        before: DynamicCache = self.model.get_prompt(rows)
-        for place, layer in enumerate(head.layers if head else ()):
-            before.update(layer.keys, layer.values, place)
-        return before
+    def _head_for(self, rows: int) -> DynamicCache:
+        """The keys and values of the template's head for so many texts."""
+        return _repeated(self._head, rows)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(_trained(self.model).values(), _trained(self.whole).values(), strict=True)  # in the same order
+
+
+class PrefixedLayers(UpperLayers):
+    """The upper layers with a prefix in place of a memory, to compare it with.
+
+    Args:
+        backbone: the frozen backbone.
+        config: the prefix.
+    """
+
+    def __init__(self, backbone: FrozenBackbone, config: PrefixTuningConfig) -> None:
+        self._attach(backbone, config)
+
+    @torch.no_grad()
+    def start(self, text: Tensor) -> None:
+        """Let the prefix start as the keys and values of a text, `[tokens]`."""
+        base = self.model.get_base_model()
+        cache, below = DynamicCache(config=base.config), self.backbone([text], torch.arange(1)).below
+        before_the_head = torch.arange(-len(text), 0)[None]
+        base(inputs_embeds=below, position_ids=before_the_head, past_key_values=cache, use_cache=True)
+        both = torch.stack([part[0] for layer in cache.layers for part in (layer.keys, layer.values)])  # [2 L, heads, T, D]
+        (prefix,) = self.weights.values()
+        prefix.copy_(both.permute(2, 0, 1, 3).flatten(1))
+
+    def save(self, folder: Path) -> None:
+        """Save the prefix, which is one of the upper layers alone."""
+        self.model.save_pretrained(folder)
+
+    def read(self, below: Sequence[Tensor], memory: Snapshot | None, headed: bool, bare: bool = False) -> Tensor:
+        """Read texts as `UpperLayers` does."""
+        if bare:
+            return super().read(below, memory, headed, bare)
+        before: DynamicCache = self.model.get_prompt(len(below))
+        if headed:
+            for place, layer in enumerate(self._head_for(len(below)).layers):
+                before.update(layer.keys, layer.values, place)
+        context = _context(below, before, len(self.backbone.head) if headed else 0)
+        return self.model.get_base_model()(inputs_embeds=padded(below), **context).logits
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

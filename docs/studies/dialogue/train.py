@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from episodes import READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions, own_answers
-from layers import Control, FrozenBackbone, UpperLayers, Words
+from episodes import LONG_READ, READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions, own_answers
+from layers import FrozenBackbone, PrefixedLayers, UpperLayers, Words
 from measure import HeldOut
 from peft import LoraConfig, PrefixTuningConfig
 from torch import Tensor, nn
@@ -40,12 +40,14 @@ QUESTIONS_EACH = 2
 # Of so many rows of the memory, one keeps what it holds for the next step, which writes more to it; with this probability,
 # such a row is kept again. The questions of its facts are asked again after other histories, at most so many in a step.
 FULL_EVERY, KEPT, EARLIER = 3, 0.85, 4
+LONG = 64  # tokens from which on texts are read apart from shorter ones
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
-AHEAD, PARTS = 12, 8  # how many new ones the worker prepares, and the reads of a dialogue
+AHEAD = 12  # how many new ones the worker prepares
+READS = ((READ, 8), (READ, 8), (READ, 8), (LONG_READ, 3))  # tokens and number of the reads of a dialogue, drawn at random
 ANSWERS, PASSAGES = 352, 128  # the bare backbone's answers to questions, and to those with a passage
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
-TALK_SHARES = {"chitchat": 4.0, "sgd": 2.0, "qmsum": 2.0}
+TALK_SHARES = {"chitchat": 3.0, "sgd": 3.0, "qmsum": 2.0}
 FACT_SHARES = (4.0, 2.0, 1.0, 2.0, 0.5, 1.0, 0.5, 1.0)  # of histories with one fact, two, ...
 ANY_WORD = 0.5
 UPDATED, LONG_AGO = 0.35, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
@@ -60,6 +62,8 @@ WEIGHTS = {
     "other questions": 0.5,
     "in context": 1.0,
 }
+# How much a token of a dialogue counts: by how much its history changes what the bare backbone says there, in nats.
+CHANGED = (0.25, 8.0)
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -116,7 +120,9 @@ class Endless(IterableDataset[Fresh]):
         while True:
             (source,) = rng.choices([*TALK_SHARES], [*TALK_SHARES.values()])
             try:
-                return self.maker.talk(rng.choice(self.talks[source]), rng.choice(WRITTEN), READ, PARTS)
+                # In use, the memory never has to know what the user begins to say; it harms other chats there.
+                chat, written = rng.choice(self.talks[source]), rng.choice(WRITTEN)
+                return self.maker.talk(chat, written, *rng.choice(READS), first_word=False)
             except ValueError:  # too short
                 continue
 
@@ -194,6 +200,44 @@ class Asked:
 
 
 @dataclass
+class Step:
+    """What a step trains on.
+
+    Args:
+        histories: what is written to each row of the memory, `[L, T, W]` each.
+        lasting: by row, the questions that have the same answers after other dialogues.
+        asked: dialogues and questions, which follow the template's head.
+        unrelated: texts to leave alone.
+        headed: whether these follow the template's head as well.
+    """
+
+    histories: list[Tensor] = field(default_factory=list)
+    lasting: dict[int, list[Read]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    unrelated: list[Asked] = field(default_factory=list)
+    headed: bool = True
+
+    def add(self, kind: str, item: Item, reads: Sequence[Read]) -> list[Asked]:
+        """Write an item's history to the next row, and read some of its texts, the first of which says where it ends."""
+        item.uses += 1
+        new = [Asked(kind, read, len(self.histories)) for read in reads]
+        if item.lasting:
+            self.lasting[len(self.histories)] = item.reads
+        self.histories.append(item.before(reads[0]))
+        self.asked += new
+        return new
+
+    @property
+    def passes(self) -> list[tuple[list[Asked], bool]]:
+        """The texts to read together, which are of about the same length, with whether they follow the template's head."""
+        headed = self.asked + self.unrelated if self.headed else self.asked
+        long = [one for one in headed if len(one.read.below) > LONG]
+        short = [one for one in headed if len(one.read.below) <= LONG]
+        without = [] if self.headed else self.unrelated
+        return [(texts, head) for texts, head in ((short, True), (long, True), (without, False)) if texts]
+
+
+@dataclass
 class Trainer:
     """Trains the upper layers' memory.
 
@@ -266,44 +310,42 @@ class Trainer:
 
     def _terms(self) -> dict[str, Tensor]:
         """The terms of the loss: the mean over a step's tokens of each kind."""
-        rng = self.rng
-        talking, asking = rng.sample(self.pools.talking, TALKS), rng.sample(self.pools.asking, HISTORIES)
-        histories, asked = [], []
-        for item in (*talking, *asking):
-            item.uses += 1
-            kind, most = ("talk", 1) if item in talking else ("questions", QUESTIONS_EACH)
-            reads = rng.sample(item.reads, min(most, len(item.reads)))
-            asked += [Asked(kind, read, len(histories)) for read in reads]
-            histories.append(item.before(reads[0]))
-        questions = [one for one in asked if one.kind == "questions"]
-        asked += [Asked("other talk", one.read, (one.memory + 1) % TALKS) for one in asked[:OTHER_TALKS]]
-        asked += [
+        step = self._draw()
+        memory = self.upper.write(step.histories, self.before)
+        earlier = {row: reads for row, reads in self.earlier.items() if reads and not TALKS <= row < TALKS + HISTORIES}
+        again = self.rng.sample([*earlier], min(EARLIER, len(earlier)))
+        step.asked += [Asked("earlier questions", self.rng.choice(earlier[row]), row) for row in again]
+        if memory is not None:
+            self._keep(memory, {**earlier, **step.lasting})
+        losses: dict[str, list[Tensor]] = defaultdict(list)
+        for texts, headed in step.passes:
+            hidden = self._read(texts, memory, headed)
+            rows_of: dict[str, dict[int, Read]] = defaultdict(dict)
+            for row, one in enumerate(texts):
+                rows_of[one.kind][row] = one.read
+            for kind, reads in rows_of.items():
+                losses[kind].append(self._losses(kind, reads, hidden))
+        return {kind: torch.cat(parts).mean() for kind, parts in losses.items()}
+
+    def _draw(self) -> Step:
+        """Draw what a step trains on, without the questions of earlier steps."""
+        rng, step = self.rng, Step()
+        for item in rng.sample(self.pools.talking, TALKS):
+            step.add("talk", item, rng.sample(item.reads, 1))
+        step.asked += [Asked("other talk", one.read, (one.memory + 1) % TALKS) for one in step.asked[:OTHER_TALKS]]
+        questions: list[Asked] = []
+        for item in rng.sample(self.pools.asking, HISTORIES):
+            questions += step.add("questions", item, rng.sample(item.reads, min(QUESTIONS_EACH, len(item.reads))))
+        step.asked += [
             Asked("other questions", one.read, TALKS + (one.memory - TALKS + 1) % HISTORIES)
             for one in rng.sample(questions, min(OTHER_QUESTIONS, len(questions)))
         ]
-        headed, texts = rng.choice(self.pools.unrelated)
-        rows = rng.sample(range(len(histories)), UNRELATED)
-        unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
-        in_context = []
+        step.headed, texts = rng.choice(self.pools.unrelated)
+        rows = rng.sample(range(TALKS + HISTORIES), UNRELATED)
+        step.unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
         for item in rng.sample(self.pools.in_context, IN_CONTEXT):
-            in_context.append(Asked("in context", item.reads[0], len(histories)))
-            histories.append(item.before(item.reads[0]))
-        memory = self.upper.write(histories, self.before)
-        earlier = {row: reads for row, reads in self.earlier.items() if reads and not TALKS <= row < TALKS + HISTORIES}
-        for row in rng.sample([*earlier], min(EARLIER, len(earlier))):
-            asked.append(Asked("earlier questions", rng.choice(earlier[row]), row))
-        if memory is not None:
-            told = {TALKS + place: item.reads for place, item in enumerate(asking) if item.lasting}
-            self._keep(memory, {**earlier, **told})
-        read_together = [[*asked, *unrelated]] if headed else [asked, unrelated]
-        terms = {}
-        for part in (*read_together, in_context):  # the last are longer
-            hidden = self._read(part, memory, headed or part is not unrelated)
-            rows_of: dict[str, dict[int, Read]] = defaultdict(dict)
-            for row, one in enumerate(part):
-                rows_of[one.kind][row] = one.read
-            terms |= {kind: self._term(kind, reads, hidden) for kind, reads in rows_of.items()}
-        return terms
+            step.add("in context", item, item.reads)
+        return step
 
     def _keep(self, memory: Snapshot, questions: Mapping[int, list[Read]]) -> None:
         """Choose the rows that go on in the next step, and where: facts are followed by dialogues, and dialogues by facts.
@@ -325,20 +367,26 @@ class Trainer:
         rows = torch.tensor([one.memory for one in asked])
         return self.upper.read([one.read.below for one in asked], memory and memory.select(rows), headed)
 
-    def _term(self, kind: str, reads: Mapping[int, Read], hidden: Tensor) -> Tensor:
-        """One term, from the texts of its kind by their row in the last hidden states, `[B, T, W]`."""
-        on_answers = "questions" in kind or kind == "in context"
-        places = {row: read.asked if on_answers else torch.arange(len(read.below)) for row, read in reads.items()}
-        found = _at(hidden, places)
+    def _losses(self, kind: str, reads: Mapping[int, Read], hidden: Tensor) -> Tensor:
+        """The loss at each asked token of texts of one kind, by their row in the last hidden states, `[B, T, W]`."""
+        found = _at(hidden, {row: read.asked for row, read in reads.items()})
         if kind in ("questions", "earlier questions"):
-            return F.cross_entropy(self.upper.logits(found), torch.cat([read.labels[read.asked] for read in reads.values()]))
+            labels = torch.cat([read.labels[read.asked] for read in reads.values()])
+            return F.cross_entropy(self.upper.logits(found), labels, reduction="none")
         if kind.startswith("other"):
-            with torch.no_grad():
-                bare = self.upper.read([read.below for read in reads.values()], None, headed=True, bare=True)
-                expected = Words.likeliest(self.upper.logits(_at(bare, dict(enumerate(places.values())))))
-        else:
-            expected = Words.joined([read.expected.at(places[row]) for row, read in reads.items() if read.expected is not None])
-        return self.upper.divergence(found, expected).mean()
+            return self.upper.divergence(found, Words.likeliest(self.upper.logits(self._bare([*reads.values()]))))
+        expected = Words.joined([read.expected.at(read.asked) for read in reads.values() if read.expected is not None])
+        losses = self.upper.divergence(found, expected)
+        if kind == "talk":
+            changed = self.upper.divergence(self._bare([*reads.values()]), expected).clamp(*CHANGED)
+            losses = losses * changed / changed.mean()
+        return losses
+
+    @torch.no_grad()
+    def _bare(self, reads: Sequence[Read]) -> Tensor:
+        """The bare backbone's last hidden states at the asked tokens of texts that follow the head, `[positions, W]`."""
+        hidden = self.upper.read([read.below for read in reads], None, headed=True, bare=True)
+        return _at(hidden, {row: read.asked for row, read in enumerate(reads)})
 
 
 def _along(rows: Tensor, dim: int, dims: int) -> Tensor:
@@ -370,14 +418,16 @@ def start(upper: UpperLayers, talks: Mapping[str, Sequence[Any]]) -> None:
     upper.pull()
 
 
-def _adapter(options: argparse.Namespace) -> DeltaMemConfig | Control:
+def upper_layers(backbone: FrozenBackbone, options: argparse.Namespace) -> UpperLayers:
+    """The layers with what the command line asks for."""
     if options.prefix:
-        return PrefixTuningConfig(num_virtual_tokens=options.prefix, task_type="CAUSAL_LM")
+        return PrefixedLayers(backbone, PrefixTuningConfig(num_virtual_tokens=options.prefix, task_type="CAUSAL_LM"))
     if options.lora:
         modules = ["q_proj", "o_proj"]  # as a memory's corrections
-        return LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules=modules, task_type="CAUSAL_LM")
+        lora = LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules=modules, task_type="CAUSAL_LM")
+        return UpperLayers(backbone, lora)
     size = {"r": options.r, "alpha": 2.0 * options.r, "num_states": options.num_states}
-    return DeltaMemConfig(**size, decay=options.decay, task_type="CAUSAL_LM")
+    return UpperLayers(backbone, DeltaMemConfig(**size, decay=options.decay, task_type="CAUSAL_LM"))
 
 
 def parse() -> argparse.Namespace:
@@ -407,7 +457,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     backbone = FrozenBackbone(options.model, options.first_layer)
-    upper = UpperLayers(backbone, _adapter(options))
+    upper = upper_layers(backbone, options)
     sources, maker = Sources(options.data), Maker(backbone, random.Random(7))
     held_out = HeldOut(maker, sources)
     checkpoint, figures = options.output / "run.pt", options.output / "figures.jsonl"
@@ -422,9 +472,9 @@ def main() -> None:
         upper.load(options.adapter)
     elif upper.memories:
         start(upper, sources.talks(held_out=False))
-    elif upper.has_prefix:
+    elif isinstance(upper, PrefixedLayers):
         (meeting, *_) = sources.talks(held_out=False)["qmsum"]
-        upper.start_prefix(backbone.ids(render(backbone.tokenizer, meeting["messages"]))[: options.prefix])
+        upper.start(backbone.ids(render(backbone.tokenizer, meeting["messages"]))[: options.prefix])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     saved = measured = time.monotonic()
     terms: dict[str, list[float]] = defaultdict(list)
