@@ -39,7 +39,7 @@ TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, UNRELATED, IN_CONTEXT = 11, 6, 4
 QUESTIONS_EACH = 2
 # Of so many rows of the memory, one keeps what it holds for the next step, which writes more to it; with this probability,
 # such a row is kept again. The questions of its facts are asked again after other histories, at most so many in a step.
-FULL_EVERY, KEPT, EARLIER = 3, 0.85, 4
+FULL_EVERY, KEPT, EARLIER = 3, 0.85, 5
 LONG = 64  # tokens from which on texts are read apart from shorter ones
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
@@ -57,13 +57,15 @@ OWN_ANSWERS = 0.5  # of unrelated chats; the others are small talk
 WEIGHTS = {
     "talk": 1.5,
     "questions": 0.5,
-    "earlier questions": 0.3,
+    "earlier questions": 0.5,
     "other talk": 1.0,
     "other questions": 0.5,
     "in context": 1.0,
 }
 # How much a token of a dialogue counts: by how much its history changes what the bare backbone says there, in nats.
 CHANGED = (0.25, 8.0)
+# How much faster than the other weights the gates learn: what is kept for long depends on how sharp they are.
+GATE_RATE = 3.0
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -275,7 +277,11 @@ class Trainer:
         self.optimizer.zero_grad()
         torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
         nn.utils.clip_grad_norm_(self.upper.weights.values(), CLIP, error_if_nonfinite=True)
+        gates = self.upper.gates
+        before = [rows.clone() for rows in gates]
         self.optimizer.step()
+        for rows, old in zip(gates, before, strict=True):
+            rows.copy_(old + GATE_RATE * (rows - old))
         self.step += 1
         self.seconds += time.process_time() - started
         return {name: float(term.detach()) for name, term in terms.items()}
