@@ -187,12 +187,6 @@ class UpperLayers:
         """The weights to train, by name."""
         return _trained(self.model)
 
-    @property
-    def gates(self) -> list[Tensor]:
-        """The weights of the gates, as views: rows of each layer's projections, and their biases."""
-        every = [memory.active_weights for memory in self.memories]
-        return [rows.detach() for one in every for rows in (one.in_weight[-len(one.gate_bias) :], one.gate_bias)]
-
     @torch.no_grad()
     def pull(self) -> None:
         """Take the weights of the whole model's adapter."""

@@ -64,8 +64,6 @@ WEIGHTS = {
 }
 # How much a token of a dialogue counts: by how much its history changes what the bare backbone says there, in nats.
 CHANGED = (0.25, 8.0)
-# How much faster than the other weights the gates learn: what is kept for long depends on how sharp they are.
-GATE_RATE = 3.0
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
 SAVE_S = 240.0
 
@@ -277,11 +275,7 @@ class Trainer:
         self.optimizer.zero_grad()
         torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
         nn.utils.clip_grad_norm_(self.upper.weights.values(), CLIP, error_if_nonfinite=True)
-        gates = self.upper.gates
-        before = [rows.clone() for rows in gates]
         self.optimizer.step()
-        for rows, old in zip(gates, before, strict=True):
-            rows.copy_(old + GATE_RATE * (rows - old))
         self.step += 1
         self.seconds += time.process_time() - started
         return {name: float(term.detach()) for name, term in terms.items()}
