@@ -232,7 +232,7 @@ class Maker:
         drawn = [self._answered(question) for question in questions]
         belows = self.backbone.below([ids for ids, _ in drawn])
         reads = [
-            Read(ids, below[: len(ids)].clone(), _next(labels), len(told))
+            Read(ids, below[: len(ids)].clone(), next_tokens(labels), len(told))
             for (ids, labels), below in zip(drawn, belows, strict=True)
         ]
         return Item(whole.attended[:, 0].clone(), told, reads)
@@ -246,7 +246,7 @@ class Maker:
             Read(
                 ids[head:],
                 seen.below[row, head : len(ids)].clone(),
-                _next(ids)[head:],
+                next_tokens(ids)[head:],
                 0,
                 Words.likeliest(seen.logits[row, : len(ids) - head]),
             )
@@ -257,7 +257,7 @@ class Maker:
         """A question with a text that answers it, all of which the history has as well."""
         ids, head, written = self.backbone.ids(answered.text), len(self.backbone.head), len(self.backbone.ids(answered.prompt))
         seen = self.backbone([ids], torch.arange(head, len(ids)))
-        labels = _next(ids)[head:]
+        labels = next_tokens(ids)[head:]
         labels[: written - head - 1] = IGNORED
         read = Read(ids[head:], seen.below[0, head:].clone(), labels, written, Words.likeliest(seen.logits[0]))
         return Item(seen.attended[:, 0, :written].clone(), ids[:written], [read])
@@ -266,7 +266,7 @@ class Maker:
         said = self.backbone.said(text)
         if not first_word:
             said[said.nonzero()[0]] = False
-        return _next(torch.where(said, text, IGNORED))
+        return next_tokens(torch.where(said, text, IGNORED))
 
     def _answered(self, question: Question) -> tuple[Tensor, Tensor]:
         """Tokens and labels of a question with its answer, without the template's head."""
@@ -325,7 +325,7 @@ def _settled(facts: Sequence[Mapping[str, Any]], history: Sequence[Message]) -> 
     return [(slot, value) for slot, value in newest.items() if is_said(value.casefold(), said)]
 
 
-def _next(ids: Tensor) -> Tensor:
+def next_tokens(ids: Tensor) -> Tensor:
     """The next token of each, `[T]`."""
     return torch.cat([ids[1:], torch.full_like(ids[:1], IGNORED)])
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from episodes import Sources
 
+from deltamem.chat.tokens import Message
+
 MESSAGES = 24  # of a meeting, which is cut into pieces; `deltamem eval continuation` reads the last four
+
+
+def held_out_chats(sources: Sources) -> dict[str, list[list[Message]]]:
+    """The messages of held-out dialogues by source; meetings are cut into pieces."""
+    chats = {name: [chat["messages"] for chat in talks] for name, talks in sources.talks(held_out=True).items()}
+    starts = [(messages, start) for messages in chats["qmsum"] for start in range(0, len(messages), MESSAGES)]
+    return {**chats, "qmsum": [messages[start : start + MESSAGES] for messages, start in starts]}
 
 
 def main() -> None:
@@ -18,16 +27,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the files that README.md names")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    talks = Sources(options.data).talks(held_out=True)
+    chats = held_out_chats(Sources(options.data))
     for name in ("chitchat", "qmsum"):
-        chats = [chat["messages"] for chat in talks[name]]
-        pieces = (
-            [messages[start : start + MESSAGES] for messages in chats for start in range(0, len(messages), MESSAGES)]
-            if name == "qmsum"
-            else chats
-        )
         with (options.output / f"{name}.jsonl").open("w") as file:
-            file.writelines(json.dumps({"messages": messages}) + "\n" for messages in pieces)
+            file.writelines(json.dumps({"messages": messages}) + "\n" for messages in chats[name])
 
 
 if __name__ == "__main__":
