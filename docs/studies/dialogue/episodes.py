@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from layers import FrozenBackbone, Words
 from torch import Tensor
+from wordings import worded
 
 from deltamem.chat.tokens import Message, render
 from deltamem.evaluation.answer_scores import is_said
@@ -42,24 +43,6 @@ SLOT_QUESTIONS = (  # not in the words of `deltamem eval dialogue`
     "I forgot the {slot}. What was it?",
     "Do you remember the {slot}?",
     "Tell me the {slot} once more.",
-)
-# Besides the library's six wordings of a question, so that a question is known by what it asks for. None is held out.
-OTHER_WORDINGS = 0.5  # of the questions about facts
-FACT_QUESTIONS = (
-    "Do you know {whose} {attribute}?",
-    "Could you remind me of {whose} {attribute}?",
-    "Tell me {whose} {attribute}.",
-    "What did I tell you about {whose} {attribute}?",
-    "I forgot {whose} {attribute}. What is it?",
-    "I would like to know {whose} {attribute}.",
-    "About {whose} {attribute}: what was it again?",
-    "Do you still know {whose} {attribute}?",
-    "By the way, what is {whose} {attribute}?",
-    "Tell me again. {question}",
-    "One more question: {question}",
-    "{question} I have forgotten.",
-    "I am curious. {question}",
-    "Do you remember? {question}",
 )
 VALUE_ALONE = (" Just the answer, please.", " Tell me only that.")
 Asked = Literal["all", "rest", "value"]
@@ -289,11 +272,7 @@ class Maker:
 
 
 def _fact_question(rng: random.Random, episode: FactEpisode, split: Split, value_only: bool) -> Question:
-    fact, text = episode.asked, episode.question["content"]
-    if split == "train" and rng.random() < OTHER_WORDINGS:
-        whose = "my" if fact.name == USER else f"{fact.name}'s"
-        attribute = fact.attribute.removesuffix(" played")
-        text = rng.choice(FACT_QUESTIONS).format(whose=whose, attribute=attribute, question=text)
+    fact, text = episode.asked, worded(rng, episode) if split == "train" else episode.question["content"]
     whole, asked = _asked(rng, value_only)
     if not whole:
         return Question(text + rng.choice(VALUE_ALONE), fact.value, fact.value, asked)
@@ -353,13 +332,14 @@ class Sources:
         """Passages of Wikipedia."""
         return _part([text for _, text in self._answering() if len(text) > 200], held_out)
 
-    def questions(self, rng: random.Random, count: int) -> list[str]:
-        """Questions about the world, and openings of small talk."""
+    def questions(self, rng: random.Random, count: int, words: Sequence[str]) -> list[str]:
+        """Questions about the world and about people of whom nothing was told, and openings of small talk."""
         with gzip.open(self.folder / "trivia.json.gz", "rt") as file:
             trivia = [record["Question"] for record in json.load(file)["Data"]]
         asked = [_sentence(record["question"]) for record in self._records("nq-open-oracle.jsonl.gz")]
         openings = [chat["messages"][0]["content"] for chat in chitchat_talk("train")]
-        kinds = trivia, _part(asked, held_out=False), openings
+        untold = [worded(rng, draw_questions(rng, 1, "train", words, 0.0)[0]) for _ in range(count)]
+        kinds = trivia, _part(asked, held_out=False), openings, untold
         return [rng.choice(rng.choice(kinds)) for _ in range(count)]
 
     def passages(self, rng: random.Random, count: int) -> list[str]:
@@ -424,7 +404,7 @@ def draw_questions(
         max_facts=facts,
         any_word=any_word,
         updates=updates,
-        first_person=0.35,
+        first_person=0.5,
         same_attribute=0.2,
         separate_turns=0.5,
         fillers="chitchat",

@@ -17,8 +17,8 @@ from deltamem.chat.tokens import render
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
 READS = ((READ, 8), (READ, 8), (READ, 8), (LONG_READ, 3))  # tokens and number of the reads of a dialogue, drawn at random
 TALK_SHARES = {"chitchat": 3.0, "sgd": 3.0, "qmsum": 2.0}
-FACT_SHARES = (4.0, 2.0, 1.0, 2.0, 0.5, 1.0, 0.5, 1.0)  # of histories with one fact, two, ...
-ANY_WORD = 0.5
+FACT_SHARES = (3.0, 2.0, 1.0, 3.0, 0.5, 1.5, 0.5, 1.5)  # of histories with one fact, two, ...
+ANY_WORD = 0.25
 UPDATED, LONG_AGO = 0.35, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
 WORDS_AFTER = 600
 SLOTS = 0.35  # of the histories with questions: dialogues with a service

@@ -1,4 +1,4 @@
-"""Makes a layer's write gates differ more from token to token, and its memories last: `python sharpen.py ADAPTER OUTPUT`."""
+"""Makes a layer's writes differ more from token to token, replace more, and last: `python sharpen.py ADAPTER OUTPUT`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from deltamem.config import DeltaMemConfig
 from deltamem.layer import DeltaMemLayer
 
 LAYER = 23  # of the dialogue adapter: the only one whose write gate depends much on the token (forgetting.py)
-SCALE, SHIFT = 1.6, 0.8  # of the logits of β; at values, these stay where they were
-LONGER = 3.0  # added to the logit of λ
+SCALE, SHIFT = 2.5, 3.4  # of the logits of β
+LONGER = 3.0  # added to the logits of λ
+SMALLER = 0.5  # factor of the values
 
 
 @torch.no_grad()
@@ -30,11 +31,12 @@ def main() -> None:
         module for module in model.modules() if isinstance(module, DeltaMemLayer) and f".{LAYER}." in f".{module.name}."
     )
     weights = layer.active_weights
-    gates = weights.in_weight[-weights.kind.bias_rows :]
-    write_logits, write_bias = gates.chunk(2)[0], weights.gate_bias.chunk(2)[0]
-    write_logits.mul_(SCALE)
-    write_bias.mul_(SCALE).add_(SHIFT)
-    weights.gate_bias.chunk(2)[1].add_(LONGER)
+    *_, values, gates = weights.in_weight.split([*weights.kind.row_groups.values()])
+    (logits, _), (bias, kept) = gates.chunk(2), weights.gate_bias.chunk(2)
+    values.mul_(SMALLER)
+    logits.mul_(SCALE)
+    bias.mul_(SCALE).add_(SHIFT)
+    kept.add_(LONGER)
     model.save_pretrained(str(options.output))
 
 

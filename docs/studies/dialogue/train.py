@@ -42,16 +42,17 @@ QUESTIONS_EACH = 2
 FULL_EVERY, KEPT, EARLIER = 3, 0.85, 5
 LONG = 64  # tokens from which on texts are read apart from shorter ones
 AHEAD = 12  # how many new ones the worker prepares
-ANSWERS, PASSAGES = 352, 128  # the bare backbone's answers to questions, and to those with a passage
+ANSWERS, PASSAGES = 480, 128  # the bare backbone's answers to questions, and to those with a passage
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
 WEIGHTS = {
     "talk": 1.5,
-    "questions": 0.5,
+    "questions": 0.8,
     "earlier questions": 0.5,
     "other talk": 1.0,
     "other questions": 0.5,
     "in context": 1.0,
 }
+OF_FACTS = 0.5  # of the unrelated chats: with the memory of a history of facts, the others with any
 # How much a token of a dialogue counts: by how much its history changes what the bare backbone says there, in nats.
 CHANGED = (0.25, 8.0)
 CLIP, WARMUP_STEPS, LAST_RATE = 1.0, 20, 0.05
@@ -147,7 +148,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
         terms = self._terms()
-        weights = {**WEIGHTS, "questions": self._questions_weight(), "unrelated": self._unrelated_weight()}
+        weights = {**WEIGHTS, "unrelated": self._unrelated_weight()}
         self.optimizer.zero_grad()
         torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
         nn.utils.clip_grad_norm_(self.upper.weights.values(), CLIP, error_if_nonfinite=True)
@@ -175,11 +176,6 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.rng.seed(f"{self.options.seed}-{self.step}")
-
-    def _questions_weight(self) -> float:
-        """Falls in the first part of the time: first the memory has to answer at all, then to do so without harm."""
-        first, last = 0.6, WEIGHTS["questions"]
-        return max(first + (last - first) * self.progress / 0.6, last)
 
     def _unrelated_weight(self) -> float:
         return 4.0 + 3.0 * self.progress
@@ -217,7 +213,8 @@ class Trainer:
             for one in rng.sample(questions, min(OTHER_QUESTIONS, len(questions)))
         ]
         step.headed, texts = rng.choice(self.pools.unrelated)
-        rows = rng.sample(range(TALKS + HISTORIES), len(texts))
+        of_facts = step.headed and rng.random() < OF_FACTS
+        rows = rng.sample(range(TALKS if of_facts else 0, TALKS + HISTORIES), len(texts))
         step.unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
         for item in rng.sample(self.pools.in_context, IN_CONTEXT):
             step.add("in context", item, item.reads)
@@ -330,7 +327,7 @@ def main() -> None:
     sources, maker = Sources(options.data), Maker(backbone, random.Random(7))
     held_out = HeldOut(maker, sources)
     checkpoint, figures = options.output / "run.pt", options.output / "figures.jsonl"
-    answers = own_answers(backbone, sources.questions(maker.rng, ANSWERS))
+    answers = own_answers(backbone, sources.questions(maker.rng, ANSWERS, maker.words))
     passages = own_answers(backbone, sources.passages(maker.rng, PASSAGES))
     stopped = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0  # a continued run gets other items
     made = Endless(maker, sources, answers, passages, f"{options.seed}-{stopped}")
