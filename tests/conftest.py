@@ -7,12 +7,14 @@ Helpers, such as the tiny models of `tiny.py`, are in `support/`. `pythonpath` i
 """
 
 import os
+import signal
 
 import pytest
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 os.environ["HF_HUB_OFFLINE"] = "1"  # a name that there is not is refused at once, whatever network there is
 
 settings.register_profile("default", deadline=None)
