@@ -22,6 +22,7 @@ from layers import FrozenBackbone, PrefixedLayers, UpperLayers, Words
 from measure import HeldOut
 from peft import LoraConfig, PrefixTuningConfig
 from pools import Endless, Pools
+from selective import asked_items, open_at_answers
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
@@ -338,6 +339,8 @@ def main() -> None:
         upper.load(options.adapter)
     elif upper.memories:
         start(upper, sources.talks(held_out=False))
+        if options.decay == "learned":
+            open_at_answers(upper.memories, asked_items(maker, sources))
     elif isinstance(upper, PrefixedLayers):
         (meeting, *_) = sources.talks(held_out=False)["qmsum"]
         upper.start(backbone.ids(render(backbone.tokenizer, meeting["messages"]))[: options.prefix])
