@@ -103,6 +103,11 @@ class Item:
         """The history up to where a text continues it, `[L, written, W]`."""
         return self.attended[:, : read.written]
 
+    @property
+    def answers(self) -> Tensor:
+        """Which of the history's tokens its reads ask for, `[T]`."""
+        return torch.isin(self.tokens, torch.cat([read.labels[read.asked] for read in self.reads]))
+
 
 @dataclass(frozen=True)
 class Question:
@@ -404,7 +409,7 @@ def draw_questions(
         max_facts=facts,
         any_word=any_word,
         updates=updates,
-        first_person=0.5,
+        first_person=0.5 if split == "train" else 0.35,
         same_attribute=0.2,
         separate_turns=0.5,
         fillers="chitchat",

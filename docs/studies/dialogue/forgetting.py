@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
 
 import torch
-import torch.nn.functional as F
 from episodes import Item, draw_questions
-from layers import UpperLayers
+from layers import UpperLayers, projected_writes
 from measure import Trained, long_talk, means, read_scores, written
 from torch import Tensor
 
@@ -59,9 +57,9 @@ def _print_left(upper: UpperLayers, facts: Sequence[Item], talk: Tensor) -> None
 def _print_gates(upper: UpperLayers, facts: Sequence[Item], talk: Tensor) -> None:
     """Print how far each state of each layer opens, and how much it keeps."""
     told = torch.cat([item.attended for item in facts], 1)
-    value = torch.cat([torch.isin(item.tokens, item.reads[0].labels[item.reads[0].asked]) for item in facts])
+    value = torch.cat([item.answers for item in facts])
     print(f"by layer and state: β at a value, at the other tokens of its history, in talk; λ over {max(TALK)} tokens of talk")
-    for number, layer, of_facts, of_talk in zip(count(upper.backbone.first), upper.memories, told, talk, strict=False):
+    for number, (layer, of_facts, of_talk) in enumerate(zip(upper.memories, told, talk, strict=True), upper.backbone.first):
         (write, _), (in_talk, keep) = _gates(layer, of_facts), _gates(layer, of_talk)
         columns = [write[:, value].mean(1), write[:, ~value].mean(1), in_talk.mean(1), keep.log().sum(1).exp()]
         print(f"  layer {number}: " + "; ".join(" ".join(f"{state:.3f}" for state in column) for column in columns))
@@ -70,8 +68,7 @@ def _print_gates(upper: UpperLayers, facts: Sequence[Item], talk: Tensor) -> Non
 def _gates(layer: DeltaMemLayer, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """The gates β and λ of tokens, `[states, T]`, from what a layer's attention reads, `[T, W]`."""
     weights = layer.active_weights
-    rows = F.linear(hidden, weights.in_weight[weights.kind.read_rows :].to(hidden.dtype)).float()
-    gates = weights.kind.writes(rows[None], weights.gate_bias, None)
+    gates = weights.kind.writes(projected_writes(layer, hidden)[None], weights.gate_bias, None)
     return gates.write[0].mean(-1), gates.keep[0].mean(-1)
 
 

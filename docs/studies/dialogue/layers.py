@@ -223,8 +223,9 @@ class UpperLayers:
         states = {}
         for layer, hidden in zip(self.memories, torch.cat([*histories], 1), strict=True):  # [tokens of all, W]
             weights = layer.active_weights
-            projected = F.linear(hidden, weights.in_weight[weights.kind.read_rows :].to(hidden.dtype)).float()
-            rows = padded(projected.split(lengths))  # padded after the projection, which is most of the work
+            rows = padded(
+                projected_writes(layer, hidden).split(lengths)
+            )  # padded after the projection, which is most of the work
             states[layer.name] = weights.kind.write(rows, weights.gate_bias, before and before.state(layer.name), valid).state
         return Snapshot.from_layers(states, tokens)
 
@@ -306,6 +307,12 @@ class PrefixedLayers(UpperLayers):
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def projected_writes(layer: DeltaMemLayer, hidden: Tensor) -> Tensor:
+    """The rows with which tokens write, `[T, write_rows]`, from what a layer's attention reads, `[T, W]`."""
+    weights = layer.active_weights
+    return F.linear(hidden, weights.in_weight[weights.kind.read_rows :].to(hidden.dtype)).float()
 
 
 def padded(rows: Sequence[Tensor], fill: int = 0) -> Tensor:

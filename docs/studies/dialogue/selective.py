@@ -12,6 +12,7 @@ from contextlib import suppress
 import torch
 from episodes import Item, Maker, Sources, draw_questions
 from torch import Tensor
+from write_rows import WriteRows
 
 from deltamem.layer import DeltaMemLayer
 
@@ -43,15 +44,11 @@ def open_at_answers(memories: Sequence[DeltaMemLayer], items: Sequence[Item]) ->
         memories: the layers, whose decay is learned.
         items: histories with questions, of which only the values are asked for.
     """
-    answers = torch.cat([torch.isin(item.tokens, _asked(item)) for item in items])
+    answers = torch.cat([item.answers for item in items])
     for layer, hidden in zip(memories, torch.cat([item.attended for item in items], 1).float(), strict=True):
-        weights = layer.active_weights
-        states, (direction, bias) = weights.config.num_states, separate(hidden, answers)
-        *_, values, gates = weights.in_weight.split([*weights.kind.row_groups.values()])
-        biases = weights.gate_bias.unflatten(0, (2, states, -1))
-        gates.unflatten(0, (2, states, -1))[0, -1] = direction
-        biases[0, -1], biases[1, -1] = bias, KEEP
-        values.unflatten(0, (states, -1))[-1] *= VALUES
+        rows, (direction, bias) = WriteRows.from_layer(layer), separate(hidden, answers)
+        rows.logits[-1], rows.bias[-1], rows.kept[-1] = direction, bias, KEEP
+        rows.values[-1] *= VALUES
 
 
 def separate(hidden: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +63,3 @@ def separate(hidden: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     opened, shut = found[chosen].mean(), found[~chosen].mean()
     scale = (OPEN - SHUT) / (opened - shut)
     return direction * scale, SHUT - shut * scale
-
-
-def _asked(item: Item) -> Tensor:
-    return torch.cat([read.labels[read.asked] for read in item.reads])

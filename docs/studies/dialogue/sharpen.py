@@ -1,18 +1,18 @@
-"""Sets the gates that decide over hundreds of tokens, which a step's gradient hardly moves: `python sharpen.py ADAPTER OUTPUT`.
+"""Sets by hand the gates that training hardly moves: `python sharpen.py ADAPTER OUTPUT`.
 
-The write gate of one layer tells from the others what matters. Here it does so more, replaces more of what was there, and what
-is written lasts. `--share` gives this gate to the slowest state of each other layer as well.
+One layer's write gate opens further at the words that matter. This program makes it more selective, lets a write replace more
+of what was there, and makes it last longer. `--share` gives the gate to the slowest state of each other layer as well.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor
+from write_rows import WriteRows
 
 from deltamem.backbones import load_backbone
 from deltamem.config import DeltaMemConfig
@@ -24,46 +24,20 @@ LONGER = 3.0  # added to the logits of λ
 SMALLER, SMALLER_SHARED = 0.5, 0.4  # factors of the values, which a wider gate writes more of
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The weights that write in one layer: views, with one part per state first, N states of r rows each.
+def sharpen(rows: WriteRows) -> None:
+    """Make the gates of a layer differ more."""
+    rows.logits.mul_(SCALE)
+    rows.bias.mul_(SCALE).add_(SHIFT)
+    rows.kept.add_(LONGER)
+    rows.values.mul_(SMALLER)
 
-    Args:
-        values: `[N, r, W]`.
-        logits: of β, `[N, r, W]`.
-        bias: of β, `[N, r]`.
-        kept: the bias of λ, `[N, r]`.
-        gain: of the norm before the layer's attention, `[W]`.
-    """
 
-    values: Tensor
-    logits: Tensor
-    bias: Tensor
-    kept: Tensor
-    gain: Tensor
-
-    @classmethod
-    def from_layer(cls, layer: DeltaMemLayer, gain: Tensor) -> Rows:
-        """The rows of a layer whose decay is learned."""
-        weights = layer.active_weights
-        states = weights.config.num_states
-        *_, values, gates = weights.in_weight.split([*weights.kind.row_groups.values()])
-        bias, kept = weights.gate_bias.chunk(2)
-        return cls(*(rows.unflatten(0, (states, -1)) for rows in (values, gates.chunk(2)[0], bias, kept)), gain)
-
-    def sharpen(self) -> None:
-        """Let these gates differ more."""
-        self.logits.mul_(SCALE)
-        self.bias.mul_(SCALE).add_(SHIFT)
-        self.kept.add_(LONGER)
-        self.values.mul_(SMALLER)
-
-    def share(self, other: Rows) -> None:
-        """Give another layer's slowest state the gate of this layer's: both read the same stream, behind other norms."""
-        other.logits[-1] = self.logits[-1] * self.gain / other.gain
-        other.bias[-1] = self.bias[-1]
-        other.kept[-1] += LONGER
-        other.values[-1] *= SMALLER_SHARED
+def share(rows: WriteRows, other: WriteRows, gains: Tensor) -> None:
+    """Give another layer's slowest state a layer's gate; both read the same stream, behind norms with other `gains`."""
+    other.logits[-1] = rows.logits[-1] * gains
+    other.bias[-1] = rows.bias[-1]
+    other.kept[-1] += LONGER
+    other.values[-1] *= SMALLER_SHARED
 
 
 @torch.no_grad()
@@ -79,13 +53,10 @@ def main() -> None:
     model = PeftModel.from_pretrained(backbone, str(options.adapter))
     attentions = (module for module in model.modules() if isinstance(module, DeltaMemLayer))
     gains = [layer.input_layernorm.weight.float() for layer in model.get_base_model().get_decoder().layers]
-    rows = {
-        number: Rows.from_layer(attention, gains[number])
-        for number, attention in zip(sorted(config.layers_to_transform), attentions, strict=True)
-    }
-    rows[LAYER].sharpen()
-    for other in (rows[number] for number in rows if number != LAYER and options.share):
-        rows[LAYER].share(other)
+    rows = dict(zip(sorted(config.layers_to_transform), map(WriteRows.from_layer, attentions), strict=True))
+    sharpen(rows[LAYER])
+    for number in rows.keys() - {LAYER} if options.share else ():
+        share(rows[LAYER], rows[number], gains[LAYER] / gains[number])
     model.save_pretrained(str(options.output))
 
 
