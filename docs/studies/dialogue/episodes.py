@@ -31,7 +31,6 @@ from deltamem.training.texts import chitchat_talk
 
 HELD_OUT_EVERY = 10  # every tenth meeting and passage is for measuring
 WRITTEN, READ = (96, 192, 320, 512), 48  # tokens of a history and of what is read after it
-LONG_READ = 192
 UNRELATED, UNRELATED_CHAT = 40, 48  # tokens of an unrelated text
 VALUES, SENTENCES = 0.25, 0.35  # of the answers about facts: the value alone, sentences; in others, from the value on
 SLOT_QUESTIONS = (  # not in the words of `deltamem eval dialogue`

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
-from episodes import LONG_READ, READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions
+from episodes import READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions
 from torch.utils.data import IterableDataset
 
 from deltamem.chat.tokens import render
 
 # How many items of a kind are kept at most and at least, and how often each is used.
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
-READS = ((READ, 8), (READ, 8), (READ, 8), (LONG_READ, 3))  # tokens and number of the reads of a dialogue, drawn at random
+READS = 8  # of a dialogue
 TALK_SHARES = {"chitchat": 3.0, "sgd": 3.0, "qmsum": 2.0}
 FACT_SHARES = (3.0, 2.0, 1.0, 3.0, 0.5, 1.5, 0.5, 1.5)  # of histories with one fact, two, ...
 ANY_WORD = 0.25
@@ -78,7 +78,7 @@ class Endless(IterableDataset[Fresh]):
             try:
                 # In use, the memory never has to know what the user begins to say; it harms other chats there.
                 chat, written = rng.choice(self.talks[source]), rng.choice(WRITTEN)
-                return self.maker.talk(chat, written, *rng.choice(READS), first_word=False)
+                return self.maker.talk(chat, written, READ, READS, first_word=False)
             except ValueError:  # too short
                 continue
 

@@ -38,6 +38,8 @@ from deltamem.training.start import start_from_attention
 # have in their context what the memory has.
 TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, IN_CONTEXT = 11, 6, 4, 3, 2
 QUESTIONS_EACH = 2
+# A memory binds far sooner to dialogues alone: with this share of the time they begin, so many in a step.
+TALK_FIRST, FIRST_TALKS = 0.3, 14
 # Of so many rows of the memory, one keeps what it holds for the next step, which writes more to it; with this probability,
 # such a row is kept again. The questions of its facts are asked again after other histories, at most so many in a step.
 FULL_EVERY, KEPT, EARLIER = 3, 0.85, 5
@@ -178,8 +180,13 @@ class Trainer:
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.rng.seed(f"{self.options.seed}-{self.step}")
 
+    @property
+    def _talk_alone(self) -> bool:
+        """Whether the steps have dialogues alone, as they do at the start of a new adapter's training."""
+        return self.options.adapter is None and self.progress < TALK_FIRST
+
     def _unrelated_weight(self) -> float:
-        return 4.0 + 3.0 * self.progress
+        return 1.0 if self._talk_alone else 4.0 + 3.0 * self.progress
 
     def _terms(self) -> dict[str, Tensor]:
         """The terms of the loss: the mean over a step's tokens of each kind."""
@@ -188,7 +195,7 @@ class Trainer:
         earlier = {row: reads for row, reads in self.earlier.items() if reads and not TALKS <= row < TALKS + HISTORIES}
         again = self.rng.sample([*earlier], min(EARLIER, len(earlier)))
         step.asked += [Asked("earlier questions", self.rng.choice(earlier[row]), row) for row in again]
-        if memory is not None:
+        if memory is not None and not self._talk_alone:
             self._keep(memory, {**earlier, **step.lasting})
         losses: dict[str, list[Tensor]] = defaultdict(list)
         for texts, headed in step.passes:
@@ -203,23 +210,29 @@ class Trainer:
     def _draw(self) -> Step:
         """Draw what a step trains on, without the questions of earlier steps."""
         rng, step = self.rng, Step()
-        for item in rng.sample(self.pools.talking, TALKS):
+        talks = FIRST_TALKS if self._talk_alone else TALKS
+        for item in rng.sample(self.pools.talking, talks):
             step.add("talk", item, rng.sample(item.reads, 1))
-        step.asked += [Asked("other talk", one.read, (one.memory + 1) % TALKS) for one in step.asked[:OTHER_TALKS]]
-        questions: list[Asked] = []
+        step.asked += [Asked("other talk", one.read, (one.memory + 1) % talks) for one in step.asked[:OTHER_TALKS]]
+        if not self._talk_alone:
+            self._draw_questions(step)
+        step.headed, texts = rng.choice(self.pools.unrelated)
+        of_facts = step.headed and not self._talk_alone and rng.random() < OF_FACTS
+        rows = rng.sample(range(talks if of_facts else 0, len(step.histories)), len(texts))
+        step.unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
+        for item in () if self._talk_alone else rng.sample(self.pools.in_context, IN_CONTEXT):
+            step.add("in context", item, item.reads)
+        return step
+
+    def _draw_questions(self, step: Step) -> None:
+        """Draw histories of facts with questions about them, some of which also read another history's memory."""
+        rng, questions = self.rng, list[Asked]()
         for item in rng.sample(self.pools.asking, HISTORIES):
             questions += step.add("questions", item, rng.sample(item.reads, min(QUESTIONS_EACH, len(item.reads))))
         step.asked += [
             Asked("other questions", one.read, TALKS + (one.memory - TALKS + 1) % HISTORIES)
             for one in rng.sample(questions, min(OTHER_QUESTIONS, len(questions)))
         ]
-        step.headed, texts = rng.choice(self.pools.unrelated)
-        of_facts = step.headed and rng.random() < OF_FACTS
-        rows = rng.sample(range(TALKS if of_facts else 0, TALKS + HISTORIES), len(texts))
-        step.unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
-        for item in rng.sample(self.pools.in_context, IN_CONTEXT):
-            step.add("in context", item, item.reads)
-        return step
 
     def _keep(self, memory: Snapshot, questions: Mapping[int, list[Read]]) -> None:
         """Choose the rows that go on in the next step, and where: facts are followed by dialogues, and dialogues by facts.
