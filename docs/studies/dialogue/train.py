@@ -209,20 +209,23 @@ class Trainer:
 
     def _draw(self) -> Step:
         """Draw what a step trains on, without the questions of earlier steps."""
-        rng, step = self.rng, Step()
-        talks = FIRST_TALKS if self._talk_alone else TALKS
-        for item in rng.sample(self.pools.talking, talks):
-            step.add("talk", item, rng.sample(item.reads, 1))
-        step.asked += [Asked("other talk", one.read, (one.memory + 1) % talks) for one in step.asked[:OTHER_TALKS]]
-        if not self._talk_alone:
-            self._draw_questions(step)
-        step.headed, texts = rng.choice(self.pools.unrelated)
-        of_facts = step.headed and not self._talk_alone and rng.random() < OF_FACTS
-        rows = rng.sample(range(talks if of_facts else 0, len(step.histories)), len(texts))
-        step.unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
-        for item in () if self._talk_alone else rng.sample(self.pools.in_context, IN_CONTEXT):
+        step = Step()
+        if self._talk_alone:
+            self._draw_talks(step, FIRST_TALKS)
+            self._draw_unrelated(step, of_facts=0.0)
+            return step
+        self._draw_talks(step, TALKS)
+        self._draw_questions(step)
+        self._draw_unrelated(step, OF_FACTS)
+        for item in self.rng.sample(self.pools.in_context, IN_CONTEXT):
             step.add("in context", item, item.reads)
         return step
+
+    def _draw_talks(self, step: Step, count: int) -> None:
+        """Draw dialogues, some of which also read another one's memory."""
+        for item in self.rng.sample(self.pools.talking, count):
+            step.add("talk", item, self.rng.sample(item.reads, 1))
+        step.asked += [Asked("other talk", one.read, (one.memory + 1) % count) for one in step.asked[:OTHER_TALKS]]
 
     def _draw_questions(self, step: Step) -> None:
         """Draw histories of facts with questions about them, some of which also read another history's memory."""
@@ -233,6 +236,18 @@ class Trainer:
             Asked("other questions", one.read, TALKS + (one.memory - TALKS + 1) % HISTORIES)
             for one in rng.sample(questions, min(OTHER_QUESTIONS, len(questions)))
         ]
+
+    def _draw_unrelated(self, step: Step, of_facts: float) -> None:
+        """Draw texts to leave alone, each with the memory of one of the histories.
+
+        Args:
+            step: has the histories.
+            of_facts: how likely the memories of chats are those of histories of facts.
+        """
+        step.headed, texts = self.rng.choice(self.pools.unrelated)
+        first = TALKS if step.headed and self.rng.random() < of_facts else 0
+        rows = self.rng.sample(range(first, len(step.histories)), len(texts))
+        step.unrelated = [Asked("unrelated", read, row) for read, row in zip(texts, rows, strict=True)]
 
     def _keep(self, memory: Snapshot, questions: Mapping[int, list[Read]]) -> None:
         """Choose the rows that go on in the next step, and where: facts are followed by dialogues, and dialogues by facts.

@@ -1,22 +1,18 @@
 """Does a filled memory spoil what the backbone knows about the world? `python world.py ADAPTER`.
 
-It asks twenty easy questions, with an empty memory and after each of four short conversations, and counts the answers that name
-the right word.
+It asks twenty easy questions, after nothing and after each of four short conversations, and counts the answers that name the
+right word.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
 
-from deltamem import DeltaMemState
+from deltamem import ChatSession
 from deltamem.backbones import load_backbone
-from deltamem.chat.tokens import Message, render
 from deltamem.config import DeltaMemConfig
 from deltamem.evaluation.answer_scores import is_said
 
@@ -48,32 +44,13 @@ CONVERSATIONS = (  # what the user tells
     ("Anna works as a plumber, and Ben lives in Oslo.",),
     ("My dog is called Rex.", "I love playing chess.", "My sister Clara comes from Kenya."),
 )
-REPLY: Message = {"role": "assistant", "content": "I see."}
 TOKENS = 20
 
 
-@torch.no_grad()
-def told(model: PeftModel, tokenizer: PreTrainedTokenizerBase, statements: Sequence[str]) -> DeltaMemState:
-    """A memory of what a user told, one turn each."""
-    state = model.new_memory()
-    for statement in statements:
-        turn = tokenizer(render(tokenizer, [{"role": "user", "content": statement}, REPLY]), return_tensors="pt")
-        with model.memory(state):
-            model(**turn)
-    return state
-
-
-def right(model: PeftModel, tokenizer: PreTrainedTokenizerBase, state: DeltaMemState) -> int:
-    """How many questions are answered rightly with a memory."""
-    count = 0
-    for question, words in QUESTIONS.items():
-        prompt = render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
-        ids = tokenizer(prompt, return_tensors="pt")
-        with model.memory(state, write=False):
-            output = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
-        answer = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True).casefold()
-        count += any(is_said(word, answer) for word in words)
-    return count
+def right(chat: ChatSession) -> int:
+    """How many questions are answered rightly with the memory of a chat."""
+    answers = {question: chat.reply(question, keep=False, max_new_tokens=TOKENS, do_sample=False) for question in QUESTIONS}
+    return sum(any(is_said(word, answers[question].casefold()) for word in words) for question, words in QUESTIONS.items())
 
 
 def main() -> None:
@@ -83,9 +60,11 @@ def main() -> None:
     adapter = str(parser.parse_args().adapter)
     backbone, tokenizer = load_backbone(DeltaMemConfig.from_pretrained(adapter).base_model_name_or_path)
     model = PeftModel.from_pretrained(backbone, adapter).eval()
-    print(f"empty memory: {right(model, tokenizer, model.new_memory())} of {len(QUESTIONS)}")
-    for statements in CONVERSATIONS:
-        print(f"{' '.join(statements)}: {right(model, tokenizer, told(model, tokenizer, statements))} of {len(QUESTIONS)}")
+    for statements in ((), *CONVERSATIONS):
+        chat = ChatSession(model, tokenizer)
+        for statement in statements:
+            chat.observe(statement)
+        print(f"{' '.join(statements) or 'nothing'}: {right(chat)} of {len(QUESTIONS)}")
 
 
 if __name__ == "__main__":
