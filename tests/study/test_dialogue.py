@@ -73,7 +73,7 @@ def test_the_upper_layers_read_as_the_whole_model_does(study, tmp_path, model_ty
     assert (read - empty).abs().max() > 0.2  # what the memory holds shows
 
 
-def fresh(study, backbone):
+def fresh(study, backbone, talk_alone):
     """New items without end, made of a few words."""
     maker = study.episodes.Maker(backbone, random.Random(0))
     facts = study.episodes.draw_questions(random.Random(0), 2, "train", ["teal"], 0.0)
@@ -81,8 +81,11 @@ def fresh(study, backbone):
     while True:
         talk = maker.talk({"messages": LONGER, "talk": True}, 96, 48, 2)
         unrelated = maker.unrelated([render(backbone.tokenizer, ASKED)] * 6, headed=True)
-        asking = [maker.questions(facts, "train", 2) for _ in range(2)]
-        yield study.pools.Fresh(talk, asking, unrelated, True, maker.in_context(answered))
+        if talk_alone:
+            yield study.pools.Fresh(talk, unrelated, True)
+        else:
+            asking = [maker.questions(facts, "train", 2) for _ in range(2)]
+            yield study.pools.Fresh(talk, unrelated, True, asking, [maker.in_context(answered)])
 
 
 @pytest.fixture
@@ -90,13 +93,15 @@ def trainer(study, tmp_path):
     backbone = frozen(study, tmp_path)
     upper = study.layers.UpperLayers(backbone, tiny_config(num_states=2))
     options = argparse.Namespace(seed=0, minutes=100.0, learning_rate=1e-2, adapter=None)
-    return study.train.Trainer(upper, study.pools.Pools(fresh(study, backbone)), options)
+    talk_alone = torch.tensor(False)
+    return study.train.Trainer(upper, study.pools.Pools(fresh(study, backbone, talk_alone), talk_alone), options)
 
 
 def test_a_new_adapter_begins_with_dialogues_alone(trainer):
     alone, then = {"talk", "other talk", "unrelated"}, {"questions", "other questions", "in context"}
     assert set(trainer.train_step()) == alone
     assert trainer.before is None
+    assert not trainer.pools.asking  # none are made in vain
     trainer.seconds = 0.3 * 100 * 60
     assert set(trainer.train_step()) == alone | then  # no row holds anything from before yet
     assert set(trainer.train_step()) == alone | then | {"earlier questions"}

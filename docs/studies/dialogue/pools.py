@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from episodes import READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from deltamem.chat.tokens import render
@@ -32,17 +33,17 @@ class Fresh:
 
     Args:
         talking: a dialogue.
-        asking: histories of facts with questions.
         unrelated: texts to leave alone.
         headed: whether these texts have the template's marks.
-        in_context: a question that has in its context what its history has.
+        asking: histories of facts with questions.
+        in_context: questions that have in their context what their history has.
     """
 
     talking: Item
-    asking: list[Item]
     unrelated: list[Read]
     headed: bool
-    in_context: Item
+    asking: list[Item] = field(default_factory=list)
+    in_context: list[Item] = field(default_factory=list)
 
 
 class Endless(IterableDataset[Fresh]):
@@ -53,13 +54,20 @@ class Endless(IterableDataset[Fresh]):
         sources: the data.
         answers: questions, each with the bare backbone's own answer.
         passages: the same, with passages that answer them.
+        talk_alone: whether to make no questions, in memory that is shared with this process.
         seed: seeds what is drawn.
     """
 
     def __init__(
-        self, maker: Maker, sources: Sources, answers: Sequence[Answered], passages: Sequence[Answered], seed: str
+        self,
+        maker: Maker,
+        sources: Sources,
+        answers: Sequence[Answered],
+        passages: Sequence[Answered],
+        talk_alone: Tensor,
+        seed: str,
     ) -> None:
-        self.maker, self.answers, self.passages, self.seed = maker, answers, passages, seed
+        self.maker, self.answers, self.passages, self.talk_alone, self.seed = maker, answers, passages, talk_alone, seed
         self.talks, self.prose = sources.talks(held_out=False), sources.prose(held_out=False)
 
     def __iter__(self) -> Iterator[Fresh]:
@@ -68,8 +76,11 @@ class Endless(IterableDataset[Fresh]):
         while True:
             headed = self.maker.rng.random() < 0.5
             unrelated = self.maker.unrelated(self._texts(headed), headed)
+            if self.talk_alone:
+                yield Fresh(self._talk(), unrelated, headed)
+                continue
             in_context = self.maker.in_context(self.maker.rng.choice(self.passages))
-            yield Fresh(self._talk(), [self._questions(), self._questions()], unrelated, headed, in_context)
+            yield Fresh(self._talk(), unrelated, headed, [self._questions(), self._questions()], [in_context])
 
     def _talk(self) -> Item:
         rng = self.maker.rng
@@ -115,9 +126,11 @@ class Pools:
 
     Args:
         fresh: new ones, without end.
+        talk_alone: whether there need be no questions.
     """
 
     fresh: Iterator[Fresh]
+    talk_alone: Tensor
     talking: list[Item] = field(default_factory=list)
     asking: list[Item] = field(default_factory=list)
     unrelated: list[tuple[bool, list[Read]]] = field(default_factory=list)
@@ -125,7 +138,7 @@ class Pools:
 
     def refill(self) -> None:
         """Drop what is used up and what is oldest, and take new items."""
-        while len(self.talking) < FEWEST or len(self.asking) < FEWEST:
+        while len(self.talking) < FEWEST or (len(self.asking) < FEWEST and not self.talk_alone):
             self._take()
         self._take()
         self.talking = [item for item in self.talking if item.uses < TALK_USES][-POOL:]
@@ -137,7 +150,7 @@ class Pools:
         self.talking.append(new.talking)
         self.asking += new.asking
         self.unrelated.append((new.headed, new.unrelated))
-        self.in_context.append(new.in_context)
+        self.in_context += new.in_context
 
 
 def _piece(rng: random.Random, text: str) -> str:

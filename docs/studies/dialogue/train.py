@@ -146,6 +146,7 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Take one step; return the terms of the loss."""
         started = time.process_time()
+        self.pools.talk_alone.fill_(self._talk_alone)
         self.pools.refill()
         rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.progress)) / 2
         for group in self.optimizer.param_groups:
@@ -359,8 +360,10 @@ def main() -> None:
     answers = own_answers(backbone, sources.questions(maker.rng, ANSWERS, maker.words))
     passages = own_answers(backbone, sources.passages(maker.rng, PASSAGES))
     stopped = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0  # a continued run gets other items
-    made = Endless(maker, sources, answers, passages, f"{options.seed}-{stopped}")
-    trainer = Trainer(upper, Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD))), options)
+    talk_alone = torch.tensor(False).share_memory_()
+    made = Endless(maker, sources, answers, passages, talk_alone, f"{options.seed}-{stopped}")
+    pools = Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD)), talk_alone)
+    trainer = Trainer(upper, pools, options)
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif options.adapter is not None:
