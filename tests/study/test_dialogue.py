@@ -73,7 +73,7 @@ def test_the_upper_layers_read_as_the_whole_model_does(study, tmp_path, model_ty
     assert (read - empty).abs().max() > 0.2  # what the memory holds shows
 
 
-def fresh(study, backbone, talk_alone):
+def fresh(study, backbone, phase):
     """New items without end, made of a few words."""
     maker = study.episodes.Maker(backbone, random.Random(0))
     facts = study.episodes.draw_questions(random.Random(0), 2, "train", ["teal"], 0.0)
@@ -81,7 +81,7 @@ def fresh(study, backbone, talk_alone):
     while True:
         talk = maker.talk({"messages": LONGER, "talk": True}, 96, 48, 2)
         unrelated = maker.unrelated([render(backbone.tokenizer, ASKED)] * 6, headed=True)
-        if talk_alone:
+        if phase == study.pools.Phase.TALK:
             yield study.pools.Fresh(talk, unrelated, True)
         else:
             asking = [maker.questions(facts, "train", 2) for _ in range(2)]
@@ -93,17 +93,19 @@ def trainer(study, tmp_path):
     backbone = frozen(study, tmp_path)
     upper = study.layers.UpperLayers(backbone, tiny_config(num_states=2))
     options = argparse.Namespace(seed=0, minutes=100.0, learning_rate=1e-2, adapter=None)
-    talk_alone = torch.tensor(False)
-    return study.train.Trainer(upper, study.pools.Pools(fresh(study, backbone, talk_alone), talk_alone), options)
+    phase = torch.tensor(0)
+    return study.train.Trainer(upper, study.pools.Pools(fresh(study, backbone, phase), phase), options)
 
 
-def test_a_new_adapter_begins_with_dialogues_alone(trainer):
+def test_a_new_adapter_begins_with_dialogues_alone_and_then_few_facts(trainer):
     alone, then = {"talk", "other talk", "unrelated"}, {"questions", "other questions", "in context"}
     assert set(trainer.train_step()) == alone
     assert trainer.before is None
     assert not trainer.pools.asking  # none are made in vain
     trainer.seconds = 0.3 * 100 * 60
-    assert set(trainer.train_step()) == alone | then  # no row holds anything from before yet
+    assert [set(trainer.train_step()) for _ in range(2)] == [alone | then] * 2  # few facts: no row holds anything from before
+    trainer.seconds = 0.7 * 100 * 60
+    assert set(trainer.train_step()) == alone | then
     assert set(trainer.train_step()) == alone | then | {"earlier questions"}
 
 

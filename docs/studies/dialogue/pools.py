@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import torch
 from episodes import READ, WRITTEN, Answered, Item, Maker, Read, Sources, draw_questions
@@ -18,13 +19,42 @@ from deltamem.chat.tokens import render
 POOL, FEWEST, TALK_USES, QUESTION_USES = 160, 24, 16, 4
 READS = 8  # of a dialogue
 TALK_SHARES = {"chitchat": 3.0, "sgd": 3.0, "qmsum": 2.0}
-FACT_SHARES = (3.0, 2.0, 1.0, 3.0, 0.5, 1.5, 0.5, 1.5)  # of histories with one fact, two, ...
-ANY_WORD = 0.25
-UPDATED, LONG_AGO = 0.35, 0.12  # of histories: those with replaced facts, and those with other talk of this many words after
-WORDS_AFTER = 600
-SLOTS = 0.35  # of the histories with questions: dialogues with a service
+WORDS_AFTER = 600  # of other talk after facts that were told long ago
 OWN_ANSWERS = 0.5  # of unrelated chats; the others are small talk
 UNRELATED = 6  # texts that are read together
+
+
+class Phase(IntEnum):
+    """The parts of a new adapter's training, each of which begins where the one before has bound something."""
+
+    TALK = 0  # dialogues alone
+    FEW_FACTS = 1
+    EVERYTHING = 2
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The shares of what histories with questions are.
+
+    Args:
+        facts: of those with one fact, two, ...
+        any_word: of facts whose value is any word.
+        updated: of histories with replaced facts.
+        long_ago: of histories with other talk after the facts.
+        services: of dialogues with a service.
+    """
+
+    facts: tuple[float, ...]
+    any_word: float
+    updated: float = 0.0
+    long_ago: float = 0.0
+    services: float = 0.0
+
+
+HISTORIES = {
+    Phase.FEW_FACTS: Histories((4.0, 3.0, 2.0, 2.0), any_word=0.5),
+    Phase.EVERYTHING: Histories((3.0, 2.0, 1.0, 3.0, 0.5, 1.5, 0.5, 1.5), 0.25, updated=0.35, long_ago=0.12, services=0.35),
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +84,7 @@ class Endless(IterableDataset[Fresh]):
         sources: the data.
         answers: questions, each with the bare backbone's own answer.
         passages: the same, with passages that answer them.
-        talk_alone: whether to make no questions, in memory that is shared with this process.
+        phase: the `Phase` to make them for, in memory that is shared with this process.
         seed: seeds what is drawn.
     """
 
@@ -64,10 +94,10 @@ class Endless(IterableDataset[Fresh]):
         sources: Sources,
         answers: Sequence[Answered],
         passages: Sequence[Answered],
-        talk_alone: Tensor,
+        phase: Tensor,
         seed: str,
     ) -> None:
-        self.maker, self.answers, self.passages, self.talk_alone, self.seed = maker, answers, passages, talk_alone, seed
+        self.maker, self.answers, self.passages, self.phase, self.seed = maker, answers, passages, phase, seed
         self.talks, self.prose = sources.talks(held_out=False), sources.prose(held_out=False)
 
     def __iter__(self) -> Iterator[Fresh]:
@@ -76,11 +106,13 @@ class Endless(IterableDataset[Fresh]):
         while True:
             headed = self.maker.rng.random() < 0.5
             unrelated = self.maker.unrelated(self._texts(headed), headed)
-            if self.talk_alone:
+            histories = HISTORIES.get(Phase(int(self.phase)))
+            if histories is None:
                 yield Fresh(self._talk(), unrelated, headed)
                 continue
             in_context = self.maker.in_context(self.maker.rng.choice(self.passages))
-            yield Fresh(self._talk(), unrelated, headed, [self._questions(), self._questions()], [in_context])
+            asking = [self._questions(histories), self._questions(histories)]
+            yield Fresh(self._talk(), unrelated, headed, asking, [in_context])
 
     def _talk(self) -> Item:
         rng = self.maker.rng
@@ -93,15 +125,15 @@ class Endless(IterableDataset[Fresh]):
             except ValueError:  # too short
                 continue
 
-    def _questions(self) -> Item:
+    def _questions(self, histories: Histories) -> Item:
         rng = self.maker.rng
-        while rng.random() < SLOTS:
+        while rng.random() < histories.services:
             with suppress(ValueError):  # nothing that was agreed on was said so early
                 return self.maker.slots(rng.choice(self.talks["sgd"]), rng.choice(WRITTEN), 3)
-        (facts,) = rng.choices(range(1, len(FACT_SHARES) + 1), FACT_SHARES)
-        updates = 0.5 if rng.random() < UPDATED else 0.0
-        words_after = WORDS_AFTER if rng.random() < LONG_AGO else 0
-        asked = draw_questions(rng, facts, "train", self.maker.words, ANY_WORD, updates, words_after)
+        (facts,) = rng.choices(range(1, len(histories.facts) + 1), histories.facts)
+        updates = 0.5 if rng.random() < histories.updated else 0.0
+        words_after = WORDS_AFTER if rng.random() < histories.long_ago else 0
+        asked = draw_questions(rng, facts, "train", self.maker.words, histories.any_word, updates, words_after)
         return self.maker.questions(asked, "train", 3)
 
     def _texts(self, headed: bool) -> list[str]:
@@ -126,11 +158,11 @@ class Pools:
 
     Args:
         fresh: new ones, without end.
-        talk_alone: whether there need be no questions.
+        phase: the `Phase` that they are made for.
     """
 
     fresh: Iterator[Fresh]
-    talk_alone: Tensor
+    phase: Tensor
     talking: list[Item] = field(default_factory=list)
     asking: list[Item] = field(default_factory=list)
     unrelated: list[tuple[bool, list[Read]]] = field(default_factory=list)
@@ -138,7 +170,7 @@ class Pools:
 
     def refill(self) -> None:
         """Drop what is used up and what is oldest, and take new items."""
-        while len(self.talking) < FEWEST or (len(self.asking) < FEWEST and not self.talk_alone):
+        while len(self.talking) < FEWEST or (len(self.asking) < FEWEST and self.phase != Phase.TALK):
             self._take()
         self._take()
         self.talking = [item for item in self.talking if item.uses < TALK_USES][-POOL:]

@@ -21,7 +21,7 @@ from episodes import Item, Maker, Read, Sources, own_answers
 from layers import FrozenBackbone, PrefixedLayers, UpperLayers, Words
 from measure import HeldOut
 from peft import LoraConfig, PrefixTuningConfig
-from pools import Endless, Pools
+from pools import Endless, Phase, Pools
 from selective import asked_items, open_at_answers
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -38,8 +38,10 @@ from deltamem.training.start import start_from_attention
 # have in their context what the memory has.
 TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, IN_CONTEXT = 11, 6, 4, 3, 2
 QUESTIONS_EACH = 2
-# A memory binds far sooner to dialogues alone: with this share of the time they begin, so many in a step.
-TALK_FIRST, FIRST_TALKS = 0.3, 14
+FIRST_TALKS = 14  # in a step that has dialogues alone
+# A memory binds far sooner to dialogues alone, and then to a few facts while little else weighs: the shares of the time at
+# which these phases end. Then the weights move to the last ones.
+UNTIL = {Phase.TALK: 0.2, Phase.FEW_FACTS: 0.6}
 # Of so many rows of the memory, one keeps what it holds for the next step, which writes more to it; with this probability,
 # such a row is kept again. The questions of its facts are asked again after other histories, at most so many in a step.
 FULL_EVERY, KEPT, EARLIER = 3, 0.85, 5
@@ -47,14 +49,16 @@ LONG = 64  # tokens from which on texts are read apart from shorter ones
 AHEAD = 12  # how many new ones the worker prepares
 ANSWERS, PASSAGES = 480, 128  # the bare backbone's answers to questions, and to those with a passage
 START_CHATS = {"chitchat": 16, "sgd": 8, "qmsum": 4}
-WEIGHTS = {
+FIRST_WEIGHTS = {
     "talk": 1.5,
-    "questions": 0.8,
+    "questions": 1.5,
     "earlier questions": 0.5,
     "other talk": 1.0,
-    "other questions": 0.5,
+    "other questions": 0.1,
     "in context": 1.0,
+    "unrelated": 1.5,
 }
+LAST_WEIGHTS = {**FIRST_WEIGHTS, "questions": 0.8, "other questions": 0.5, "unrelated": 7.0}
 OF_FACTS = 0.5  # of the unrelated chats: with the memory of a history of facts, the others with any
 # How much a token of a dialogue counts: by how much its history changes what the bare backbone says there, in nats.
 CHANGED = (0.25, 8.0)
@@ -69,7 +73,7 @@ class Asked:
     """Texts to read in one pass, with the rows of the memory that they read.
 
     Args:
-        kind: one of `WEIGHTS`, or "unrelated".
+        kind: one of `LAST_WEIGHTS`.
         read: the text.
         memory: the index of the history whose memory is read.
     """
@@ -146,13 +150,13 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Take one step; return the terms of the loss."""
         started = time.process_time()
-        self.pools.talk_alone.fill_(self._talk_alone)
+        self.pools.phase.fill_(self.phase)
         self.pools.refill()
         rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.progress)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
         terms = self._terms()
-        weights = {**WEIGHTS, "unrelated": self._unrelated_weight()}
+        weights = self._weights()
         self.optimizer.zero_grad()
         torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
         nn.utils.clip_grad_norm_(self.upper.weights.values(), CLIP, error_if_nonfinite=True)
@@ -182,12 +186,19 @@ class Trainer:
         self.rng.seed(f"{self.options.seed}-{self.step}")
 
     @property
-    def _talk_alone(self) -> bool:
-        """Whether the steps have dialogues alone, as they do at the start of a new adapter's training."""
-        return self.options.adapter is None and self.progress < TALK_FIRST
+    def phase(self) -> Phase:
+        """What to train on: everything from the start if the training goes on from an adapter."""
+        if self.options.adapter is not None:
+            return Phase.EVERYTHING
+        return next((phase for phase, until in UNTIL.items() if self.progress < until), Phase.EVERYTHING)
 
-    def _unrelated_weight(self) -> float:
-        return 1.0 if self._talk_alone else 4.0 + 3.0 * self.progress
+    def _weights(self) -> dict[str, float]:
+        """How much the terms of the loss weigh."""
+        if self.options.adapter is not None:
+            return LAST_WEIGHTS
+        start = UNTIL[Phase.FEW_FACTS]
+        gone = max(self.progress - start, 0.0) / (1 - start)
+        return {kind: first + (LAST_WEIGHTS[kind] - first) * gone for kind, first in FIRST_WEIGHTS.items()}
 
     def _terms(self) -> dict[str, Tensor]:
         """The terms of the loss: the mean over a step's tokens of each kind."""
@@ -196,7 +207,7 @@ class Trainer:
         earlier = {row: reads for row, reads in self.earlier.items() if reads and not TALKS <= row < TALKS + HISTORIES}
         again = self.rng.sample([*earlier], min(EARLIER, len(earlier)))
         step.asked += [Asked("earlier questions", self.rng.choice(earlier[row]), row) for row in again]
-        if memory is not None and not self._talk_alone:
+        if memory is not None and self.phase == Phase.EVERYTHING:
             self._keep(memory, {**earlier, **step.lasting})
         losses: dict[str, list[Tensor]] = defaultdict(list)
         for texts, headed in step.passes:
@@ -211,7 +222,7 @@ class Trainer:
     def _draw(self) -> Step:
         """Draw what a step trains on, without the questions of earlier steps."""
         step = Step()
-        if self._talk_alone:
+        if self.phase == Phase.TALK:
             self._draw_talks(step, FIRST_TALKS)
             self._draw_unrelated(step, of_facts=0.0)
             return step
@@ -360,9 +371,9 @@ def main() -> None:
     answers = own_answers(backbone, sources.questions(maker.rng, ANSWERS, maker.words))
     passages = own_answers(backbone, sources.passages(maker.rng, PASSAGES))
     stopped = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0  # a continued run gets other items
-    talk_alone = torch.tensor(False).share_memory_()
-    made = Endless(maker, sources, answers, passages, talk_alone, f"{options.seed}-{stopped}")
-    pools = Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD)), talk_alone)
+    phase = torch.tensor(Phase.TALK).share_memory_()
+    made = Endless(maker, sources, answers, passages, phase, f"{options.seed}-{stopped}")
+    pools = Pools(iter(DataLoader(made, None, num_workers=1, prefetch_factor=AHEAD)), phase)
     trainer = Trainer(upper, pools, options)
     if checkpoint.exists():
         trainer.load(checkpoint)
