@@ -25,7 +25,7 @@ UNRELATED = 6  # texts that are read together
 
 
 class Phase(IntEnum):
-    """The parts of a new adapter's training, each of which begins where the one before has bound something."""
+    """The parts of a new adapter's training, in their order."""
 
     TALK = 0  # dialogues alone
     FEW_FACTS = 1
@@ -51,7 +51,7 @@ class Histories:
     services: float = 0.0
 
 
-HISTORIES = {
+PHASE_HISTORIES = {
     Phase.FEW_FACTS: Histories((4.0, 3.0, 2.0, 2.0), any_word=0.5),
     Phase.EVERYTHING: Histories((3.0, 2.0, 1.0, 3.0, 0.5, 1.5, 0.5, 1.5), 0.25, updated=0.35, long_ago=0.12, services=0.35),
 }
@@ -106,7 +106,7 @@ class Endless(IterableDataset[Fresh]):
         while True:
             headed = self.maker.rng.random() < 0.5
             unrelated = self.maker.unrelated(self._texts(headed), headed)
-            histories = HISTORIES.get(Phase(int(self.phase)))
+            histories = PHASE_HISTORIES.get(Phase(int(self.phase)))
             if histories is None:
                 yield Fresh(self._talk(), unrelated, headed)
                 continue

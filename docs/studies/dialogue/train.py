@@ -73,7 +73,7 @@ class Asked:
     """Texts to read in one pass, with the rows of the memory that they read.
 
     Args:
-        kind: one of `LAST_WEIGHTS`.
+        kind: a term of the loss, as `FIRST_WEIGHTS` names it.
         read: the text.
         memory: the index of the history whose memory is read.
     """
