@@ -116,14 +116,14 @@ def test_one_that_goes_on_from_an_adapter_begins_with_everything(trainer, tmp_pa
     assert trainer._weights()["unrelated"] == 7.0
 
 
-def test_the_weights_move_to_the_last_ones_while_there_is_everything(trainer, study):
+def test_the_weights_move_to_the_last_ones_and_stay(trainer, study):
     weights = []
-    for minutes in (0, 60, 80, 100):
+    for minutes in (0, 60, 67.5, 75, 100):
         trainer.seconds = minutes * 60.0
         weights.append(trainer._weights())
     assert weights[:2] == [study.train.FIRST_WEIGHTS] * 2
     assert weights[2]["unrelated"] == pytest.approx((1.5 + 7.0) / 2)
-    assert weights[3] == pytest.approx(study.train.LAST_WEIGHTS)
+    assert weights[3] == weights[4] == pytest.approx(study.train.LAST_WEIGHTS)
 
 
 def test_steps_lower_the_loss(trainer):

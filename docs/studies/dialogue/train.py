@@ -40,8 +40,9 @@ TALKS, HISTORIES, OTHER_TALKS, OTHER_QUESTIONS, IN_CONTEXT = 11, 6, 4, 3, 2
 QUESTIONS_EACH = 2
 FIRST_TALKS = 14  # in a step that has dialogues alone
 # A memory binds far sooner to dialogues alone, and then to a few facts while little else weighs: the shares of the time at
-# which these phases end. Then the weights move to the last ones.
+# which these phases end. Then the weights move to the last ones, which they reach at a later share.
 UNTIL = {Phase.TALK: 0.2, Phase.FEW_FACTS: 0.6}
+LAST_WEIGHTS_FROM = 0.75
 # Of so many rows of the memory, one keeps what it holds for the next step, which writes more to it; with this probability,
 # such a row is kept again. The questions of its facts are asked again after other histories, at most so many in a step.
 FULL_EVERY, KEPT, EARLIER = 3, 0.85, 5
@@ -197,7 +198,7 @@ class Trainer:
         if self.options.adapter is not None:
             return LAST_WEIGHTS
         start = UNTIL[Phase.FEW_FACTS]
-        gone = max(self.progress - start, 0.0) / (1 - start)
+        gone = min(max(self.progress - start, 0.0) / (LAST_WEIGHTS_FROM - start), 1.0)
         return {kind: first + (LAST_WEIGHTS[kind] - first) * gone for kind, first in FIRST_WEIGHTS.items()}
 
     def _terms(self) -> dict[str, Tensor]:
