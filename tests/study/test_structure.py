@@ -120,6 +120,6 @@ def test_a_model_learns_with_it(kinds, name):
 
 
 def test_the_grid_compares_seven_structures_with_three_seeds(kinds):
-    runs = read_grid(STUDY / "grid.yaml").runs()
+    runs = read_grid(STUDY / "structure.yaml").runs()
     assert len(runs) == 21
     assert {run.variant.adapter.get("kind", "delta") for run in runs} == {"delta", *OPTIONS}

@@ -1,4 +1,4 @@
-"""Other structures of a memory, as kinds, to compare with the delta rule: `python kinds.py study grid.yaml`.
+"""Other structures of a memory, as kinds, to compare with the delta rule: `python kinds.py study structure.yaml`.
 
 - `read_gate`: the delta rule, and every token opens or closes the reads of each state.
 - `normalised`: the delta rule, and reads are divided by what the same writes of the value 1 would have read.
