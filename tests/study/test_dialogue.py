@@ -153,3 +153,28 @@ def test_a_saved_run_goes_on_where_it_was(trainer, tmp_path):
     trainer.load(tmp_path / "run.pt")
     assert (trainer.step, trainer.seconds < seconds) == (1, True)
     assert all(torch.equal(weight, weights[name]) for name, weight in trainer.upper.weights.items())
+
+
+def test_read_gates_start_open_and_are_all_that_is_trained(study, tmp_path, monkeypatch):
+    """docs/studies/structure/read_gate.py: an adapter with new gates is that adapter, until a step moves its gates alone."""
+    monkeypatch.syspath_prepend(STUDY.parent / "structure")
+    import read_gate
+
+    backbone = frozen(study, tmp_path / "backbone")
+    upper = study.layers.UpperLayers(backbone, tiny_config(num_states=2))
+    upper.pull()
+    upper.save(tmp_path / "adapter")
+    gated = read_gate.gated_layers(backbone, argparse.Namespace(adapter=tmp_path / "adapter"))
+    gated.load(tmp_path / "adapter")
+    told, asked = (backbone.ids(render(backbone.tokenizer, chat)) for chat in (LONGER, ASKED))
+    history, below = backbone([told], torch.arange(1)).attended[:, 0], backbone.below([asked])
+    read = gated.read([*below], gated.write([history]), headed=True)
+    assert torch.equal(read, upper.read([*below], upper.write([history]), headed=True))
+    before = {name: weight.detach().clone() for name, weight in gated.model.named_parameters()}
+    optimizer = torch.optim.AdamW(gated.weights.values(), lr=0.1, weight_decay=0.0)
+    read.square().mean().backward()
+    optimizer.step()
+    for name, weight in gated.model.named_parameters():
+        rows = 2 if name in gated.weights else 0  # one gate for each state
+        assert torch.equal(weight[rows:], before[name][rows:])
+        assert not rows or (weight[:rows] != before[name][:rows]).any()
