@@ -73,7 +73,8 @@ class Normalised(DeltaKind):
 
     def write(self, projected: Tensor, bias: Tensor, state: LayerState | None, valid: Tensor | None) -> Outcome:
         rows = projected.float()
-        outcome = self._run(torch.zeros_like(self.writes(rows, bias.float(), valid).k), rows, bias, state, valid)
+        nothing = queries(torch.zeros_like(rows[..., : self.query_rows]), self, valid)
+        outcome = self._run(nothing, rows, bias, state, valid)
         return outcome._replace(reads=rows[..., :0])
 
     def read(self, projected: Tensor, state: LayerState, valid: Tensor | None) -> Tensor:
